@@ -1,0 +1,42 @@
+"""What every backbone shares: the input map, the second time, and its last layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from harness.core.solver import per_sample
+
+
+class Backbone(nn.Module):
+    """F(c_in(t) x, c_noise(t), c_noise(s)): raw output, of about unit variance, [B, *shape].
+
+    c_in = 1/sqrt(t^2 + sigma_data^2) and c_noise = log(t)/4 (Karras et al. 2022, table 1), both
+    computed in float64. Subclasses write `network` and `last_layer`. The branch that reads s is
+    zero-initialised, so that a fresh student equals its teacher for every s.
+    """
+
+    sigma_data: float
+
+    def forward(
+        self, x: Tensor, t: Tensor, s: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
+        """Raw output for x [B, *shape] at noise t, told that the jump ends at s (None: not told)."""
+        c_in = (t.double().square() + self.sigma_data**2).rsqrt()
+        t, s = self._c_noise(t, len(x)), None if s is None else self._c_noise(s, len(x))
+        return self.network(per_sample(c_in, x) * x, t, s, labels)
+
+    def network(
+        self, x: Tensor, noise_t: Tensor, noise_s: Tensor | None, labels: Tensor | None
+    ) -> Tensor:
+        """The network proper; noise_t and noise_s are float32 [B]."""
+        raise NotImplementedError
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight whose gradient balances the loss terms."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _c_noise(t: Tensor, batch: int) -> Tensor:
+        return (t.double().log() / 4).to(torch.float32).expand(batch)

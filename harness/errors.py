@@ -1,0 +1,47 @@
+"""Errors a user can mend: one sentence each, with a documented exit code.
+
+The command line prints the sentence and nothing else. Everything that is *not* a `HarnessError`
+is a bug in the harness or a plugin and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_DONE = 0
+EXIT_CELL_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class HarnessError(Exception):
+    """A failure with a cause the user can name; `exit_code` is what the process returns."""
+
+    exit_code = EXIT_CELL_FAILED
+
+
+class ConfigError(HarnessError):
+    """The grid, a flag or a plugin name is wrong: nothing was started."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class ArtifactError(HarnessError):
+    """A file the harness wrote earlier is damaged; the sentence names it and the mend."""
+
+
+class DivergedError(HarnessError):
+    """Training produced a value that is not finite; `step` is the first one that did."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"{what} is not finite at step {step}")
+        self.step = step
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'? known: ...)`, ready to be appended to a sentence."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f" ({hint}known: {', '.join(names) or 'none'})"

@@ -1,0 +1,167 @@
+"""Where plugins are found: by file in a plugin folder, by entry point, or by `--plugin file.py`.
+
+A plugin is a class with a name. Finding one must be cheap and must never fail as a whole: a module
+that cannot be imported is listed as broken, with its error, and hides nothing else. Plugin modules
+keep `import torch` inside their methods, so that listing and planning stay fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ConfigError, nearest
+
+#: kind of plugin -> packages of this distribution whose modules hold plugins of that kind.
+BUILT_IN: dict[str, tuple[str, ...]] = {
+    "precond": ("preconds",),
+    "teacher": ("teachers",),
+    "objective": ("harness.objectives",),
+    "dataset": ("harness.data",),
+    "extractor": ("harness.evaluate.extractors",),
+    "metric": ("harness.evaluate.metrics",),
+}
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A plugin source that could not be loaded: where it is and what it said."""
+
+    kind: str
+    origin: str
+    error: str
+
+
+class Registry:
+    """Plugins of every kind, discovered on first use."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, dict[str, type[Any]]] = {kind: {} for kind in BUILT_IN}
+        self._entry_points: dict[str, dict[str, EntryPoint]] = {kind: {} for kind in BUILT_IN}
+        self._scanned: set[str] = set()
+        self.broken: list[Broken] = []
+
+    def add(self, kind: str, name: str, cls: type[Any]) -> None:
+        """Register `cls` as the `kind` called `name`; a second class of that name is refused."""
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"{kind} name {name!r} in {origin(cls)}: use lower-case words joined by hyphens"
+            )
+        known = self._classes[kind].get(name)
+        if known is not None and origin(known) != origin(cls):
+            raise ConfigError(
+                f"two {kind} plugins are called {name!r}: {origin(known)} and {origin(cls)};"
+                " rename one"
+            )
+        cls.name = name
+        self._classes[kind][name] = cls
+
+    def get(self, kind: str, name: str) -> type[Any]:
+        """Return the class registered under `name`, importing its entry point if need be.
+
+        Raises:
+            ConfigError: no such plugin (with the nearest name), or the plugin is broken.
+        """
+        self._scan(kind)
+        if name not in self._classes[kind] and name in self._entry_points[kind]:
+            self._load_entry_point(kind, self._entry_points[kind][name])
+        if name in self._classes[kind]:
+            return self._classes[kind][name]
+        for broken in self.broken:
+            if broken.kind == kind and broken.origin.endswith((f" {name}", f"/{name}.py")):
+                raise ConfigError(f"{kind} {name!r} is broken: {broken.origin}: {broken.error}")
+        raise ConfigError(f"no {kind} is called {name!r}{nearest(name, self.names(kind))}")
+
+    def names(self, kind: str) -> list[str]:
+        """All names of a kind, sorted, entry points that nobody has imported yet included."""
+        self._scan(kind)
+        return sorted({*self._classes[kind], *self._entry_points[kind]})
+
+    def load_file(self, path: str | Path) -> None:
+        """Import a Python file given with `--plugin`. This runs the file's code.
+
+        Raises:
+            ConfigError: the file is missing or does not import.
+        """
+        path = Path(path).resolve()
+        if not path.is_file():
+            raise ConfigError(f"--plugin {path}: no such file")
+        name = f"harness_plugin_{path.stem}"
+        if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
+            return
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ConfigError(f"--plugin {path}: not a Python file (expected a name ending in .py)")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except ConfigError:
+            del sys.modules[name]
+            raise
+        except Exception as error:
+            del sys.modules[name]
+            raise ConfigError(f"--plugin {path}: {_one_line(error)}") from error
+
+    def _scan(self, kind: str) -> None:
+        if kind not in BUILT_IN:
+            raise ConfigError(f"there is no plugin kind {kind!r}{nearest(kind, BUILT_IN)}")
+        if kind in self._scanned:
+            return
+        self._scanned.add(kind)
+        for package_name in BUILT_IN[kind]:
+            package = importlib.import_module(package_name)
+            for module in pkgutil.iter_modules(package.__path__):
+                if module.ispkg or module.name.startswith("_"):
+                    continue  # helpers live in sub-packages, which nobody imports while listing
+                full = f"{package_name}.{module.name}"
+                where = f"{package.__path__[0]}/{module.name}.py"
+                self._try(kind, where, lambda full=full: importlib.import_module(full))
+        for point in entry_points(group=f"harness.{kind}s"):
+            if point.name in self._classes[kind]:
+                mine = origin(self._classes[kind][point.name])
+                self.broken.append(
+                    Broken(kind, f"entry point {point.name}", f"{mine} has that name: it is kept")
+                )
+            else:
+                self._entry_points[kind][point.name] = point
+
+    def _load_entry_point(self, kind: str, point: EntryPoint) -> None:
+        def load() -> None:
+            cls = point.load()
+            if point.name not in self._classes[kind]:
+                self.add(kind, point.name, cls)
+
+        self._try(kind, f"entry point {point.name}", load)
+
+    def _try(self, kind: str, where: str, load: Callable[[], Any]) -> None:
+        try:
+            load()
+        except Exception as error:
+            self.broken.append(Broken(kind, where, _one_line(error)))
+
+
+def origin(cls: type[Any]) -> str:
+    """Where a class was written, as `file:line`."""
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+registry = Registry()

@@ -1,0 +1,55 @@
+"""Consistency trajectory models' coefficients (Kim et al. 2024, arXiv 2310.02279).
+
+An outer jump f = beta x + alpha D_theta around EDM's denoiser, with alpha = 1 - s/t always and
+three choices of beta, as in the reference code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.api import Coeffs, DenoiserForm, Params, edm_inner, register_precond
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register_precond("ctm")
+class CTM(DenoiserForm):
+    """beta = s/t (euler), V(t,s) (variance) or (s + V)/(t + 1) (mixed).
+
+    V = sqrt(((s - smin)^2 + sd^2) / ((t - smin)^2 + sd^2)). Only euler is tangent when F is the
+    teacher's raw output; the others pair with an implied denoiser of their own.
+    """
+
+    class Params(Params):
+        """`outer`: which beta."""
+
+        outer: Literal["euler", "variance", "mixed"] = "euler"
+
+    def __init__(self, params: Any = None, **context: float) -> None:
+        super().__init__(params, **context)
+        self.tangent = self.params.outer == "euler"
+
+    def outer(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """See `DenoiserForm.outer`."""
+        ratio = s / t
+        if self.params.outer == "euler":
+            return 1 - ratio, ratio
+        spread = (self._variance(s) / self._variance(t)).sqrt()
+        if self.params.outer == "variance":
+            return 1 - ratio, spread
+        return 1 - ratio, (s + spread) / (t + 1)
+
+    def denoiser_coeffs(self, t: Tensor) -> Coeffs:
+        """EDM's denoiser g, plus x (1 - t d beta/ds - 1) from the slope of beta at s = t."""
+        c_skip, c_out = edm_inner(t, self.sigma_data)
+        if self.params.outer == "euler":
+            return Coeffs(c_skip, c_out)
+        slope = (t - self.sigma_min) / self._variance(t)  # of V at s = t
+        if self.params.outer == "mixed":
+            slope = (1 + slope) / (t + 1)
+        return Coeffs(c_skip + 1 - t * slope, c_out)
+
+    def _variance(self, sigma: Tensor) -> Tensor:
+        return (sigma - self.sigma_min) ** 2 + self.sigma_data**2
