@@ -23,8 +23,9 @@ from harness.errors import ConfigError, HarnessError, nearest
 from harness.registry import registry
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from harness.backbones.base import Backbone
     from harness.core.probe import Probe
 
 __all__ = [
@@ -139,7 +140,7 @@ class Preconditioning(Plugin):
         self.artifact: dict[str, Tensor] = {}
 
     def coeffs(self, t: Tensor, s: Tensor) -> Coeffs:
-        """Return (skip, out[, shift]) for float64 noise levels that broadcast, sigma_min <= s <= t."""
+        """Return (skip, out[, shift]), float64, for t and s that broadcast, sigma_min <= s <= t."""
         raise NotImplementedError
 
     def denoiser_coeffs(self, t: Tensor) -> Coeffs:
@@ -245,7 +246,7 @@ class Dataset(Plugin):
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """What a teacher is: data shape, noise range, sigma_data, classes, and a digest of its content."""
+    """What a teacher is: shape, noise range, sigma_data, classes, a digest of its content."""
 
     shape: tuple[int, ...]
     sigma_data: float
@@ -256,9 +257,11 @@ class TeacherSpec:
 
 
 class Teacher(Plugin):
-    """A denoiser D(x, sigma) ~ E[x_0 | x_0 + sigma eps = x] whose probability-flow ODE is learnt."""
+    """A denoiser D(x, sigma) ~ E[x_0 | x_0 + sigma eps = x] whose ODE is to be learnt."""
 
     spec: TeacherSpec
+    #: whether `network()` gives a backbone; a teacher that is none gets one fitted to it.
+    is_network: ClassVar[bool] = False
 
     def denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return D [B, *shape] in the dtype of `x` for noise levels `sigma`, a scalar or [B]."""
@@ -268,8 +271,8 @@ class Teacher(Plugin):
         """The data this teacher models, for grids that name no dataset of their own."""
         raise ConfigError(f"teacher {self.name!r} has no data of its own: name one in axes.dataset")
 
-    def network(self) -> nn.Module | None:
-        """The backbone whose raw output makes this denoiser, or None if it is no network."""
+    def network(self) -> Backbone | None:
+        """A fresh copy of the backbone whose raw output makes this denoiser, s branch included."""
         return None
 
     def to(self, device: Any) -> Self:
@@ -437,6 +440,7 @@ def calibrate(
     samples: int | None = None,
     seed: int = 0,
     dataset: Dataset | None = None,
+    device: Any = "cpu",
 ) -> Preconditioning:
     """Measure `teacher` on its data and load the result into `precond`, which is returned.
 
@@ -449,14 +453,19 @@ def calibrate(
 
     from harness.core.probe import Probe
 
+    if levels is None:
+        levels = getattr(precond.params, "levels", 120)
+    if samples is None:
+        samples = getattr(precond.params, "samples", 4096)
     probe = Probe(
         teacher,
         dataset if dataset is not None else teacher.dataset(),
-        levels=levels or getattr(precond.params, "levels", 120),
-        samples=samples or getattr(precond.params, "samples", 4096),
+        levels=levels,
+        samples=samples,
         sigma_min=precond.sigma_min,
         sigma_max=precond.sigma_max,
         seed=seed,
+        device=device,
     )
     with torch.no_grad():
         return precond.load(precond.calibrate(probe))

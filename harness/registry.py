@@ -7,6 +7,7 @@ keep `import torch` inside their methods, so that listing and planning stay fast
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -106,12 +107,10 @@ class Registry:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except ConfigError:
-            del sys.modules[name]
-            raise
         except Exception as error:
             del sys.modules[name]
-            raise ConfigError(f"--plugin {path}: {_one_line(error)}") from error
+            what = str(error) if isinstance(error, ConfigError) else _one_line(error)
+            raise ConfigError(f"--plugin {path}: {what}") from error
 
     def _scan(self, kind: str) -> None:
         if kind not in BUILT_IN:
@@ -126,7 +125,7 @@ class Registry:
                     continue  # helpers live in sub-packages, which nobody imports while listing
                 full = f"{package_name}.{module.name}"
                 where = f"{package.__path__[0]}/{module.name}.py"
-                self._try(kind, where, lambda full=full: importlib.import_module(full))
+                self._try(kind, where, functools.partial(importlib.import_module, full))
         for point in entry_points(group=f"harness.{kind}s"):
             if point.name in self._classes[kind]:
                 mine = origin(self._classes[kind][point.name])

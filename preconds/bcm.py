@@ -1,7 +1,8 @@
 """Bidirectional consistency models' coefficients (Li & He 2024, arXiv 2403.18035).
 
 The same two functions as `ctm` with its default outer map, reached from another side: variance-
-preserving interpolation along straight trajectories. `check --equivalence` finds it, tables mark it.
+preserving interpolation along straight trajectories. `check --equivalence` finds it and tables
+mark it.
 """
 
 from __future__ import annotations

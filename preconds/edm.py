@@ -22,14 +22,13 @@ class EDM(Preconditioning):
 
     def coeffs(self, t: Tensor, s: Tensor) -> Coeffs:
         """See `Preconditioning.coeffs`."""
-        var = self.sigma_data**2
+        # written as 1/(1 + r^2), which is exactly 1 at s = t; sd^2/((t-s)^2 + sd^2) is not:
+        # torch divides a number by a tensor as number * (1/tensor)
         return Coeffs(
-            skip=var / ((t - s) ** 2 + var),
-            out=self.sigma_data * (t - s) / (t * t + var).sqrt(),
+            skip=1 / (1 + ((t - s) / self.sigma_data) ** 2),
+            out=self.sigma_data * (t - s) / (t * t + self.sigma_data**2).sqrt(),
         )
 
     def denoiser_coeffs(self, t: Tensor) -> Coeffs:
         """D = x + c_out F: skip has no slope at s = t, out has -c_out/t."""
-        return Coeffs(
-            skip=1 + 0 * t, out=t * self.sigma_data / (t * t + self.sigma_data**2).sqrt()
-        )
+        return Coeffs(skip=1 + 0 * t, out=t * self.sigma_data / (t * t + self.sigma_data**2).sqrt())

@@ -21,7 +21,7 @@ class Backbone(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, s: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
-        """Raw output for x [B, *shape] at noise t, told that the jump ends at s (None: not told)."""
+        """Raw output for x [B, *shape] at noise t, told where the jump ends (None: not told)."""
         c_in = (t.double().square() + self.sigma_data**2).rsqrt()
         t, s = self._c_noise(t, len(x)), None if s is None else self._c_noise(s, len(x))
         return self.network(per_sample(c_in, x) * x, t, s, labels)

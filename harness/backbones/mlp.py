@@ -54,9 +54,7 @@ class MLP(Backbone):
             embedding = embedding + self.embed_label(labels)
         embedding = nn.functional.silu(embedding)
         h = self.inlet(x)
-        for norm, mixer, modulation in zip(
-            self.norms, self.mixers, self.modulations, strict=True
-        ):
+        for norm, mixer, modulation in zip(self.norms, self.mixers, self.modulations, strict=True):
             scale, shift = modulation(embedding).chunk(2, dim=1)
             h = h + mixer(nn.functional.silu(norm(h) * (1 + scale) + shift))
         return self.outlet(h)

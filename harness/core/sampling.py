@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,6 +36,6 @@ def sample(
     """
     with torch.no_grad():
         nodes = karras(nfe + 1, sigma_min, sigma_max).to(x.device)
-        for t, s in zip(nodes[:-1], nodes[1:], strict=True):
+        for t, s in itertools.pairwise(nodes):
             x = student.jump(x, t.expand(len(x)), s.expand(len(x)), labels)
     return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -24,7 +25,7 @@ def heun(denoise: Denoise, x: Tensor, times: Tensor) -> Tensor:
         x: [B, *shape] at times[0].
         times: float64 [K + 1] shared, or [K + 1, B] per sample, decreasing.
     """
-    for a, b in zip(times[:-1], times[1:], strict=True):
+    for a, b in itertools.pairwise(times):
         width = per_sample(b - a, x)
         slope = (x - denoise(x, a)) / per_sample(a, x)
         ahead = x + width * slope
@@ -41,7 +42,7 @@ def solve(denoise: Denoise, x: Tensor, times: Tensor, substeps: int = 16) -> Ten
     """
     x = x.double()
     fraction = torch.linspace(0, 1, substeps + 1, dtype=torch.float64, device=times.device)
-    for a, b in zip(times[:-1], times[1:], strict=True):
+    for a, b in itertools.pairwise(times):
         inner = torch.exp(a.log() + fraction * (b.log() - a.log()))
         x = heun(denoise, x, inner)
     return x

@@ -1,4 +1,4 @@
-"""Estimators of Analytic-Precond's two curves, l and S, from a teacher (design: docs/mathematics.md).
+"""Estimators of Analytic-Precond's two curves, l and S, from a teacher (docs/mathematics.md).
 
 With x = x_0 + t eps and g = D - (1 - l) x:
 
@@ -7,7 +7,7 @@ With x = x_0 + t eps and g = D - (1 - l) x:
   Hutchinson's sum <v, (grad D) v> / sum <v, v> with random signs v independent of x.
 - scale: `moments` uses that the ODE preserves the marginals, so 2 E<g, dg/dlambda> =
   d/dlambda E||g||^2 and S = 1/RMS(g); `jvp` integrates s = E<g, dg/dlambda> / E||g||^2, with
-  dg/dlambda = J - (1 - l)(D - x) + (dl/dlambda) x and J the product of D's Jacobian with (D - x, -t).
+  dg/dlambda = J - (1 - l)(D - x) + (dl/dlambda) x, J being D's Jacobian times (D - x, -t).
 
 Every inner product is accumulated in float64 and combined at the end, when l is known, so that one
 pass over the samples of a level suffices. (At high noise g is a small difference of large terms:
@@ -25,16 +25,19 @@ from torch import Tensor
 from harness.api import HarnessError
 from harness.core.probe import Probe
 
+#: steepest |d log S/dlambda| that is believed. RMS(g) falls like t^-3 at high noise for centred,
+#: symmetric data, the fastest seen; a noisy Jacobian estimate can give 1000 there.
+STEEPEST = 6.0
 
-def measure(
-    probe: Probe, statistics: Literal["moments", "jvp"], centre: bool
-) -> dict[str, Tensor]:
+
+def measure(probe: Probe, statistics: Literal["moments", "jvp"], centre: bool) -> dict[str, Tensor]:
     """Measure l and log S at every noise level of the probe.
 
     Returns:
         sigma, l, log_S [levels], float64, noisiest first; `offset` (the teacher's mean) if centred;
         and for the record: `clipped` (how far l was moved into [0, 1] at most, and at how many
-        levels), `flat` (levels where g vanishes and S is continued), `seconds`, `evaluations`.
+        levels), `flat` (levels where g vanishes and S is continued), `bounded` (how many slopes of
+        log S were cut to `STEEPEST`), `seconds`, `evaluations`.
 
     Raises:
         HarnessError: the teacher returned values that are not finite.
@@ -45,7 +48,9 @@ def measure(
     rows = [_level(probe, float(t), mean, statistics == "jvp") for t in probe.sigma]
     sums = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
     if not all(bool(value.isfinite().all()) for value in sums.values()):
-        raise HarnessError("calibration: the teacher's denoiser returned values that are not finite")
+        raise HarnessError(
+            "calibration: the teacher's denoiser returned values that are not finite"
+        )
 
     lam = -probe.sigma.log()
     raw_l = 1 - sums["trace"]
@@ -54,6 +59,7 @@ def measure(
     flat = gg <= 1e-13 * sums["DD"]
     if statistics == "moments":
         log_S = -0.5 * gg.clamp_min(1e-300).log()
+        bounded = torch.tensor(0)
     else:
         dl = torch.gradient(l, spacing=(lam,))[0]
         gJ = sums["DJ"] - (1 - l) * sums["xJ"]
@@ -62,6 +68,8 @@ def measure(
         # D and x are centred here, D - x is not changed by that
         slope = (gJ - (1 - l) * (gD - gx) + dl * gx) / gg.clamp_min(1e-300)
         slope = torch.where(flat, 0.0, slope)
+        unbounded, slope = slope, slope.clamp(-STEEPEST, STEEPEST)
+        bounded = (slope != unbounded).sum()
         log_S = -torch.cat([slope.new_zeros(1), torch.cumulative_trapezoid(slope, lam)])
     log_S = _continue_over(log_S, flat)
     result = {
@@ -72,6 +80,7 @@ def measure(
             [float((raw_l - l).abs().max()), float((raw_l != l).sum())], dtype=torch.float64
         ),
         "flat": flat.double(),
+        "bounded": bounded.double(),
         "evaluations": torch.tensor(float(probe.evaluations), dtype=torch.float64),
         "seconds": torch.tensor(time.perf_counter() - started, dtype=torch.float64),
     }

@@ -1,0 +1,112 @@
+"""The command line: one file per group of verbs, each imported only when its verb is used."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from harness import __version__
+from harness.errors import EXIT_CELL_FAILED, EXIT_INTERRUPTED, HarnessError
+
+#: verb -> (module, one line of help); the module has add_arguments(parser) and main(args) -> int
+VERBS = {
+    "run": ("harness.cli.run", "train and evaluate every missing cell of a grid, then report"),
+    "plan": ("harness.cli.plan", "show what a grid would run, and what is missing"),
+    "list": ("harness.cli.listing", "list plugins: preconds, teachers, objectives, metrics, ..."),
+    "check": ("harness.cli.check", "run the contract tests on preconditionings"),
+    "calibrate": ("harness.cli.calibrate", "measure a teacher for a preconditioning, timed"),
+    "gap": ("harness.cli.gap", "consistency gap and untrained error of every strategy"),
+    "eval": ("harness.cli.evaluate", "evaluate finished runs further, without training"),
+    "status": ("harness.cli.status", "one line per run of a results folder"),
+    "show": ("harness.cli.show", "everything known of one run"),
+    "report": ("harness.cli.report", "leaderboard, training-speed and coverage tables"),
+    "leaderboard": ("harness.cli.leaderboard", "the leaderboard alone"),
+}
+
+EPILOG = """\
+exit codes: 0 all done, 1 some cell failed, 2 bad input (nothing was started), 130 interrupted
+
+the main job:      python -m harness run --matrix grids/quickstart.yaml
+what would it do:  python -m harness plan --matrix grids/quickstart.yaml
+a new strategy:    python -m harness list preconds; python -m harness check NAME --plugin mine.py
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, dispatch, and turn a user's mistake into one sentence and an exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m harness",
+        description="Is this preconditioning faster, where, and by how much?",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    chosen = next((word for word in argv if word in VERBS), None)
+    for verb, (module, text) in VERBS.items():
+        sub = verbs.add_parser(
+            verb,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if verb == chosen:
+            importlib.import_module(module).add_arguments(sub)
+    args = parser.parse_args(argv)
+    try:
+        if getattr(args, "plugin", None):
+            from harness.registry import registry
+
+            for path in args.plugin:
+                registry.load_file(path)
+        code: int = importlib.import_module(VERBS[args.verb][0]).main(args)
+        return code
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno is None:
+            raise
+        print(f"error: {error.filename or 'system'}: {error.strerror}", file=sys.stderr)
+        return EXIT_CELL_FAILED
+
+
+def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
+    """--plugin FILE, for every verb that looks plugins up."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="load plugins from a Python file; this runs its code",
+    )
+
+
+def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
+    """--matrix, --set, --only, --plugin: how run and plan choose cells."""
+    parser.add_argument("--matrix", required=True, metavar="GRID.yaml", help="the grid to expand")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a value of the grid, e.g. train.lr=1e-4 or results=DIR",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="AXIS=NAME",
+        help="run only some cells, e.g. precond=ctm or seed=0; repeat for more",
+    )
+    add_plugin_argument(parser)

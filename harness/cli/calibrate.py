@@ -1,0 +1,66 @@
+"""`calibrate`: measure a teacher for a strategy, once; later runs find the artifact."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tabulate import tabulate
+
+from harness.cli import add_plugin_argument
+from harness.cli.teacher_argument import add_teacher_argument, make_teacher, parse_plugin
+from harness.errors import EXIT_DONE, ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `calibrate`."""
+    parser.add_argument(
+        "precond", metavar="PRECOND", help="e.g. analytic or 'analytic: {statistics: jvp}'"
+    )
+    parser.add_argument("--curve", action="store_true", help="print l and log S at every level")
+    add_teacher_argument(parser)
+    add_plugin_argument(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print what was measured, at what cost, and where it is kept."""
+    import torch
+
+    from harness.api import make_params
+    from harness.registry import registry
+    from harness.store.records import PluginSpec
+    from harness.store.store import ResultStore
+    from harness.train.cell import calibrated
+
+    name, given = parse_plugin(args.precond)
+    params = make_params("precond", name, given).model_dump(mode="json")
+    spec = PluginSpec(name, registry.get("precond", name).revision, params, given)
+    teacher = make_teacher(args.teacher)
+    results = ResultStore(args.results).prepare().root
+    device = torch.device("cpu")
+    _, artifact = calibrated(spec, teacher, teacher.dataset(), Path(results), device)
+    if artifact is None:
+        raise ConfigError(f"precond {name!r} has closed-form coefficients: nothing to calibrate")
+    arrays = artifact.arrays
+    print(f"artifact    {artifact.path}")
+    print(f"seconds     {artifact.seconds:.2f} when it was made")
+    for key in ("evaluations", "flat", "bounded", "clipped"):
+        if key in arrays:
+            print(f"{key:<11} {_describe(key, arrays[key])}")
+    if args.curve and "sigma" in arrays:
+        rows = zip(arrays["sigma"], arrays["l"], arrays["log_S"], strict=True)
+        print(tabulate(rows, headers=["sigma", "l", "log S"], floatfmt=".6g"))
+    return EXIT_DONE
+
+
+def _describe(key: str, value: object) -> str:
+    import numpy as np
+
+    array = np.atleast_1d(np.asarray(value))
+    if key == "evaluations":
+        return f"{int(array[0]):,} of the teacher, one sample each"
+    if key == "bounded":
+        return f"slope of log S cut at {int(array[0])} levels"
+    if key == "flat":
+        return f"g vanishes at {int(array.sum())} levels (S is continued there)"
+    return f"l moved into [0, 1] at {int(array[1])} levels, by {array[0]:.1e} at most"

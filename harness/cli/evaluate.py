@@ -1,0 +1,62 @@
+"""`eval`: more numbers from weights that are already there; nothing is trained."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+
+from harness.config.schema import Launch
+from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ConfigError
+from harness.registry import registry
+from harness.runner.scheduler import Scheduler
+from harness.store.store import ResultStore
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `eval`."""
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="run ids (default: every run)")
+    parser.add_argument("--results", default="results", metavar="DIR")
+    parser.add_argument("--nfe", type=int, nargs="+", metavar="N", help="numbers of steps")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME")
+    parser.add_argument("--extractors", nargs="+", metavar="NAME")
+    parser.add_argument("--samples", type=int, metavar="N")
+    parser.add_argument("--slots", type=int, default=1, help="runs at a time")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Evaluate every stored budget of the runs; print the new rows."""
+    store = ResultStore(args.results).existing()
+    runs = [store.run(run_id) for run_id in args.runs] or store.runs()
+    for kind, names in (("metric", args.metrics), ("extractor", args.extractors)):
+        for name in names or []:
+            registry.get(kind, name)
+    if min(args.nfe or [1]) < 1 or (args.samples or 2) < 2 or args.slots < 1:
+        raise ConfigError("eval: --nfe and --slots must be 1 or more, --samples 2 or more")
+    given = {
+        "nfe": args.nfe,
+        "metrics": args.metrics,
+        "extractors": args.extractors,
+        "samples": args.samples,
+    }
+    failed = False
+    for run in runs:
+        steps = sorted(int(path.stem.removeprefix("step-")) for path in run.path.glob("ema/step-*"))
+        if not steps:
+            print(f"{run.run_id}: no evaluation weights yet, skipped", file=sys.stderr)
+            continue
+        asked = {key: value for key, value in given.items() if value is not None}
+        request = replace(run.request, budgets=steps, **asked)
+        before = set(run.rows())
+        launch = Launch(slots=args.slots, processes=request.processes)
+        outcome = Scheduler(store, [run.spec], request, launch).run()
+        for run_id, reason in outcome.failed.items():
+            failed = True
+            print(f"{run_id}: {reason}", file=sys.stderr)
+        for measure, row in run.rows().items():
+            if measure not in before:
+                print(
+                    f"{run.run_id}  step {row.step}  NFE {row.nfe}  {row.metric}"
+                    f" ({row.extractor}, n={row.n})  {row.value:.6g}"
+                )
+    return EXIT_CELL_FAILED if failed else EXIT_DONE

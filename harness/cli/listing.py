@@ -1,0 +1,46 @@
+"""`list`: what is registered, where it comes from, which parameters it takes."""
+
+from __future__ import annotations
+
+import argparse
+
+from tabulate import tabulate
+
+from harness.cli import add_plugin_argument
+from harness.errors import EXIT_DONE
+from harness.registry import BUILT_IN, registry
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `list`."""
+    kinds = [f"{kind}s" for kind in BUILT_IN]
+    parser.add_argument("kind", nargs="?", choices=kinds, help="one kind only (default: all)")
+    add_plugin_argument(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print a table per kind; plugins that cannot be loaded are listed as broken."""
+    for kind in [args.kind[:-1]] if args.kind else BUILT_IN:
+        rows = []
+        for name in registry.names(kind):
+            try:
+                cls = registry.get(kind, name)
+            except Exception as error:
+                rows.append([name, "broken", str(error)])
+                continue
+            summary = (cls.__doc__ or "").strip().splitlines()
+            fields = cls.Params.model_fields.items()
+            params = ", ".join(f"{key}={field.get_default()!r}" for key, field in fields)
+            rows.append([name, summary[0] if summary else "", params])
+        print(
+            tabulate(
+                rows,
+                headers=[f"{kind}s", "what", "parameters"],
+                maxcolwidths=[None, 60, 50],
+            )
+        )
+        for broken in registry.broken:
+            if broken.kind == kind:
+                print(f"broken: {broken.origin}: {broken.error}")
+        print()
+    return EXIT_DONE

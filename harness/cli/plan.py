@@ -1,0 +1,52 @@
+"""`plan`: what a grid expands to and what it still owes; imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+
+from tabulate import tabulate
+
+from harness.cli import add_grid_arguments
+from harness.config.grid import load_grid
+from harness.config.matrix import expand
+from harness.errors import EXIT_DONE
+from harness.store.store import ResultStore
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `plan`."""
+    add_grid_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print one line per cell with the budgets, NFEs and metrics that are missing."""
+    grid = load_grid(args.matrix, args.set)
+    matrix = expand(grid, args.only, args.plugin)
+    store = ResultStore(grid.results)
+    wanted = matrix.wanted()
+    rows = []
+    owed = 0
+    for spec in matrix.specs:
+        run = store.run_at(spec.run_id)
+        missing = run.missing(wanted)
+        owed += len(missing)
+        what = "-"
+        if missing:
+            steps = sorted({measure.step for measure in missing})
+            what = f"{len(missing)} of {len(wanted)} numbers, at steps {_short(steps)}"
+        rows.append([spec.run_id, spec.precond.label, spec.seed, run.status()["state"], what])
+    print(tabulate(rows, headers=["run", "precond", "seed", "state", "missing"]))
+    for skip in matrix.skips:
+        print(f"skipped {skip.cell}: {skip.reason}")
+    print(
+        f"\n{grid.name}: {len(matrix.specs)} cells, {len(wanted)} numbers each, {owed} missing;"
+        f" {max(grid.budgets)} steps of batch {grid.train.batch} per cell;"
+        f" {grid.launch.slots} at a time, {grid.launch.processes} process(es) each"
+    )
+    return EXIT_DONE
+
+
+def _short(steps: list[int]) -> str:
+    if len(steps) <= 4:
+        return ", ".join(map(str, steps))
+    return f"{steps[0]}, {steps[1]}, ... {steps[-1]}"

@@ -1,0 +1,116 @@
+"""`run`: everything a grid still owes, then the tables."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from harness.cli import add_grid_arguments
+from harness.config.grid import load_grid
+from harness.config.matrix import Matrix, expand
+from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, EXIT_INTERRUPTED
+from harness.runner.scheduler import Outcome, Scheduler
+from harness.store.records import State
+from harness.store.store import ResultStore
+from harness.store.tables import save_matrix
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `run`."""
+    add_grid_arguments(parser)
+    parser.add_argument(
+        "--rerun",
+        choices=["failed", "diverged"],
+        action="append",
+        default=[],
+        help="try diverged cells again too (failed ones are always tried again)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and stop")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the grid; see harness/errors.py for the exit codes."""
+    if args.dry_run:
+        from harness.cli import plan
+
+        return plan.main(args)
+    grid = load_grid(args.matrix, args.set)
+    matrix = expand(grid, args.only, args.plugin)
+    store = ResultStore(grid.results).prepare()
+    save_matrix(store, matrix)
+    owed = [spec for spec in matrix.specs if store.open(spec).missing(matrix.wanted())]
+    tables = store.root / "tables" / grid.name
+    if not owed and (tables / "leaderboard.csv").exists():
+        print(f"{len(matrix.specs)} of {len(matrix.specs)} cells are done, nothing to do.")
+        print((tables / "leaderboard.txt").read_text())
+        print(f"tables: {tables}")
+        return EXIT_DONE
+    print(
+        f"{grid.name}: {len(matrix.specs)} cells, {len(matrix.specs) - len(owed)} done,"
+        f" {len(owed)} to do; results in {store.root}",
+        flush=True,
+    )
+    for skip in matrix.skips:
+        print(f"  skipped {skip.cell}: {skip.reason}")
+    with Progress(matrix) as progress:
+        rerun = frozenset(State(name) for name in args.rerun)
+        outcome = Scheduler(
+            store, matrix.specs, matrix.request, grid.launch, progress.update, rerun
+        ).run()
+    _tables(store, matrix)
+    return _conclude(outcome)
+
+
+def _tables(store: ResultStore, matrix: Matrix) -> None:
+    from harness.report.write import write_tables
+
+    print(write_tables(store, matrix.grid.name))
+
+
+def _conclude(outcome: Outcome) -> int:
+    for run_id, reason in outcome.failed.items():
+        print(f"{run_id}: {reason}", file=sys.stderr)
+    if outcome.interrupted:
+        print("interrupted: the same command continues from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_CELL_FAILED if outcome.failed else EXIT_DONE
+
+
+class Progress:
+    """A bar over all training steps on a terminal, a line per finished cell elsewhere."""
+
+    def __init__(self, matrix: Matrix) -> None:
+        from tqdm import tqdm
+
+        self.last = max(matrix.request.budgets)
+        self.cells = len(matrix.specs)
+        self.told: set[str] = set()
+        self.bar = tqdm(
+            total=self.last * self.cells,
+            unit="step",
+            unit_scale=True,
+            disable=not sys.stderr.isatty(),
+            bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}",
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def update(self, scheduler: Scheduler) -> None:
+        """Show where the matrix is; called about ten times a second."""
+        outcome = scheduler.outcome
+        ended = len(outcome.done) + len(outcome.failed)
+        if not self.bar.disable:
+            steps = [work.run.status().get("step", 0) for work in scheduler.working]
+            self.bar.n = ended * self.last + sum(steps)
+            here = ", ".join(work.run.run_id for work in scheduler.working)
+            self.bar.set_postfix_str(f"{ended}/{self.cells} cells; {here}", refresh=True)
+            return
+        for run_id in [*outcome.fresh, *outcome.failed]:
+            if run_id not in self.told:
+                self.told.add(run_id)
+                how = outcome.failed.get(run_id, "done")
+                print(f"[{ended}/{self.cells}] {run_id}: {how}", flush=True)

@@ -1,0 +1,43 @@
+"""`show`: everything known of one run; imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import yaml
+from tabulate import tabulate
+
+from harness.errors import EXIT_DONE
+from harness.store.files import read_json
+from harness.store.store import ResultStore
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `show`."""
+    parser.add_argument("run", metavar="RUN", help="a run id, or a unique beginning of one")
+    parser.add_argument("--results", default="results", metavar="DIR")
+    parser.add_argument(
+        "--log", type=int, default=0, metavar="N", help="last N lines of worker.log"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print spec, provenance, status and evaluations."""
+    run = ResultStore(args.results).existing().run(args.run)
+    spec = run.spec.to_json()
+    print(yaml.safe_dump(json.loads(json.dumps(spec)), sort_keys=False).strip())
+    for name in ("provenance", "status"):
+        path = run.path / f"{name}.json"
+        if path.exists():
+            print(yaml.safe_dump({name: read_json(path)}, sort_keys=False).strip())
+    rows = [
+        [row.step, row.images, row.nfe, row.metric, row.extractor, row.n, f"{row.value:.6g}"]
+        for row in run.rows().values()
+    ]
+    headers = ["step", "images", "NFE", "metric", "extractor", "n", "value"]
+    print(tabulate(rows, headers=headers, disable_numparse=True))
+    log = run.path / "worker.log"
+    if args.log and log.exists():
+        print("\n".join(log.read_text(errors="replace").splitlines()[-args.log :]))
+    return EXIT_DONE

@@ -1,0 +1,69 @@
+"""`--teacher NAME` and strategies by name, for the verbs that work without a grid."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from harness.api import Preconditioning, Teacher
+
+
+def add_teacher_argument(parser: argparse.ArgumentParser) -> None:
+    """--teacher and --results."""
+    parser.add_argument(
+        "--teacher",
+        default="gmm",
+        metavar="NAME",
+        help="a teacher, with parameters if need be: gmm, 'gmm: {modes: 4}' (default: gmm)",
+    )
+    parser.add_argument(
+        "--results", default="results", metavar="DIR", help="where artifacts are kept"
+    )
+
+
+def parse_plugin(text: str) -> tuple[str, dict]:
+    """`name` or `name: {key: value}` into a name and parameters.
+
+    Raises:
+        ConfigError: the text is neither.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if isinstance(value, str):
+        return value, {}
+    if isinstance(value, dict) and len(value) == 1:
+        ((name, params),) = value.items()
+        if isinstance(params, dict):
+            return str(name), params
+    raise ConfigError(f"{text!r}: write NAME or 'NAME: {{key: value}}'")
+
+
+def make_teacher(text: str) -> Teacher:
+    """The teacher that --teacher names."""
+    from harness.api import create_teacher
+
+    name, params = parse_plugin(text)
+    return create_teacher(name, **params)
+
+
+def make_precond(text: str, teacher: Teacher, results: Path) -> Preconditioning:
+    """A strategy by `NAME` or `NAME: {params}`, calibrated if it needs it."""
+    import torch
+
+    from harness.api import make_params
+    from harness.registry import registry
+    from harness.store.records import PluginSpec
+    from harness.train.cell import calibrated
+
+    name, given = parse_plugin(text)
+    params = make_params("precond", name, given).model_dump(mode="json")
+    spec = PluginSpec(name, registry.get("precond", name).revision, params, given)
+    return calibrated(spec, teacher, teacher.dataset(), results, torch.device("cpu"))[0]

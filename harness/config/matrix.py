@@ -1,0 +1,202 @@
+"""From a grid to cells: every combination of the axes, with defaults, digests and reasons."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.api import Dataset, DatasetSpec, Teacher, create, make_params
+from harness.config.schema import Axes, Grid, PluginRef
+from harness.errors import ConfigError, HarnessError, nearest
+from harness.registry import registry
+from harness.store.records import Measure, PluginSpec, Request, RunSpec
+
+AXES = ("precond", "teacher", "objective", "dataset")
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A combination that is not run, and why."""
+
+    cell: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The cells of a grid, those skipped, and what is asked of each cell."""
+
+    grid: Grid
+    specs: tuple[RunSpec, ...]
+    skips: tuple[Skip, ...]
+    request: Request
+
+    def wanted(self) -> list[Measure]:
+        """Every number a cell owes, in the order of computation."""
+        return wanted(self.request)
+
+
+def wanted(request: Request) -> list[Measure]:
+    """Every (step, NFE, metric, extractor, n) that a request asks for.
+
+    A trajectory metric compares samples themselves, so it is asked for once, under the name of
+    the ODE solution it is compared with.
+    """
+    measures = []
+    for step, nfe, metric in itertools.product(request.budgets, request.nfe, request.metrics):
+        raw = registry.get("metric", metric).needs == "trajectory"
+        for extractor in [f"ode{request.ode_steps}"] if raw else request.extractors:
+            measures.append(Measure(step, nfe, metric, extractor, request.samples))
+    return measures
+
+
+def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) -> Matrix:
+    """Cross the axes.
+
+    Args:
+        only: `axis=name` filters; several of one axis are alternatives.
+        plugins: files to load with `--plugin`, handed on to the workers.
+
+    Raises:
+        ConfigError: unknown plugins or parameters, an unreadable teacher, nothing left to run.
+    """
+    keep = _filters(grid, only)
+    for metric in grid.evaluate.metrics:
+        registry.get("metric", metric)
+    for extractor in grid.evaluate.extractors:
+        registry.get("extractor", extractor)
+    specs: dict[str, RunSpec] = {}
+    skips: list[Skip] = []
+    teachers: dict[str, Teacher] = {}
+    for refs in itertools.product(*(getattr(grid.axes, axis) for axis in AXES)):
+        plugins_here = {axis: _spec(axis, ref) for axis, ref in zip(AXES, refs, strict=True)}
+        for seed in grid.axes.seed:
+            labels = {axis: spec.label for axis, spec in plugins_here.items()} | {"seed": str(seed)}
+            if not all(
+                labels_match(plugins_here, seed, axis, names) for axis, names in keep.items()
+            ):
+                continue
+            cell = " x ".join(labels.values())
+            rule = next((r for r in grid.exclude if _excluded(r, plugins_here, seed)), None)
+            if rule is not None:
+                skips.append(Skip(cell, f"excluded by {rule}"))
+                continue
+            teacher_spec = plugins_here["teacher"]
+            key = teacher_spec.label
+            if key not in teachers:
+                teachers[key] = create("teacher", teacher_spec.name, teacher_spec.params)
+            teacher = teachers[key]
+            try:
+                data = resolve_dataset(plugins_here["dataset"], teacher).spec
+            except HarnessError as error:
+                skips.append(Skip(cell, str(error)))
+                continue
+            reason = _mismatch(teacher, data)
+            if reason:
+                skips.append(Skip(cell, reason))
+                continue
+            spec = RunSpec(
+                **plugins_here,
+                seed=seed,
+                train=grid.train.identity(),
+                backbone=None if type(teacher).is_network else grid.backbone.model_dump(),
+                digests={"teacher": teacher.spec.digest, "dataset": data.digest},
+            )
+            if spec.run_id in specs:
+                skips.append(Skip(cell, "the same cell is listed twice"))
+            specs.setdefault(spec.run_id, spec)
+    if grid.report.baseline not in {ref.name for ref in grid.axes.precond}:
+        raise ConfigError(
+            f"report.baseline: {grid.report.baseline!r} is not on axes.precond"
+            f"{nearest(grid.report.baseline, [ref.name for ref in grid.axes.precond])}"
+        )
+    if not specs:
+        why = f"; first reason: {skips[0].reason}" if skips else ""
+        raise ConfigError(f"grid {grid.name!r} has no cell to run{why}")
+    return Matrix(grid, tuple(specs.values()), tuple(skips), _request(grid, plugins))
+
+
+def resolve_dataset(spec: PluginSpec, teacher: Teacher) -> Dataset:
+    """The dataset of a cell; the name `teacher` stands for the teacher's own."""
+    if spec.name == "teacher":
+        return teacher.dataset()
+    made: Dataset = create("dataset", spec.name, spec.params)
+    return made
+
+
+def _request(grid: Grid, plugins: Sequence[str]) -> Request:
+    return Request(
+        budgets=list(grid.budgets),
+        nfe=list(dict.fromkeys(grid.evaluate.nfe)),
+        metrics=list(dict.fromkeys(grid.evaluate.metrics)),
+        extractors=list(dict.fromkeys(grid.evaluate.extractors)),
+        samples=grid.evaluate.samples,
+        evaluation_seed=grid.evaluate.seed,
+        ode_steps=grid.evaluate.ode_steps,
+        device=grid.launch.device,
+        micro_batch=grid.train.micro_batch,
+        checkpoint_every=grid.train.checkpoint_every,
+        log_every=grid.train.log_every,
+        processes=grid.launch.processes,
+        plugins=[str(Path(plugin).resolve()) for plugin in plugins],
+    )
+
+
+def _spec(axis: str, ref: PluginRef) -> PluginSpec:
+    cls = registry.get(axis, ref.name)
+    params = make_params(axis, ref.name, ref.params)
+    full = params.model_dump(mode="json")
+    default = {
+        key: field.get_default(call_default_factory=True)
+        for key, field in type(params).model_fields.items()
+    }
+    changed = {key: value for key, value in full.items() if value != default[key]}
+    return PluginSpec(ref.name, cls.revision, full, changed)
+
+
+def _filters(grid: Grid, only: Iterable[str]) -> dict[str, set[str]]:
+    keep: dict[str, set[str]] = {}
+    for text in only:
+        axis, equals, name = text.partition("=")
+        if not equals or axis not in Axes.model_fields:
+            raise ConfigError(
+                f"--only {text}: write axis=name, axis{nearest(axis, [*AXES, 'seed'])}"
+            )
+        keep.setdefault(axis, set()).add(name)
+    return keep
+
+
+def labels_match(plugins: dict[str, PluginSpec], seed: int, axis: str, names: set[str]) -> bool:
+    """Whether a cell is one of `names` on an axis, by label or by plugin name."""
+    if axis == "seed":
+        return str(seed) in names
+    return bool({plugins[axis].label, plugins[axis].name} & names)
+
+
+def _excluded(rule: dict[str, Any], plugins: dict[str, PluginSpec], seed: int) -> bool:
+    for axis, wanted_value in rule.items():
+        if axis == "seed":
+            if wanted_value != seed:
+                return False
+        elif isinstance(wanted_value, dict):
+            params = wanted_value.get("params", {})
+            spec = plugins[axis]
+            if spec.name != wanted_value.get("name", spec.name):
+                return False
+            if any(spec.params.get(key) != value for key, value in params.items()):
+                return False
+        elif not labels_match(plugins, seed, axis, {str(wanted_value)}):
+            return False
+    return True
+
+
+def _mismatch(teacher: Teacher, data: DatasetSpec) -> str:
+    """Why a teacher cannot be distilled on a dataset; empty if it can."""
+    if teacher.spec.shape != data.shape:
+        return f"the teacher's samples are {teacher.spec.shape}, the data are {data.shape}"
+    if teacher.spec.classes and teacher.spec.classes != data.classes:
+        return f"the teacher has {teacher.spec.classes} classes, the data have {data.classes}"
+    return ""

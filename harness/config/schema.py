@@ -1,0 +1,151 @@
+"""grid.yaml, as types. Unknown keys are errors; every default is written here."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PluginRef(Section):
+    """A plugin on an axis: a bare name, or {name, params}."""
+
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+Axis = Annotated[list[PluginRef], Field(min_length=1)]
+
+
+class Axes(Section):
+    """What is crossed with what. `dataset: [teacher]` is the data the teacher itself models."""
+
+    precond: Axis
+    teacher: Axis
+    objective: Axis = Field(default_factory=lambda: [PluginRef(name="ctm")])
+    dataset: Axis = Field(default_factory=lambda: [PluginRef(name="teacher")])
+    seed: Annotated[list[int], Field(min_length=1)] = Field(default_factory=lambda: [0])
+
+
+class Train(Section):
+    """How every cell is trained; the global batch does not depend on the number of processes."""
+
+    batch: int = Field(default=512, ge=1)
+    lr: float = Field(default=4e-4, gt=0)
+    optimizer: Literal["radam", "adam", "adamw"] = "radam"
+    warmup: int = Field(default=0, ge=0, description="steps of linear learning-rate warm-up")
+    ema: float = Field(
+        default=0.999, ge=0, lt=1, description="rate of the target and evaluation EMA"
+    )
+    precision: Literal["fp32", "bf16"] = "fp32"
+    init: Literal["teacher", "random"] = "teacher"
+    # not part of a run's identity
+    micro_batch: int | None = Field(default=None, ge=1)
+    checkpoint_every: int = Field(default=1000, ge=1)
+    log_every: int = Field(default=100, ge=1)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide a run's numbers."""
+        return self.model_dump(exclude={"micro_batch", "checkpoint_every", "log_every"})
+
+
+class Backbone(Section):
+    """The network fitted to a teacher that is none; a network teacher brings its own."""
+
+    width: int = Field(default=128, ge=8, multiple_of=2)
+    depth: int = Field(default=3, ge=1)
+    fit_steps: int = Field(default=4000, ge=1)
+    fit_batch: int = Field(default=1024, ge=1)
+    fit_lr: float = Field(default=2e-3, gt=0)
+
+
+class Evaluate(Section):
+    """What is measured at each budget: every NFE, every metric, on `samples` samples."""
+
+    nfe: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [1, 2, 3, 5, 10]
+    samples: int = Field(default=10_000, ge=2)
+    metrics: Annotated[list[str], Field(min_length=1)] = ["frechet", "alignment"]
+    extractors: Annotated[list[str], Field(min_length=1)] = ["raw"]
+    seed: int = 0
+    ode_steps: int = Field(
+        default=256, ge=16, description="Heun steps of the teacher's own solution"
+    )
+
+
+class Launch(Section):
+    """Where cells run: `slots` at a time, each in `processes` processes."""
+
+    launcher: Literal["local"] = "local"
+    processes: int = Field(default=1, ge=1)
+    slots: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1, description="CPU threads per process")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Report(Section):
+    """How cells are compared: against which strategy, and at which further quality targets."""
+
+    baseline: str = "ctm"
+    targets: dict[str, list[float]] = Field(
+        default_factory=dict, description="metric -> absolute values to reach"
+    )
+
+
+class Grid(Section):
+    """A whole grid.yaml."""
+
+    version: Literal[1]
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    axes: Axes
+    exclude: list[dict[str, Any]] = Field(default_factory=list)
+    train: Train = Field(default_factory=Train)
+    backbone: Backbone = Field(default_factory=Backbone)
+    budgets: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    launch: Launch = Field(default_factory=Launch)
+    report: Report = Field(default_factory=Report)
+    results: str = "results"
+
+    @field_validator("budgets")
+    @classmethod
+    def _increasing(cls, budgets: list[int]) -> list[int]:
+        if any(b <= a for a, b in itertools.pairwise(budgets)):
+            raise ValueError(f"must increase (they are training steps), got {budgets}")
+        return budgets
+
+    @field_validator("exclude")
+    @classmethod
+    def _known_axes(cls, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for rule in rules:
+            unknown = set(rule) - set(Axes.model_fields)
+            if unknown or not rule:
+                raise ValueError(f"a rule names axes ({', '.join(Axes.model_fields)}), got {rule}")
+        return rules
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Grid:
+        processes, batch = self.launch.processes, self.train.batch
+        micro = self.train.micro_batch or batch // processes
+        if batch % processes:
+            raise ValueError(
+                f"train.batch: {batch} samples cannot be shared by launch.processes ="
+                f" {processes}; use a multiple of {processes}"
+            )
+        if micro == 0 or (batch // processes) % micro:
+            raise ValueError(
+                f"train.micro_batch: {micro} does not divide the {batch // processes} samples"
+                " that each process gets"
+            )
+        return self

@@ -1,0 +1,164 @@
+"""The contract of a preconditioning, as checks anyone can run: `check NAME`, or from a test-suite.
+
+from harness.contract import check_precond
+assert not [f for f in check_precond(create_precond("mine", sigma_data=0.5)) if not f.ok]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.api import Coeffs, Preconditioning, edm_inner
+from harness.core.schedule import karras
+
+NODES = 24
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: its name, whether it held, and the figure or reason behind that."""
+
+    check: str
+    ok: bool
+    detail: str
+
+
+def check_precond(precond: Preconditioning) -> list[Finding]:
+    """Run every check on a (calibrated) preconditioning; a check that raises is a failure."""
+    checks: list[Callable[[Preconditioning], str]] = [
+        _broadcast,
+        _dtype,
+        _finite,
+        _boundary,
+        _tangency,
+        _denoiser,
+        _deterministic,
+    ]
+    return [_run(check, precond) for check in checks]
+
+
+def _run(check: Callable[[Preconditioning], str], precond: Preconditioning) -> Finding:
+    name = check.__name__.removeprefix("_")
+    try:
+        return Finding(name, True, check(precond))
+    except AssertionError as error:
+        return Finding(name, False, str(error))
+    except Exception as error:
+        return Finding(name, False, f"{type(error).__name__}: {error}")
+
+
+def _grid(precond: Preconditioning) -> Tensor:
+    return karras(NODES, precond.sigma_min, precond.sigma_max)
+
+
+def _parts(coeffs: Coeffs) -> Iterator[tuple[str, Tensor]]:
+    for name, value in zip(Coeffs._fields, coeffs, strict=True):
+        if value is not None:
+            yield name, value
+
+
+def _broadcast(precond: Preconditioning) -> str:
+    """t [N, 1] against s [N] gives [N, N], equal to one pair at a time."""
+    grid = _grid(precond)
+    table = precond.coeffs(grid[:, None], grid)
+    for name, value in _parts(table):
+        shape = torch.broadcast_shapes(value.shape, (NODES, NODES))
+        assert shape == (NODES, NODES), f"{name} has shape {tuple(value.shape)} for t [N, 1], s [N]"
+    i, j = 3, NODES - 4
+    single = precond.coeffs(grid[i : i + 1], grid[j : j + 1])
+    for (name, full), (_, one) in zip(_parts(table), _parts(single), strict=True):
+        gap = float((full.expand(NODES, NODES)[i, j] - one.reshape(())).abs())
+        assert gap <= 1e-12 * max(1.0, float(one.abs())), f"{name} depends on the batch: {gap:.1e}"
+    return "t [N, 1], s [N] -> [N, N]"
+
+
+def _dtype(precond: Preconditioning) -> str:
+    """float64 in, float64 out."""
+    grid = _grid(precond)
+    for name, value in _parts(precond.coeffs(grid[:-1], grid[1:])):
+        assert value.dtype == torch.float64, f"{name} is {value.dtype}, not float64"
+    return "float64"
+
+
+def _finite(precond: Preconditioning) -> str:
+    """No NaN or infinity for any sigma_min <= s <= t <= sigma_max."""
+    grid = _grid(precond)
+    i, j = torch.triu_indices(NODES, NODES)
+    for name, value in _parts(precond.coeffs(grid[i], grid[j])):
+        bad = (~value.isfinite()).nonzero()
+        if len(bad):
+            k = int(bad[0])
+            raise AssertionError(
+                f"{name} is {value[k]:g} at t={grid[i[k]]:.4g}, s={grid[j[k]]:.4g}"
+            )
+    return f"{len(i)} pairs"
+
+
+def _boundary(precond: Preconditioning) -> str:
+    """skip = 1, out = 0, shift = 0 exactly at s = t: f(x, t, t) = x."""
+    grid = _grid(precond)
+    values = dict(_parts(precond.coeffs(grid, grid)))
+    off = {
+        "skip": float((values["skip"] - 1).abs().max()),
+        **{name: float(values[name].abs().max()) for name in values if name != "skip"},
+    }
+    bad = {name: value for name, value in off.items() if value != 0}
+    assert not bad, "not exact at s = t: " + ", ".join(
+        f"{k} off by {v:.1e}" for k, v in bad.items()
+    )
+    return "exact"
+
+
+def _tangency(precond: Preconditioning) -> str:
+    """The implied denoiser is EDM's own exactly when the strategy says that it is tangent.
+
+    With F the teacher's raw output, f is then a discretisation of the teacher's ODE.
+    """
+    grid = _grid(precond)
+    implied = precond.denoiser_coeffs(grid)
+    c_skip, c_out = edm_inner(grid, precond.sigma_data)
+    gap = float(torch.maximum((implied.skip - c_skip).abs(), (implied.out - c_out).abs()).max())
+    if implied.shift is not None:
+        gap = max(gap, float(implied.shift.abs().max()))
+    tangent = gap < 1e-6
+    assert tangent == precond.tangent, (
+        f"declares tangent = {precond.tangent}, but its implied denoiser is {gap:.1e} from the"
+        " teacher's"
+    )
+    return "tangent" if tangent else f"not tangent, as declared (off by {gap:.2g})"
+
+
+def _denoiser(precond: Preconditioning) -> str:
+    """`denoiser_coeffs` is the slope of `coeffs` at s = t, by one-sided difference."""
+    grid = _grid(precond)[:-1]
+    implied = precond.denoiser_coeffs(grid)
+    h = 1e-6
+    worst = 0.0
+    near = precond.coeffs(grid, grid * (1 - h))
+    nearer = precond.coeffs(grid, grid * (1 - h / 2))
+    at = {"skip": 1.0, "out": 0.0, "shift": 0.0}
+    for (name, one), (_, half) in zip(_parts(near), _parts(nearer), strict=True):
+        slope = 2 * (at[name] - half) / (h / 2) - (at[name] - one) / h  # = t d/ds, error O(h^2)
+        found = dict(_parts(implied)).get(name, torch.zeros_like(grid))
+        expected = (1 - slope) if name == "skip" else -slope
+        error = (found - expected).abs() / expected.abs().clamp_min(1)
+        worst = max(worst, float(error.max()))
+    assert worst < 1e-3, f"denoiser_coeffs is {worst:.1e} from the slope of coeffs"
+    return f"within {worst:.0e} of the slope"
+
+
+def _deterministic(precond: Preconditioning) -> str:
+    """The same coefficients when asked twice."""
+    grid = _grid(precond)
+    pairs = zip(
+        _parts(precond.coeffs(grid[:-1], grid[1:])),
+        _parts(precond.coeffs(grid[:-1], grid[1:])),
+        strict=True,
+    )
+    for (name, one), (_, two) in pairs:
+        assert torch.equal(one, two), f"{name} changes between calls"
+    return "repeatable"

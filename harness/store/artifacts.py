@@ -1,0 +1,72 @@
+"""Things worth computing once, named by what they were computed from, checked when read back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from harness.errors import ArtifactError
+from harness.store.files import read_json, write_atomic, write_json
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Arrays, what they were made from, and the seconds that took."""
+
+    path: Path
+    arrays: Arrays
+    seconds: float
+
+
+def get_or_make(root: Path, kind: str, key: dict[str, Any], make: Callable[[], Arrays]) -> Artifact:
+    """Return the artifact for `key`, making it under a lock if nobody has.
+
+    Several processes may ask at once: one makes it, the others wait and read. A damaged file is
+    refused, never silently recomputed: something on this disk is wrong and the user should know.
+
+    Raises:
+        ArtifactError: the stored file does not match its digest.
+    """
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    path = root / "artifacts" / kind / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.with_suffix(".json").exists():
+            started = time.perf_counter()
+            content = save(make())
+            seconds = time.perf_counter() - started
+            write_atomic(path, content)
+            digest = hashlib.sha256(content).hexdigest()
+            write_json(
+                path.with_suffix(".json"), {"key": key, "sha256": digest, "seconds": seconds}
+            )
+        return read(path)
+
+
+def read(path: Path) -> Artifact:
+    """Read an artifact and check its digest.
+
+    Raises:
+        ArtifactError: file missing, damaged, or not what its .json says.
+    """
+    mend = f"delete {path.with_suffix('.*')} and run again: it will be made anew"
+    meta = read_json(path.with_suffix(".json"))
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != meta["sha256"]:
+            raise ArtifactError(f"artifact {path} does not match its digest; {mend}")
+        return Artifact(path, load(content), float(meta["seconds"]))
+    except (OSError, KeyError, SafetensorError) as error:
+        raise ArtifactError(f"artifact {path} cannot be read ({error}); {mend}") from None

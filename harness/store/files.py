@@ -1,0 +1,90 @@
+"""Writing so that a kill at any moment leaves either the old file or the new one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ArtifactError
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write to a temporary name beside `path`, flush to disk, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write plain data as indented JSON, atomically."""
+    write_atomic(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file the harness wrote.
+
+    Raises:
+        ArtifactError: the file does not hold JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"{path} is damaged ({error}); delete it and run again: it will be rebuilt"
+        ) from None
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append one JSON line and flush it to disk; a torn line left by a crash is cut off first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        _cut_torn_line(file)
+        file.write(json.dumps(record, sort_keys=True).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a jsonl file; a torn last line is passed over.
+
+    Raises:
+        ArtifactError: a line before the last does not hold JSON.
+    """
+    if not path.exists():
+        return
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            if number == len(lines) - 1:
+                return
+            raise ArtifactError(
+                f"{path}, line {number + 1} is damaged; delete that line and run again"
+            ) from None
+
+
+def _cut_torn_line(file: Any) -> None:
+    """Truncate an append-mode file after its last newline."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(size - 1)
+    if file.read(1) == b"\n":
+        return
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)

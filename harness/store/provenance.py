@@ -1,0 +1,72 @@
+"""Where numbers come from: versions, hardware, commit. No user name, no host name, no home path."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from harness.store.records import Request
+
+PACKAGES = ("precondbench", "torch", "accelerate", "numpy", "scipy", "torch-fidelity", "clean-fid")
+
+
+def collect(costs: dict[str, float], accelerator: Any, request: Request) -> dict[str, Any]:
+    """What a reader needs to trust or repeat a run; times are comparable within one `hardware`."""
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "python": sys.version.split()[0],
+        "packages": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "hardware": hardware(accelerator),
+        "processes": accelerator.num_processes,
+        "micro_batch": request.micro_batch,
+        "costs": costs,
+    }
+
+
+def hardware(accelerator: Any) -> str:
+    """One line that names the machine's kind: seconds are compared only where it is equal."""
+    import torch
+
+    if accelerator.device.type == "cuda":
+        device = torch.cuda.get_device_name(accelerator.device)
+    else:
+        device = f"{_processor()}, {torch.get_num_threads()} threads"
+    return f"{accelerator.num_processes} x {device}"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The harness's own git commit, with `+` if its files differ from it."""
+    root = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        dirty = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,141 @@
+"""What is written to disk, as types: a run's identity, its status, one evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class State(StrEnum):
+    """All states a cell can be in; all but queued, running and done come with a reason."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    DIVERGED = "diverged"
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class PluginSpec:
+    """A plugin with all its parameters, defaults filled in; `changed` are those that are not."""
+
+    name: str
+    revision: int
+    params: dict[str, Any] = field(default_factory=dict)
+    changed: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """How tables call it: `analytic`, or `analytic(statistics=jvp)`."""
+        if not self.changed:
+            return self.name
+        inside = ", ".join(f"{key}={_short(value)}" for key, value in sorted(self.changed.items()))
+        return f"{self.name}({inside})"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides a cell's numbers, and nothing else.
+
+    Budgets, NFEs, metrics, process count and names are absent on purpose: adding one extends a
+    finished run instead of starting another.
+    """
+
+    precond: PluginSpec
+    teacher: PluginSpec
+    objective: PluginSpec
+    dataset: PluginSpec
+    seed: int
+    train: dict[str, Any]
+    backbone: dict[str, Any] | None
+    digests: dict[str, str]
+
+    @property
+    def run_id(self) -> str:
+        """A readable name ending in a hash of the identity."""
+        identity = asdict(self)
+        for axis in ("precond", "teacher", "objective", "dataset"):
+            del identity[axis]["changed"]
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        head = f"{self.precond.name}-{self.teacher.name}-{self.objective.name}-s{self.seed}"
+        return re.sub(r"[^a-zA-Z0-9-]", "_", head) + f"-{digest}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, with the run id for whoever reads the file."""
+        return {"run_id": self.run_id, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RunSpec:
+        """Inverse of `to_json`."""
+        return cls(
+            precond=PluginSpec(**data["precond"]),
+            teacher=PluginSpec(**data["teacher"]),
+            objective=PluginSpec(**data["objective"]),
+            dataset=PluginSpec(**data["dataset"]),
+            **{key: data[key] for key in ("seed", "train", "backbone", "digests")},
+        )
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What one number is: at which step, with how many evaluations, measured how, on how many."""
+
+    step: int
+    nfe: int
+    metric: str
+    extractor: str
+    n: int
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """One evaluation, one line of eval.jsonl. `seconds` is the train-only clock at that step."""
+
+    step: int
+    images: int
+    seconds: float
+    nfe: int
+    metric: str
+    extractor: str
+    n: int
+    reference_n: int
+    value: float
+    lower_is_better: bool = True
+
+    @property
+    def measure(self) -> Measure:
+        """The key of this row: a later row with the same key replaces it."""
+        return Measure(self.step, self.nfe, self.metric, self.extractor, self.n)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked for: budgets and evaluations. Not part of its identity."""
+
+    budgets: list[int]
+    nfe: list[int]
+    metrics: list[str]
+    extractors: list[str]
+    samples: int
+    evaluation_seed: int = 0
+    ode_steps: int = 256
+    device: str = "auto"
+    micro_batch: int | None = None
+    checkpoint_every: int = 1000
+    log_every: int = 100
+    processes: int = 1
+    plugins: list[str] = field(default_factory=list)
+
+
+def _short(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

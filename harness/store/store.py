@@ -1,0 +1,161 @@
+"""The results folder: one folder per run, plain files, readable without the harness."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from harness.errors import ArtifactError, ConfigError
+from harness.store.files import append_line, read_json, read_lines, write_json
+from harness.store.records import EvalRow, Measure, Request, RunSpec, State
+
+
+class Run:
+    """One run's folder: spec.json, request.json, status.json, eval.jsonl, train.jsonl, ..."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def spec(self) -> RunSpec:
+        """The identity this run was opened with."""
+        try:
+            return RunSpec.from_json(read_json(self.path / "spec.json"))
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{self.path / 'spec.json'} was written by another version ({error!r}):"
+                " move this run's folder away and run again"
+            ) from None
+
+    @property
+    def request(self) -> Request:
+        """What the run was last asked for."""
+        return Request(**read_json(self.path / "request.json"))
+
+    def status(self) -> dict[str, Any]:
+        """The last written status; queued where none was."""
+        path = self.path / "status.json"
+        status: dict[str, Any] = read_json(path) if path.exists() else {"state": State.QUEUED}
+        return status
+
+    def set_status(self, state: State, reason: str = "", **more: Any) -> None:
+        """Write status.json; `more` (step, attempts, ...) is kept beside the state."""
+        write_json(
+            self.path / "status.json",
+            {**more, "state": state, "reason": reason, "updated": time.time()},
+        )
+
+    def rows(self) -> dict[Measure, EvalRow]:
+        """Evaluations by key; the last row of a key wins."""
+        rows = (EvalRow(**record) for record in read_lines(self.path / "eval.jsonl"))
+        return {row.measure: row for row in rows}
+
+    def append(self, row: EvalRow) -> None:
+        """Add one evaluation, flushed to disk before this returns."""
+        append_line(self.path / "eval.jsonl", asdict(row))
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Add one line to train.jsonl."""
+        append_line(self.path / "train.jsonl", record)
+
+    def missing(self, wanted: Iterable[Measure]) -> list[Measure]:
+        """Those of `wanted` that have no row yet, in order."""
+        have = self.rows()
+        return [measure for measure in wanted if measure not in have]
+
+    def lock(self) -> FileLock:
+        """An inter-process lock that the operating system releases when its holder dies."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.path / ".lock")
+
+    def is_locked(self) -> bool:
+        """Whether another process works on this run right now."""
+        try:
+            with self.lock().acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+
+class ResultStore:
+    """A results folder: runs/, artifacts/, tables/."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def prepare(self) -> ResultStore:
+        """Create the folder and prove that it can be written; returns self.
+
+        Raises:
+            ConfigError: it is a file, or this user may not write there.
+        """
+        try:
+            for name in ("runs", "artifacts", "tables"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            probe = self.root / f".writable.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"results folder {self.root}: {error.strerror}; choose another with"
+                " --set results=DIR"
+            ) from None
+        return self
+
+    def existing(self) -> ResultStore:
+        """Check that this is a results folder to read from; returns self.
+
+        Raises:
+            ConfigError: there is no such folder, or it holds no runs.
+        """
+        if not (self.root / "runs").is_dir():
+            raise ConfigError(
+                f"{self.root} is no results folder (it has no runs/); give the DIR of"
+                " `run --set results=DIR`"
+            )
+        return self
+
+    def run(self, run_id: str) -> Run:
+        """A run's folder by id; a unique beginning of the id will do.
+
+        Raises:
+            ConfigError: no run, or several, begin so.
+        """
+        path = self.root / "runs" / run_id
+        if path.is_dir():
+            return Run(path)
+        matches = [run for run in self.runs() if run.run_id.startswith(run_id)]
+        if len(matches) == 1:
+            return matches[0]
+        found = f"{len(matches)} runs begin" if matches else "no run begins"
+        raise ConfigError(f"{found} with {run_id!r} in {self.root / 'runs'}; see `status`")
+
+    def run_at(self, run_id: str) -> Run:
+        """The folder of an exact id, which need not exist yet."""
+        return Run(self.root / "runs" / run_id)
+
+    def runs(self) -> list[Run]:
+        """All runs with a spec, sorted by id."""
+        folder = self.root / "runs"
+        if not folder.is_dir():
+            return []
+        return [Run(path.parent) for path in sorted(folder.glob("*/spec.json"))]
+
+    def open(self, spec: RunSpec) -> Run:
+        """The run of a spec, its folder created and spec.json written on first use."""
+        run = self.run_at(spec.run_id)
+        path = run.path / "spec.json"
+        if not path.exists():
+            write_json(path, spec.to_json())
+        return run

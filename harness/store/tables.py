@@ -1,0 +1,45 @@
+"""What a report needs to know of a grid, saved beside its tables: cells, skips, baseline."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ConfigError, nearest
+from harness.store.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from harness.config.matrix import Matrix
+    from harness.store.store import ResultStore
+
+
+def save_matrix(store: ResultStore, matrix: Matrix) -> None:
+    """Write tables/<grid>/matrix.json: which runs belong to the grid and what they owe."""
+    write_json(
+        store.root / "tables" / matrix.grid.name / "matrix.json",
+        {
+            "grid": matrix.grid.model_dump(mode="json"),
+            "request": asdict(matrix.request),
+            "wanted": [asdict(measure) for measure in matrix.wanted()],
+            "cells": [spec.to_json() for spec in matrix.specs],
+            "skips": [asdict(skip) for skip in matrix.skips],
+        },
+    )
+
+
+def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:
+    """Read what `save_matrix` wrote.
+
+    Raises:
+        ConfigError: the results folder has seen no grid of that name.
+    """
+    path = store.root / "tables" / grid / "matrix.json"
+    if not path.exists():
+        raise ConfigError(f"{store.root} has no grid {grid!r}{nearest(grid, grids(store))}")
+    matrix: dict[str, Any] = read_json(path)
+    return matrix
+
+
+def grids(store: ResultStore) -> list[str]:
+    """Names of the grids that were run into a results folder."""
+    return sorted(path.parent.name for path in store.root.glob("tables/*/matrix.json"))

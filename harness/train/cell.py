@@ -1,0 +1,122 @@
+"""Building one cell: teacher, data, preconditioning, student and target, from a RunSpec."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from harness import api
+from harness.api import Dataset, Objective, Preconditioning, Teacher
+from harness.backbones.base import Backbone
+from harness.config.matrix import resolve_dataset
+from harness.core.student import Student
+from harness.errors import ConfigError
+from harness.store.artifacts import Artifact, get_or_make
+from harness.store.records import PluginSpec, RunSpec
+from harness.train.fit import fitted_backbone, make_mlp
+
+
+@dataclass
+class Cell:
+    """The living objects of a cell. `target` is the EMA of `network`, and what is evaluated."""
+
+    spec: RunSpec
+    teacher: Teacher
+    dataset: Dataset
+    objective: Objective
+    precond: Preconditioning
+    network: Backbone
+    target: Backbone
+    costs: dict[str, float]
+
+    @property
+    def student(self) -> Student:
+        """The network in training, seen through the preconditioning."""
+        return Student(self.network, self.precond)
+
+    @property
+    def ema_student(self) -> Student:
+        """The EMA network, seen through the same preconditioning."""
+        return Student(self.target, self.precond)
+
+
+def build_cell(spec: RunSpec, results: Path, device: torch.device) -> Cell:
+    """Make everything a cell needs; calibration and fitted backbone come from the artifact store.
+
+    Raises:
+        ConfigError: the teacher or the data are no longer those the run was planned with.
+    """
+    teacher: Teacher = api.create("teacher", spec.teacher.name, spec.teacher.params)
+    dataset = resolve_dataset(spec.dataset, teacher)
+    for name, now in (("teacher", teacher.spec.digest), ("dataset", dataset.spec.digest)):
+        if spec.digests[name] != now:
+            raise ConfigError(
+                f"the {name} of run {spec.run_id} has changed since it was planned (digest"
+                f" {spec.digests[name]} then, {now} now); run the grid again to start a new run"
+            )
+    teacher = teacher.to(device)
+    precond, calibration = calibrated(spec.precond, teacher, dataset, results, device)
+    costs = {"calibration_seconds": calibration.seconds if calibration else 0.0}
+    if calibration and "evaluations" in calibration.arrays:
+        costs["calibration_evaluations"] = float(calibration.arrays["evaluations"])
+    network = _initial_network(spec, teacher, dataset, results).to(device)
+    target = copy.deepcopy(network).requires_grad_(False)
+    return Cell(
+        spec=spec,
+        teacher=teacher,
+        dataset=dataset,
+        objective=api.create("objective", spec.objective.name, spec.objective.params),
+        precond=precond.to(device),
+        network=network,
+        target=target,
+        costs=costs,
+    )
+
+
+def calibrated(
+    plugin: PluginSpec, teacher: Teacher, dataset: Dataset, results: Path, device: torch.device
+) -> tuple[Preconditioning, Artifact | None]:
+    """A preconditioning ready to give coefficients, with the artifact it was calibrated from.
+
+    The artifact's key is what it was measured on, so seeds, budgets and objectives share it.
+    """
+    sigma = {
+        "sigma_data": teacher.spec.sigma_data,
+        "sigma_min": teacher.spec.sigma_min,
+        "sigma_max": teacher.spec.sigma_max,
+    }
+    precond: Preconditioning = api.create("precond", plugin.name, plugin.params, **sigma)
+    if not precond.needs_calibration():
+        return precond, None
+    key = {
+        "precond": plugin.name,
+        "revision": plugin.revision,
+        "params": plugin.params,
+        "teacher": teacher.spec.digest,
+        "dataset": dataset.spec.digest,
+        **sigma,
+    }
+
+    def make() -> dict:
+        api.calibrate(precond, teacher, dataset=dataset, device=device)
+        return {name: value.cpu().numpy() for name, value in precond.artifact.items()}
+
+    artifact = get_or_make(results, "calibration", key, make)
+    loaded = {name: torch.from_numpy(value) for name, value in artifact.arrays.items()}
+    return precond.load(loaded), artifact
+
+
+def _initial_network(spec: RunSpec, teacher: Teacher, dataset: Dataset, results: Path) -> Backbone:
+    """The student at step 0: the teacher's own network, or a backbone fitted to it."""
+    network = teacher.network()
+    if network is None:
+        settings = spec.backbone or {}
+        if spec.train["init"] == "random":
+            return make_mlp(teacher, settings)
+        network, _ = fitted_backbone(teacher, dataset, settings, results)
+    elif spec.train["init"] == "random":
+        network.reset_parameters(seed=0)
+    return network

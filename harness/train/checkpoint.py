@@ -1,0 +1,159 @@
+"""Checkpoints that survive a kill at any moment: safetensors and JSON, written aside, renamed.
+
+No pickle anywhere. Every file's sha256 stands in state.json; a checkpoint that does not match is
+passed over for the one before, and said so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from harness.errors import ArtifactError
+from harness.store.files import write_atomic
+
+log = logging.getLogger(__name__)
+KEEP = 2
+
+
+@dataclass
+class TrainingState:
+    """Everything a step reads and writes; draws need no state, they are counter-based."""
+
+    network: nn.Module
+    target: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+
+
+def save_checkpoint(folder: Path, state: TrainingState) -> Path:
+    """Write checkpoints/step-NNNNNNNN, flushed and renamed; older ones but one are removed."""
+    final = folder / f"step-{state.step:08d}"
+    temporary = folder / f".step-{state.step:08d}.{os.getpid()}.tmp"
+    for leftover in folder.glob(".*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    tensors, scalars = _flatten_optimizer(state.optimizer)
+    digests = {}
+    for name, content in {
+        "network": state.network.state_dict(),
+        "target": state.target.state_dict(),
+        "optimizer": tensors,
+    }.items():
+        data = save({key: value.detach().cpu().contiguous() for key, value in content.items()})
+        digests[name] = hashlib.sha256(data).hexdigest()
+        write_atomic(temporary / f"{name}.safetensors", data)
+    meta = {
+        "step": state.step,
+        "seconds": state.seconds,
+        "optimizer": scalars,
+        "sha256": digests,
+    }
+    write_atomic(temporary / "state.json", json.dumps(meta))
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    for old in sorted(folder.glob("step-*"))[:-KEEP]:
+        if old != final:
+            shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def load_checkpoint(folder: Path, state: TrainingState, *, at_most: int) -> None:
+    """Fill `state` from the newest whole checkpoint not past step `at_most`; untouched if none.
+
+    A damaged checkpoint is reported in the log and the one before is used.
+    """
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        if int(path.name.removeprefix("step-")) > at_most:
+            continue
+        try:
+            apply = _read(path, state)
+        except ArtifactError as error:
+            log.warning("%s; using an earlier one", error)
+            continue
+        apply()
+        log.info("resumed from %s", path.name)
+        return
+
+
+def save_ema(path: Path, network: nn.Module) -> None:
+    """Write the evaluation weights of a budget, so that later questions need no training."""
+    weights = {
+        key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
+    }
+    write_atomic(path, save(weights))
+
+
+def load_ema(path: Path, network: nn.Module) -> None:
+    """Read weights written by `save_ema`, strictly.
+
+    Raises:
+        ArtifactError: damaged file.
+    """
+    try:
+        network.load_state_dict(load(path.read_bytes()))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}); delete it and run again:"
+            " that budget will be trained once more"
+        ) from None
+
+
+def _read(path: Path, state: TrainingState) -> Callable[[], None]:
+    """Read and verify everything first; the returned function then changes `state`."""
+    try:
+        meta = json.loads((path / "state.json").read_text())
+        files = {}
+        for name, digest in meta["sha256"].items():
+            data = (path / f"{name}.safetensors").read_bytes()
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise ArtifactError(
+                    f"checkpoint {path}: {name}.safetensors does not match its digest"
+                )
+            files[name] = load(data)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ArtifactError(f"checkpoint {path} is damaged ({error})") from None
+
+    def apply() -> None:
+        state.network.load_state_dict(files["network"])
+        state.target.load_state_dict(files["target"])
+        _restore_optimizer(state.optimizer, files["optimizer"], meta["optimizer"])
+        state.step, state.seconds = int(meta["step"]), float(meta["seconds"])
+
+    return apply
+
+
+def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict]:
+    """Split an optimizer's state into tensors and JSON, whatever the optimizer."""
+    content = optimizer.state_dict()
+    tensors, scalars = {}, {}
+    for index, entry in content["state"].items():
+        for key, value in entry.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{key}"] = value
+            else:
+                scalars[f"{index}.{key}"] = value
+    return tensors, {"scalars": scalars, "groups": content["param_groups"]}
+
+
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict
+) -> None:
+    state: dict[int, dict] = {}
+    for name, value in {**tensors, **plain["scalars"]}.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})

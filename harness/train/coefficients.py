@@ -1,0 +1,32 @@
+"""A fingerprint of a strategy's coefficients, so that reports can see which ones are equal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from harness.api import Preconditioning
+from harness.core.schedule import karras
+
+NODES = 12
+
+
+def fingerprint(precond: Preconditioning) -> dict[str, Any]:
+    """skip, out and shift on all pairs t > s of a 12-node Karras grid, as plain lists.
+
+    Two strategies are the same function if these agree (harness/report/frame.py marks them).
+    """
+    nodes = karras(NODES, precond.sigma_min, precond.sigma_max)
+    i, j = torch.triu_indices(NODES, NODES, offset=1)
+    skip, out, shift = precond.coeffs(nodes[i], nodes[j])
+    offset = precond.offset
+    size = 0.0 if offset is None else float(offset.double().norm()) / math.sqrt(offset.numel())
+    return {
+        "t": nodes[i].tolist(),
+        "s": nodes[j].tolist(),
+        "skip": skip.tolist(),
+        "out": out.tolist(),
+        "shift": [0.0] * len(i) if shift is None else (shift * size).tolist(),
+    }

@@ -1,0 +1,164 @@
+"""The training loop: steps, EMA, a clock that counts training only, and stops at budgets."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from harness.errors import DivergedError, HarnessError
+from harness.store.records import Request
+from harness.store.store import Run
+from harness.train.cell import Cell
+from harness.train.checkpoint import TrainingState, load_checkpoint, save_checkpoint, save_ema
+from harness.train.step import gradients
+
+log = logging.getLogger(__name__)
+
+OPTIMIZERS = {"radam": torch.optim.RAdam, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+class Interrupted(HarnessError):
+    """The process was asked to stop; everything up to the last step is on disk."""
+
+    exit_code = 130
+
+
+class Trainer:
+    """Trains one cell from its newest checkpoint, stopping at budgets for evaluation.
+
+    Args:
+        heartbeat: called now and then with the current step, to show that the cell is alive.
+        stopping: asked after every step whether to save and raise `Interrupted`.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        run: Run,
+        request: Request,
+        accelerator: Accelerator,
+        heartbeat: Callable[[int], None] = lambda step: None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.cell = cell
+        self.run = run
+        self.request = request
+        self.accelerator = accelerator
+        self.heartbeat = heartbeat
+        self.stopping = stopping
+        train = cell.spec.train
+        self.micro = request.micro_batch or train["batch"] // accelerator.num_processes
+        optimizer = OPTIMIZERS[train["optimizer"]](cell.network.parameters(), lr=train["lr"])
+        self.state = TrainingState(cell.network, cell.target, optimizer)
+        self.checkpoints = run.path / "checkpoints"
+        self._logs: list[dict[str, torch.Tensor]] = []
+
+    def resume(self, at_most: int) -> None:
+        """Continue from the newest whole checkpoint not past `at_most`; from step 0 if none."""
+        load_checkpoint(self.checkpoints, self.state, at_most=at_most)
+
+    def train_to(self, budget: int) -> None:
+        """Train until `budget` steps are done; checkpoint and evaluation weights are then on disk.
+
+        Raises:
+            DivergedError: a loss or a weight stopped being finite.
+            Interrupted: `stopping` said so; a checkpoint was written first.
+        """
+        cell, state, request = self.cell, self.state, self.request
+        cell.network.train()
+        cell.target.train()
+        started = self._clock()
+        while state.step < budget:
+            self._step()
+            state.step += 1
+            stop = self._must_stop()
+            save = stop or state.step == budget or state.step % request.checkpoint_every == 0
+            if save or state.step % request.log_every == 0:
+                state.seconds += self._clock() - started
+                self._write_log()
+                if save:
+                    self._check_weights()
+                    self._save()
+                if stop and state.step < budget:
+                    raise Interrupted(f"stopped at step {state.step}, checkpoint written")
+                started = self._clock()
+            self.heartbeat(state.step)
+        if budget == 0:
+            self._save()
+        if self.accelerator.is_main_process:
+            save_ema(self.ema_path(budget), cell.target)
+        self.accelerator.wait_for_everyone()
+
+    def ema_path(self, step: int) -> Path:
+        """Where the evaluation weights of a budget are kept."""
+        return self.run.path / "ema" / f"step-{step:08d}.safetensors"
+
+    def _must_stop(self) -> bool:
+        """Whether to save and end; processes agree on it at log intervals, lest one waits."""
+        if self.accelerator.num_processes == 1:
+            return self.stopping()
+        if self.state.step % self.request.log_every:
+            return False
+        asked = torch.tensor(float(self.stopping()), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, "sum") > 0)
+
+    def _step(self) -> None:
+        cell, state, train = self.cell, self.state, self.cell.spec.train
+        # dropout is the only draw that is not counter-based: reseeded, it needs no saved state
+        torch.manual_seed(
+            (cell.spec.seed << 40) ^ (state.step << 8) ^ self.accelerator.process_index
+        )
+        grads, logs = gradients(cell, state.step, self.micro, self.accelerator)
+        for parameter, grad in zip(cell.network.parameters(), grads, strict=True):
+            parameter.grad = grad
+        if train["warmup"]:
+            ramp = min(1.0, (state.step + 1) / train["warmup"])
+            state.optimizer.param_groups[0]["lr"] = train["lr"] * ramp
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(cell.target.parameters()), list(cell.network.parameters()), 1 - train["ema"]
+            )
+        self._logs.append(logs)
+
+    def _write_log(self) -> None:
+        """Mean of each term since the last line; the first one that is not finite ends it all."""
+        if not self._logs:
+            return
+        names = self._logs[0].keys()
+        table = torch.stack([torch.stack([log[n].float() for n in names]) for log in self._logs])
+        self._logs = []
+        table = table.cpu()  # the one host synchronisation per log interval
+        if not table.isfinite().all():
+            row, column = (~table.isfinite()).nonzero()[0].tolist()
+            raise DivergedError(self.state.step - len(table) + row, f"loss {list(names)[column]!r}")
+        if self.accelerator.is_main_process:
+            record = {name: float(table[:, i].mean()) for i, name in enumerate(names)}
+            self.run.log(
+                {
+                    "step": self.state.step,
+                    "images": self.state.step * self.cell.spec.train["batch"],
+                    "seconds": round(self.state.seconds, 4),
+                    **record,
+                }
+            )
+
+    def _check_weights(self) -> None:
+        if not all(bool(p.isfinite().all()) for p in self.cell.network.parameters()):
+            raise DivergedError(self.state.step, "a weight")
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.checkpoints, self.state)
+        self.accelerator.wait_for_everyone()
+
+    def _clock(self) -> float:
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize(self.accelerator.device)
+        return time.perf_counter()

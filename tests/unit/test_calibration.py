@@ -1,0 +1,147 @@
+"""Measured curves and coefficients against reference values, closed forms and each other."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.api import calibrate, create_precond, create_teacher, edm_inner
+
+REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures/reference_values.json").read_text())
+
+
+def at(value):
+    return torch.tensor([float(value)], dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def ring():
+    return create_teacher("gmm", preset="ring")
+
+
+@pytest.fixture(scope="module")
+def analytic(ring):
+    return calibrate(create_precond("analytic", sigma_data=ring.spec.sigma_data), ring)
+
+
+@pytest.mark.parametrize(
+    "row", REFERENCE["backward_coefficients"], ids=lambda r: f"{r['t']}-{r['s']}"
+)
+def test_ring_coefficients_match_the_reference(analytic, row):
+    alpha, _ = analytic.outer(at(row["t"]), at(row["s"]))
+    assert float(alpha) == pytest.approx(row["alpha"], rel=0.02)
+    skip, out, _ = analytic.coeffs(at(row["t"]), at(row["s"]))
+    c_skip, c_out = edm_inner(at(row["t"]), analytic.sigma_data)
+    assert float(out / c_out) == pytest.approx(row["alpha"], rel=0.02)
+    beta = float(skip - (out / c_out) * c_skip)
+    assert beta == pytest.approx(row["beta"], rel=0.03, abs=2e-6)
+
+
+def test_ring_curves_match_the_reference(analytic):
+    zero = float(analytic.curves.at(at(0.4)).log_S)
+    for row in REFERENCE["curve"]:
+        point = analytic.curves.at(at(row["t"]))
+        assert float(point.l) == pytest.approx(row["l"], abs=0.01)
+        assert float(point.log_S) - zero == pytest.approx(row["log_S"], abs=0.08)
+
+
+def test_published_cost_and_its_record(analytic):
+    assert float(analytic.artifact["evaluations"]) == 120 * 4096
+    assert float(analytic.artifact["seconds"]) > 0
+
+
+def test_moments_and_jvp_agree_between_0_003_and_5(ring, analytic):
+    jvp = create_precond("analytic", sigma_data=ring.spec.sigma_data, statistics="jvp")
+    calibrate(jvp, ring)
+    t = torch.logspace(math.log10(0.003), math.log10(5), 60, dtype=torch.float64)
+    a, b = analytic.curves.at(t), jvp.curves.at(t)
+    middle = 30
+    drift = (a.log_S - a.log_S[middle]) - (b.log_S - b.log_S[middle])
+    assert float(drift.abs().max()) < 0.05
+    assert float((a.l - b.l).abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("statistics", ["moments", "jvp"])
+def test_gaussian_data_in_closed_form(statistics):
+    """l = t^2/(t^2 + sd^2); g = 0, so S is arbitrary and said to be so; forward form exact."""
+    sd = 0.7
+    teacher = create_teacher("gmm", means=[[0.0, 0.0, 0.0]], stds=[sd])
+    assert teacher.spec.sigma_data == pytest.approx(sd)
+    precond = create_precond("analytic", sigma_data=sd, form="forward", statistics=statistics)
+    calibrate(precond, teacher, samples=512, levels=240)
+    sigma = precond.artifact["sigma"]
+    exact = sigma**2 / (sigma**2 + sd**2)
+    assert float((precond.artifact["l"] - exact).abs().max()) < 1e-9
+    assert float(precond.artifact["flat"].min()) == 1
+    for t, s in [(80, 0.002), (80, 2.5), (2.5, 0.3), (0.4, 0.39), (1, 0.002)]:
+        alpha, beta = precond.outer(at(t), at(s))
+        jump = float(beta + alpha * sd**2 / (t**2 + sd**2))
+        assert jump == pytest.approx(math.sqrt((s**2 + sd**2) / (t**2 + sd**2)), rel=1e-3)
+
+
+def test_gaussian_data_forward_form_to_1e_6_on_a_fine_grid():
+    sd = 0.5
+    teacher = create_teacher("gmm", means=[[0.0]], stds=[sd])
+    precond = create_precond("analytic", sigma_data=sd, form="forward")
+    calibrate(precond, teacher, samples=8, levels=3000)
+    for t, s in [(80, 0.002), (80, 2.5), (2.5, 0.3), (1, 0.002), (0.05, 0.01)]:
+        alpha, beta = precond.outer(at(t), at(s))
+        jump = float(beta + alpha * sd**2 / (t**2 + sd**2))
+        exact = math.sqrt((s**2 + sd**2) / (t**2 + sd**2))
+        assert jump == pytest.approx(exact, rel=1e-6 * max(1.0, float(alpha)))
+
+
+def test_moments_match_the_exact_posterior_variance(ring):
+    """For the exact denoiser 1 - l = E tr Cov(x_0 | x_t) / (d t^2), and 0 <= 1 - l <= prior's."""
+    precond = create_precond("analytic", sigma_data=ring.spec.sigma_data)
+    calibrate(precond, ring, levels=12, samples=4096)
+    numbers = torch.arange(40_000)
+    x0, _ = ring.dataset().draw(9, "check", numbers)
+    from harness.core.random import normal
+
+    eps = normal(9, "check noise", 0, numbers, (2,), torch.float64)
+    for t, l in zip(precond.artifact["sigma"], precond.artifact["l"], strict=True):
+        x = x0.double() + t * eps
+        error = (x0.double() - ring.denoise(x, t)).square().mean()
+        var = ring.spec.sigma_data**2
+        assert float(1 - l) <= var / (var + float(t) ** 2) * 1.02
+        assert float(1 - l) == pytest.approx(float(error / t**2), rel=0.04)
+
+
+def test_centring_restores_the_growth_of_S_off_centre():
+    """Shifted data: S is flat at high noise unless centred; centred, it is the unshifted one."""
+    shifted = create_teacher("gmm", centre=[0.9, 0.9])
+    home = create_teacher("gmm")
+    sd = home.spec.sigma_data
+    plain = calibrate(create_precond("analytic", sigma_data=sd), shifted, samples=1024)
+    centred = calibrate(
+        create_precond("analytic", sigma_data=sd, centre=True), shifted, samples=1024
+    )
+    ideal = calibrate(create_precond("analytic", sigma_data=sd), home, samples=1024)
+    pair = at(80), at(2.5152)
+    assert float(plain.outer(*pair)[0]) > 0.9  # nearly ctm's 0.969
+    assert float(centred.outer(*pair)[0]) == pytest.approx(float(ideal.outer(*pair)[0]), rel=0.05)
+    assert torch.allclose(centred.offset, torch.tensor([0.9, 0.9]).double(), atol=1e-4)
+
+
+def test_calibration_keeps_no_graph_and_one_batch_at_a_time(ring):
+    """The teacher is called under no_grad with at most a batch of samples, level after level."""
+    seen = []
+
+    class Watched(type(ring)):
+        def denoise(self, x, sigma, labels=None):
+            seen.append((torch.is_grad_enabled(), len(x)))
+            return super().denoise(x, sigma, labels)
+
+    calibrate(create_precond("analytic", sigma_data=0.5), Watched(), levels=16, samples=3000)
+    assert not any(grad for grad, _ in seen)
+    assert max(size for _, size in seen) <= 1024
+    assert sum(size for _, size in seen) == 16 * 3000
+
+
+def test_uncalibrated_use_is_refused():
+    precond = create_precond("analytic", sigma_data=0.5)
+    with pytest.raises(RuntimeError, match="before calibration"):
+        precond.coeffs(at(1), at(0.5))

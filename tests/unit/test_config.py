@@ -1,0 +1,174 @@
+"""What a user can get wrong: one sentence with file, key and mend; exit code 2; nothing run."""
+
+import pytest
+import yaml
+
+from harness.cli import main
+from harness.config.grid import load_grid
+from harness.config.matrix import expand
+from harness.errors import ConfigError
+
+
+def edit(path, **changes):
+    """Change top-level or dotted keys of a grid file."""
+    data = yaml.safe_load(path.read_text())
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        inner = data
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+    path.write_text(yaml.safe_dump(data))
+
+
+BAD = [
+    ({"trian": {}}, ["trian", "did you mean 'train'"]),
+    ({"train__bacth": 3}, ["train.bacth", "did you mean 'batch'"]),
+    ({"train__lr": "fast"}, ["train.lr", "'fast'"]),
+    ({"train__batch": 0}, ["train.batch", "greater than or equal to 1"]),
+    ({"axes__precond": ["analytc"]}, ["'analytc'", "did you mean 'analytic'"]),
+    ({"axes__precond": []}, ["axes.precond", "at least 1"]),
+    ({"axes__teacher": ["gmmm"]}, ["'gmmm'", "did you mean 'gmm'"]),
+    (
+        {"axes__precond": [{"name": "ctm", "params": {"outter": "euler"}}]},
+        ["outter", "did you mean 'outer'"],
+    ),
+    ({"axes__precond": [{"name": "ctm", "params": {"outer": "heun"}}]}, ["outer", "'euler'"]),
+    ({"axes__optimizer": ["adam"]}, ["axes.optimizer", "unknown key"]),
+    ({"budgets": [10, 5]}, ["budgets", "must increase"]),
+    ({"budgets": []}, ["budgets", "at least 1"]),
+    ({"budgets": "soon"}, ["budgets", "list"]),
+    ({"launch__processes": 3}, ["train.batch", "32", "multiple of 3"]),
+    ({"train__micro_batch": 7}, ["micro_batch", "7 does not divide"]),
+    ({"evaluate__metrics": ["fid"]}, ["no metric is called 'fid'"]),
+    ({"evaluate__nfe": [0]}, ["evaluate.nfe", "greater than or equal to 1"]),
+    ({"report__baseline": "edm"}, ["report.baseline", "'edm'"]),
+    ({"exclude": [{"precnd": "ctm"}]}, ["exclude", "precnd"]),
+    ({"exclude": [{"teacher": "gmm"}]}, ["no cell to run", "excluded"]),
+    ({"version": 2}, ["version"]),
+    ({"name": "../up"}, ["name"]),
+    ({"results": "${NOT_SET_ANYWHERE}"}, ["results", "NOT_SET_ANYWHERE"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), BAD, ids=lambda v: str(v)[:40])
+def test_bad_grids_are_refused_with_one_sentence(grid, harness, changes, words):
+    edit(grid, **changes)
+    code, _, err = harness("run", "--matrix", grid)
+    assert code == 2
+    assert "Traceback" not in err
+    assert err.startswith("error: ")
+    assert len(err.strip().splitlines()) == 1
+    for word in words:
+        assert word in err
+    assert not (grid.parent / "results" / "runs").exists()
+
+
+def test_files_that_are_no_grids(tmp_path, harness):
+    for name, content, words in [
+        ("missing.yaml", None, "no such file"),
+        ("torn.yaml", "axes: [a, ", "not valid YAML"),
+        ("list.yaml", "- 1", "mapping"),
+        ("twice.yaml", "version: 1\nversion: 1\n", "written twice"),
+        ("code.yaml", "version: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("bytes.yaml", b"\xff\xfe\x00", "cannot be read"),
+    ]:
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        code, _, err = harness("plan", "--matrix", path)
+        assert (code, words in err, str(path) in err) == (2, True, True), err
+
+
+def test_overrides_and_variables(grid, monkeypatch):
+    monkeypatch.setenv("WHERE", "/somewhere")
+    loaded = load_grid(grid, ["train.lr=1e-4", "results=${WHERE}/x", "budgets=[1, 2, 3]"])
+    assert loaded.train.lr == 1e-4
+    assert loaded.results == "/somewhere/x"
+    assert loaded.budgets == [1, 2, 3]
+    for bad in ("train.lr", "=3", "train.lr.deep=3", "train.lr=[1"):
+        with pytest.raises(ConfigError):
+            load_grid(grid, [bad])
+
+
+def test_identity_is_the_cells_own(grid):
+    """Order, names, budgets, NFEs, launch and report change no run id; training settings do."""
+    base = expand(load_grid(grid))
+    ids = {spec.run_id for spec in base.specs}
+    for same in (
+        ["name=other", "budgets=[5]", "evaluate.nfe=[7]", "launch.slots=1", "results=/tmp/x"],
+        ["train.checkpoint_every=3", "train.micro_batch=8", "evaluate.samples=50"],
+        ["axes.precond=[{name: analytic, params: {samples: 64, levels: 12}}, ctm, edm]"],
+    ):
+        assert ids <= {spec.run_id for spec in expand(load_grid(grid, same)).specs}
+    for other in (["train.lr=0.5"], ["train.batch=64"], ["backbone.width=18"], ["axes.seed=[9]"]):
+        assert not ids & {spec.run_id for spec in expand(load_grid(grid, other)).specs}
+    explicit = load_grid(grid, ["axes.precond=[{name: ctm, params: {outer: euler}}]"])
+    assert expand(explicit).specs[0].run_id in ids  # a default written out is still the default
+
+
+def test_exclude_only_and_duplicates(grid):
+    edited = load_grid(grid, ["axes.seed=[0, 1, 0]", "exclude=[{precond: analytic, seed: 1}]"])
+    matrix = expand(edited)
+    assert len(matrix.specs) == 3
+    reasons = [skip.reason for skip in matrix.skips]
+    assert sum("excluded by" in reason for reason in reasons) == 1
+    assert sum("listed twice" in reason for reason in reasons) == 2
+    assert len(expand(edited, ["precond=ctm"]).specs) == 2
+    assert len(expand(edited, ["precond=ctm", "seed=1"]).specs) == 1
+    with pytest.raises(ConfigError, match="did you mean 'precond'"):
+        expand(edited, ["precnd=ctm"])
+
+
+def test_unwritable_results(grid, harness, tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    code, _, err = harness("run", "--matrix", grid, "--set", f"results={blocker}")
+    assert code == 2
+    assert str(blocker) in err
+    for verb in (["status", blocker], ["report", blocker], ["show", "x", "--results", blocker]):
+        code, _, err = harness(*verb)
+        assert code == 2
+        assert "no results folder" in err
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("def broken(:", "SyntaxError"),
+        ("raise RuntimeError('at import')", "at import"),
+        (
+            "from harness.api import *\n@register_precond('ctm')\nclass A(Preconditioning): pass",
+            "two precond plugins are called 'ctm'",
+        ),
+        (
+            "from harness.api import *\n@register_precond('x')\nclass A: pass",
+            "not a subclass of Preconditioning",
+        ),
+        (
+            "from harness.api import *\n@register_precond('No Go')\nclass A(Preconditioning): 0",
+            "lower-case",
+        ),
+    ],
+)
+def test_broken_plugin_files(tmp_path, harness, source, words):
+    path = tmp_path / "plug.py"
+    path.write_text(source)
+    from harness.registry import registry
+
+    registry.names("precond")
+    code, _, err = harness("list", "preconds", "--plugin", path)
+    assert code == 2
+    assert words in err
+    assert str(path) in err
+    code, _, err = harness("list", "--plugin", tmp_path / "none.py")
+    assert code == 2
+    assert "no such file" in err
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert "exit codes" in text
+    assert "--matrix grids/quickstart.yaml" in text

@@ -1,0 +1,92 @@
+"""Who may import whom, read from the source; and which verbs must not import torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+#: package -> what of ours its modules may import at run time
+ALLOWED = {
+    "harness.errors": set(),
+    "harness.registry": {"harness.errors"},
+    "harness.core": {"harness.core"},
+    "harness.store.records": set(),
+    "harness.api": {"harness.core", "harness.registry", "harness.errors"},
+    "harness.contract": {"harness.api", "harness.core"},
+    "harness.backbones": {"harness.backbones", "harness.api", "harness.core"},
+    "harness.objectives": {"harness.objectives", "harness.api", "harness.core"},
+    "harness.data": {"harness.data", "harness.api", "harness.core"},
+    "harness.config": {
+        "harness.config",
+        "harness.api",
+        "harness.registry",
+        "harness.errors",
+        "harness.store.records",
+    },
+    "harness.store": {"harness.store", "harness.errors"},
+    "harness.evaluate": {"harness.evaluate", "harness.api", "harness.core", "harness.store"},
+    "harness.report": {"harness.report", "harness.store", "harness.errors"},
+    "preconds": {"preconds", "harness.api", "harness.core"},
+    "teachers": {"teachers", "harness.api", "harness.core", "harness.backbones"},
+}
+
+
+def modules():
+    for package in ("harness", "preconds", "teachers"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield name.removesuffix(".__init__"), path
+
+
+def imports(path):
+    """Names imported at run time: everything outside `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def within(name, package):
+    return name == package or name.startswith(package + ".")
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), list(modules()), ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_layers(name, path):
+    rule = max((p for p in ALLOWED if within(name, p)), key=len, default=None)
+    if rule is None:
+        return
+    ours = [i for i in imports(path) if i.split(".")[0] in ("harness", "preconds", "teachers")]
+    wrong = [i for i in ours if not any(within(i, allowed) for allowed in ALLOWED[rule])]
+    assert not wrong, f"{name} may not import {wrong}"
+
+
+def run_without_torch(*arguments):
+    code = (
+        "import sys, harness.cli; code = harness.cli.main(sys.argv[1:]);"
+        "assert 'torch' not in sys.modules, 'torch was imported'; sys.exit(code)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_plan_and_list_import_no_torch(grid):
+    for arguments in (["plan", "--matrix", grid], ["list"], ["run", "--matrix", grid, "--dry-run"]):
+        done = run_without_torch(*arguments)
+        assert done.returncode == 0, done.stderr

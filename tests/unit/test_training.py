@@ -1,0 +1,198 @@
+"""Objectives, balance of terms and the student, on a cell small enough to look inside."""
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from harness import api
+from harness.api import create_precond, create_teacher, edm_inner
+from harness.backbones.mlp import MLP
+from harness.core.schedule import karras
+from harness.core.student import Student
+from harness.store.records import PluginSpec, RunSpec
+from harness.train.cell import Cell
+from harness.train.step import gradients
+
+
+class Counting(MLP):
+    """Counts the samples that pass through the network."""
+
+    seen = 0
+
+    def network(self, x, *rest):
+        self.seen += len(x)
+        return super().network(x, *rest)
+
+
+def make_cell(precond="ctm", objective="ctm", batch=64, seed=0, **params):
+    teacher = create_teacher("gmm")
+    torch.manual_seed(1)
+    network = Counting(2, sigma_data=teacher.spec.sigma_data, width=16, depth=2)
+    target = Counting(2, sigma_data=teacher.spec.sigma_data, width=16, depth=2)
+    target.load_state_dict(network.state_dict())
+    target.requires_grad_(False)
+    plugin = PluginSpec("x", 1)
+    spec = RunSpec(plugin, plugin, plugin, plugin, seed, {"batch": batch}, None, {})
+    made = create_precond(precond, sigma_data=teacher.spec.sigma_data)
+    if made.needs_calibration():
+        api.calibrate(made, teacher, levels=20, samples=256)
+    objective = api.create("objective", objective, params)
+    return Cell(spec, teacher, teacher.dataset(), objective, made, network, target, {})
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+@pytest.mark.parametrize("name", ["ctm", "bcm", "analytic"])
+def test_a_fresh_student_denoises_like_its_backbone(name):
+    """The s branch is zero: whatever s, F is the backbone's, and so is a tangent denoiser."""
+    cell = make_cell(name)
+    x, t = torch.randn(9, 2), torch.linspace(0.01, 40, 9, dtype=torch.float64)
+    raw = cell.network(x, t)
+    for part in (1.0, 0.5, 0.01):
+        assert torch.equal(cell.network(x, t, t * part), raw)
+    c_skip, c_out = edm_inner(t[:, None], cell.teacher.spec.sigma_data)
+    expected = c_skip.float() * x + c_out.float() * raw
+    assert torch.equal(cell.student.denoise(x, t), expected)
+
+
+def test_jump_to_t_is_the_identity():
+    cell = make_cell("analytic")
+    x, t = torch.randn(9, 2), torch.linspace(0.002, 80, 9, dtype=torch.float64)
+    assert torch.equal(cell.student.jump(x, t, t), x)
+
+
+def test_draws_do_not_depend_on_the_strategy(accelerator):
+    """Two strategies see the same data, noise and times: the teacher is asked the same."""
+    asked = []
+    for name in ("edm", "ctm"):
+        cell = make_cell(name)
+        record = []
+        denoise = cell.teacher.denoise
+
+        def spy(x, sigma, labels=None, record=record, denoise=denoise):
+            record.append((x.clone(), sigma.clone()))
+            return denoise(x, sigma, labels)
+
+        cell.teacher.denoise = spy
+        gradients(cell, 3, 64, accelerator)
+        asked.append(record)
+    assert len(asked[0]) == len(asked[1]) > 0
+    for (x, s), (y, u) in zip(*asked, strict=True):
+        assert torch.equal(x, y)
+        assert torch.equal(s, u)
+
+
+def test_ctm_spends_no_pass_on_identities(accelerator):
+    """Rows through each network: student B (estimate) + B (dsm) + moving, target 2 x noisy."""
+    from harness.core.random import integers
+
+    cell, batch = make_cell(), 64
+    for step in range(6):
+        cell.network.seen = cell.target.seen = 0
+        gradients(cell, step, batch, accelerator)
+        h = cell.objective.draw_steps(0, step)
+        slots = torch.arange(batch)
+        i = integers(0, "time", step, slots, 0, 17 - h)
+        j = integers(0, "end", step, slots, i + h, 17)
+        assert cell.network.seen == 2 * batch + int((j > i + h).sum())
+        assert cell.target.seen == 2 * int((j < 17).sum())
+
+
+def test_solver_steps_are_drawn_in_proportion_to_h():
+    objective = api.create("objective", "ctm", {})
+    counts = Counter(objective.draw_steps(0, step) for step in range(20_000))
+    assert set(counts) == set(range(1, 18))
+    for h, count in counts.items():
+        assert count / 20_000 == pytest.approx(h / 153, rel=0.25, abs=0.002)
+
+
+def test_adaptive_weight_is_the_ratio_of_last_layer_gradients(accelerator):
+    """Against the definition, by separate backward passes; and the total is their weighted sum."""
+    cell = make_cell()
+    total, logs = gradients(cell, 0, 64, accelerator)
+    from harness.train.step import batches
+
+    (batch,) = batches(cell.dataset, 0, 0, 64, 64, accelerator)
+    terms = cell.objective.terms(cell.student, cell.ema_student, cell.teacher, batch)
+    parameters = list(cell.network.parameters())
+    grads = {
+        name: torch.autograd.grad(term(), parameters, allow_unused=True)
+        for name, term in terms.items()
+    }
+    last = next(i for i, p in enumerate(parameters) if p is cell.network.last_layer)
+    weight = grads["ctm"][last].norm() / (grads["dsm"][last].norm() + 1e-4)
+    assert float(logs["dsm_weight"]) == pytest.approx(float(weight), rel=1e-5)
+    for found, a, b in zip(total, grads["ctm"], grads["dsm"], strict=True):
+        expected = sum(g for g in (a, None if b is None else weight * b) if g is not None)
+        assert torch.allclose(found, torch.as_tensor(expected), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["ctm", "cd"])
+def test_micro_batches_do_not_change_the_gradient(objective, accelerator):
+    whole, _ = gradients(make_cell(objective=objective), 2, 64, accelerator)
+    parts, _ = gradients(make_cell(objective=objective), 2, 16, accelerator)
+    for a, b in zip(whole, parts, strict=True):
+        assert torch.allclose(a, b, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("distance", ["l2", "pseudo-huber"])
+def test_perfect_jumps_have_no_consistency_loss(distance):
+    """A 'student' that is the exact ODE of a Gaussian: its CTM and CD losses vanish."""
+    sd = 0.5
+    teacher = create_teacher("gmm", means=[[0.0, 0.0]], stds=[sd])
+
+    class Exact:
+        def jump(self, x, t, s, labels=None):
+            scale = ((s**2 + sd**2) / (t**2 + sd**2)).sqrt()
+            return scale[:, None].float() * x
+
+        def denoise(self, x, t, labels=None):
+            return teacher.denoise(x, t)
+
+    x0, _ = teacher.dataset().draw(0, "x", torch.arange(256))
+    batch = api.Batch(x0, None, torch.arange(256), torch.arange(256), 0, 0)
+    for name, params in (("ctm", {"nodes": 80, "steps": 6}), ("cd", {"nodes": 80, "steps": 6})):
+        objective = api.create("objective", name, {**params, "distance": distance})
+        terms = objective.terms(Exact(), Exact(), teacher, batch)
+        assert float(terms[name]()) < (1e-5 if distance == "l2" else 5e-3)
+
+
+def test_sampler_walks_karras_nodes_and_two_jumps_compose():
+    jumps = []
+
+    class Spy:
+        def jump(self, x, t, s, labels=None):
+            jumps.append((float(t[0]), float(s[0])))
+            return x
+
+    from harness.core.sampling import sample
+
+    sample(Spy(), torch.zeros(3, 2), 2, 0.002, 80.0)
+    assert jumps == [
+        (80.0, pytest.approx(2.5152, rel=1e-4)),
+        (pytest.approx(2.5152, rel=1e-4), 0.002),
+    ]
+
+
+def test_published_nodes():
+    nodes = [float(x) for x in karras(6)]
+    assert nodes == pytest.approx([80, 24.408, 5.8389, 0.96542, 0.085087, 0.002], rel=1e-4)
+    assert all(a > b for a, b in itertools.pairwise(nodes))
+
+
+def test_bf16_backbone_keeps_float32_samples():
+    cell = make_cell("analytic")
+    x, t = torch.randn(64, 2) * 3, torch.full((64,), 3.0, dtype=torch.float64)
+    cell.network.requires_grad_(False)
+    exact = cell.student.jump(x, t, t / 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = cell.student.jump(x, t, t / 5)
+    assert low.dtype == torch.float32
+    assert float((low - exact).abs().max()) < 0.05
+    assert isinstance(cell.student, Student)
