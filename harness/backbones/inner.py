@@ -1,11 +1,11 @@
 """Inner maps: how a trained network's raw output makes a denoiser, D = skip x + out raw.
 
-| map   | skip              | out                    | c_in              | c_noise                  |
-|-------|-------------------|------------------------|-------------------|--------------------------|
-| EDM   | sd^2/(s^2 + sd^2) | s sd / sqrt(s^2+sd^2)  | 1/sqrt(s^2+sd^2)  | log(s) / 4               |
-| VP    | 1                 | -s                     | 1/sqrt(s^2+1)     | (M - 1) t(s)             |
-| VE    | 1                 | s                      | 1                 | log(s / 2)               |
-| iDDPM | 1                 | -s                     | 1/sqrt(s^2+1)     | M - 1 - nearest level    |
+| map   | skip              | out                   | c_in             | c_noise               |
+|-------|-------------------|-----------------------|------------------|-----------------------|
+| EDM   | sd^2/(s^2 + sd^2) | s sd / sqrt(s^2+sd^2) | 1/sqrt(s^2+sd^2) | log(s) / 4            |
+| VP    | 1                 | -s                    | 1/sqrt(s^2+1)    | (M - 1) t(s)          |
+| VE    | 1                 | s                     | 1                | log(s / 2)            |
+| iDDPM | 1                 | -s                    | 1/sqrt(s^2+1)    | M - 1 - nearest level |
 
 Source: Karras et al. 2022 (arXiv:2206.00364), table 1. Students are written on EDM's F whatever
 their teacher was trained as, F = (D - c_skip x) / c_out; the difference skip - c_skip is worked out
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import edm_inner
+from harness.backbones.levels import iddpm_levels, vp_sigma
 
 
 class InnerMap(nn.Module):
@@ -111,10 +112,7 @@ class VP(_NoisePredictor):
         M: int = 1000,
         epsilon_t: float = 1e-5,
     ) -> None:
-        def sigma(t: float) -> float:
-            return math.sqrt(math.expm1(beta_d * t * t / 2 + beta_min * t))
-
-        super().__init__(sigma(epsilon_t), sigma(1.0))
+        super().__init__(*(vp_sigma(t, beta_d, beta_min) for t in (epsilon_t, 1.0)))
         self.beta_d, self.beta_min, self.M = beta_d, beta_min, M
 
     def c_noise(self, t: Tensor) -> Tensor:
@@ -166,16 +164,3 @@ class IDDPM(_NoisePredictor):
 
     def _nearest(self, t: Tensor) -> Tensor:
         return (t.detach()[..., None] - self.u.to(t.dtype)).abs().argmin(-1)
-
-
-def iddpm_levels(C_1: float, C_2: float, M: int) -> list[float]:
-    """The M + 1 noise levels of iDDPM, decreasing to 0 (Karras et al. 2022, table 1, u_j)."""
-
-    def abar(j: int) -> float:
-        return math.sin(math.pi / 2 * j / (M * (C_2 + 1))) ** 2
-
-    levels = [0.0]
-    for j in range(M, 0, -1):
-        ratio = max(abar(j - 1) / abar(j), C_1)
-        levels.append(math.sqrt((levels[-1] ** 2 + 1) / ratio - 1))
-    return levels[::-1]

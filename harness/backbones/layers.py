@@ -154,7 +154,7 @@ class PositionalEmbedding(nn.Module):
 
 
 class FourierEmbedding(nn.Module):
-    """[cos | sin] of the noise number at fixed random frequencies, which are part of the weights."""
+    """[cos | sin] of the noise number at fixed random frequencies, kept among the weights."""
 
     def __init__(self, width: int, scale: float = 16) -> None:
         super().__init__()

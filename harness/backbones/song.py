@@ -1,4 +1,4 @@
-"""SongUNet: the DDPM++ and NCSN++ architectures of Song et al. 2021 as Karras et al. 2022 train them.
+"""SongUNet: DDPM++ and NCSN++ of Song et al. 2021, as Karras et al. 2022 train them.
 
 DDPM++ is a positional embedding with standard encoder and decoder; NCSN++ a Fourier embedding with
 a residual encoder and the resample filter [1, 3, 3, 1]. Module names are those of the published
@@ -73,7 +73,9 @@ class SongUNet(SecondTime):
             FourierEmbedding(noise) if fourier else PositionalEmbedding(noise, endpoint=True)
         )
         self.map_label = Linear(label_dim, noise, init=init) if label_dim else None
-        self.map_augment = Linear(augment_dim, noise, bias=False, init=init) if augment_dim else None
+        self.map_augment = (
+            Linear(augment_dim, noise, bias=False, init=init) if augment_dim else None
+        )
         self.map_layer0 = Linear(noise, embedding, init=init)
         self.map_layer1 = Linear(embedding, embedding, init=init)
 

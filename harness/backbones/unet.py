@@ -92,4 +92,6 @@ class UNetBackbone(Backbone):
             None if time is None else self.inner.c_noise(time).float().expand(len(x))
             for time in (t, s)
         )
-        return self.network(per_sample(self.inner.c_in(t), x) * x, noise_t, noise_s, labels, augment)
+        return self.network(
+            per_sample(self.inner.c_in(t), x) * x, noise_t, noise_s, labels, augment
+        )
