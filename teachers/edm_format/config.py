@@ -12,8 +12,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.backbones.levels import iddpm_levels, vp_sigma
-
 Count = Annotated[int, Field(ge=1, le=64)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -80,6 +78,8 @@ class VPPrecond(_Config):
 
     def range(self) -> tuple[float, float]:
         """See `EDMPrecond.range`."""
+        from harness.backbones.levels import vp_sigma
+
         lowest, highest = (vp_sigma(t, self.beta_d, self.beta_min) for t in (self.epsilon_t, 1.0))
         return lowest, highest
 
@@ -106,6 +106,8 @@ class IDDPMPrecond(_Config):
 
     def range(self) -> tuple[float, float]:
         """See `EDMPrecond.range`."""
+        from harness.backbones.levels import iddpm_levels
+
         levels = iddpm_levels(self.C_1, self.C_2, self.M)
         return levels[-2], levels[0]
 
