@@ -25,12 +25,14 @@ class Init(NamedTuple):
     weight: float = 1.0
     bias: float = 0.0
 
-    def draw(self, shape: Sequence[int], fan_in: int, fan_out: int) -> Tensor:
-        """One draw of `shape`, before the factor `weight` or `bias`."""
+    def draw(self, shape: Sequence[int], fan_in: int, fan_out: int, factor: float) -> nn.Parameter:
+        """One draw of `shape`, times `factor` (the init's `weight` or `bias`)."""
         fan = (fan_in + fan_out) / 2 if self.mode.startswith("xavier") else fan_in
+        values = torch.empty(*shape)  # filled in place: on the meta device that costs nothing
         if self.mode.endswith("normal"):
-            return torch.randn(*shape) * math.sqrt(1 / fan)
-        return (torch.rand(*shape) * 2 - 1) * math.sqrt(3 / fan)
+            return nn.Parameter(values.normal_(0, factor * math.sqrt(1 / fan)))
+        bound = factor * math.sqrt(3 / fan)
+        return nn.Parameter(values.uniform_(-bound, bound))
 
 
 class Linear(nn.Module):
@@ -42,8 +44,8 @@ class Linear(nn.Module):
         super().__init__()
         init = init or Init()
         fans = in_features, out_features
-        self.weight = nn.Parameter(init.draw((out_features, in_features), *fans) * init.weight)
-        self.bias = nn.Parameter(init.draw((out_features,), *fans) * init.bias) if bias else None
+        self.weight = init.draw((out_features, in_features), *fans, init.weight)
+        self.bias = init.draw((out_features,), *fans, init.bias) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in] -> [B, out]."""
@@ -79,12 +81,14 @@ class Conv2d(nn.Module):
         if kernel:
             fans = in_channels * kernel**2, out_channels * kernel**2
             shape = out_channels, in_channels, kernel, kernel
-            self.weight = nn.Parameter(init.draw(shape, *fans) * init.weight)
-            self.bias = nn.Parameter(init.draw((out_channels,), *fans) * init.bias)
+            self.weight = init.draw(shape, *fans, init.weight)
+            self.bias = init.draw((out_channels,), *fans, init.bias)
         kept = None
         if resample:
-            taps = torch.tensor(list(resample_filter), dtype=torch.float32)
-            kept = (taps[:, None] * taps / taps.sum() ** 2)[None, None]
+            norm = sum(resample_filter) ** 2
+            kept = torch.tensor(
+                [[[[a * b / norm for a in resample_filter] for b in resample_filter]]]
+            )
         self.register_buffer("resample_filter", kept)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,7 +162,7 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, width: int, scale: float = 16) -> None:
         super().__init__()
-        self.register_buffer("freqs", torch.randn(width // 2) * scale)
+        self.register_buffer("freqs", torch.empty(width // 2).normal_(0, scale))
 
     def forward(self, noise: Tensor) -> Tensor:
         """[B] -> [B, width], float32."""

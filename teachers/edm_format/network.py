@@ -49,7 +49,9 @@ def load(checkpoint: Checkpoint) -> UNetBackbone:
     for key, tensor in checkpoint.tensors.items():
         state[_ours(key)] = torch.from_numpy(tensor.read()).to(torch.float32)
     backbone.load_state_dict(state, strict=True, assign=True)
-    return backbone.eval().requires_grad_(False)
+    for parameter in backbone.parameters():
+        parameter.requires_grad = False  # the method of that name fails inside torch.func.jvp
+    return backbone.eval()
 
 
 def check(checkpoint: Checkpoint) -> UNetBackbone:
