@@ -28,11 +28,16 @@ class Init(NamedTuple):
     def draw(self, shape: Sequence[int], fan_in: int, fan_out: int, factor: float) -> nn.Parameter:
         """One draw of `shape`, times `factor` (the init's `weight` or `bias`)."""
         fan = (fan_in + fan_out) / 2 if self.mode.startswith("xavier") else fan_in
-        values = torch.empty(*shape)  # filled in place: on the meta device that costs nothing
         if self.mode.endswith("normal"):
-            return nn.Parameter(values.normal_(0, factor * math.sqrt(1 / fan)))
+            return nn.Parameter(_normal(shape, factor * math.sqrt(1 / fan)))
         bound = factor * math.sqrt(3 / fan)
-        return nn.Parameter(values.uniform_(-bound, bound))
+        return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
+
+
+def _normal(shape: Sequence[int], std: float) -> Tensor:
+    """Normal draws, but none on the meta device: there they would import a compiler, for seconds."""
+    values = torch.empty(*shape)
+    return values if values.is_meta else values.normal_(0, std)
 
 
 class Linear(nn.Module):
@@ -162,7 +167,7 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, width: int, scale: float = 16) -> None:
         super().__init__()
-        self.register_buffer("freqs", torch.empty(width // 2).normal_(0, scale))
+        self.register_buffer("freqs", _normal((width // 2,), scale))
 
     def forward(self, noise: Tensor) -> Tensor:
         """[B] -> [B, width], float32."""
