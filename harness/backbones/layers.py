@@ -35,7 +35,7 @@ class Init(NamedTuple):
 
 
 def _normal(shape: Sequence[int], std: float) -> Tensor:
-    """Normal draws, but none on the meta device: there they would import a compiler, for seconds."""
+    """Normal draws; none on the meta device, where they would spend seconds on imports."""
     values = torch.empty(*shape)
     return values if values.is_meta else values.normal_(0, std)
 
