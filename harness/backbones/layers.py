@@ -107,7 +107,7 @@ class Conv2d(nn.Module):
         return x if self.weight is None else self._convolve(x, self.pad)
 
     def _fused(self, x: Tensor) -> Tensor:
-        # the two paddings are merged, which keeps the resampled border exact
+        # the two paddings are merged into one, so only borders differ from the unfused order
         if self.resample == "up":
             x = self._up(x, max(self.filter_pad - self.pad, 0))
             return self._convolve(x, max(self.pad - self.filter_pad, 0))
