@@ -1,0 +1,157 @@
+"""The residual block of EDM's U-Nets, with optional self-attention, and its second time."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional
+
+from harness.backbones.layers import Conv2d, GroupNorm, Init, Linear
+
+
+@dataclass(frozen=True)
+class BlockStyle:
+    """What all blocks of one network share.
+
+    `heads` is the number of attention heads, None for one per 64 channels (so none at all below
+    64 channels: such blocks have no attention, as in the published networks).
+    """
+
+    embedding: int
+    dropout: float
+    eps: float
+    skip_scale: float
+    adaptive: bool
+    project_resampled: bool
+    init: Init
+    init_zero: Init
+    init_qkv: Init
+    heads: int | None
+    resample_filter: Sequence[float] = (1, 1)
+
+
+class UNetBlock(nn.Module):
+    """norm, conv, modulation by the embedding, norm, conv, skip; then attention if asked for."""
+
+    def __init__(
+        self,
+        style: BlockStyle,
+        in_channels: int,
+        out_channels: int,
+        *,
+        attention: bool = False,
+        resample: Literal["up", "down"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.adaptive, self.skip_scale = style.adaptive, style.skip_scale
+        self.heads = 0
+        if attention:
+            self.heads = out_channels // 64 if style.heads is None else style.heads
+        moved = {"resample": resample, "resample_filter": style.resample_filter}
+        self.norm0 = GroupNorm(in_channels, style.eps)
+        self.conv0 = Conv2d(in_channels, out_channels, 3, init=style.init, **moved)
+        width = out_channels * (2 if style.adaptive else 1)
+        self.affine = Linear(style.embedding, width, init=style.init)
+        self.norm1 = GroupNorm(out_channels, style.eps)
+        self.dropout = nn.Dropout(style.dropout)
+        self.conv1 = Conv2d(out_channels, out_channels, 3, init=style.init_zero)
+        self.skip = None
+        if out_channels != in_channels or resample:
+            kernel = 1 if style.project_resampled or out_channels != in_channels else 0
+            self.skip = Conv2d(in_channels, out_channels, kernel, init=style.init, **moved)
+        if self.heads:
+            self.norm2 = GroupNorm(out_channels, style.eps)
+            self.qkv = Conv2d(out_channels, 3 * out_channels, 1, init=style.init_qkv)
+            self.proj = Conv2d(out_channels, out_channels, 1, init=style.init_zero)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x [B, in, H, W] and the float32 embedding [B or 1, E] -> [B, out, H', W']."""
+        h = self.conv0(functional.silu(self.norm0(x)))
+        modulation = self.affine(embedding)[:, :, None, None].to(h.dtype)
+        if self.adaptive:
+            scale, shift = modulation.chunk(2, dim=1)
+            h = functional.silu(shift + self.norm1(h) * (scale + 1))
+        else:
+            h = functional.silu(self.norm1(h + modulation))
+        h = self.conv1(self.dropout(h))
+        h = (h + (x if self.skip is None else self.skip(x))) * self.skip_scale
+        if self.heads:
+            h = (self.proj(attend(self.qkv(self.norm2(h)), self.heads)) + h) * self.skip_scale
+        return h
+
+
+def attend(qkv: Tensor, heads: int) -> Tensor:
+    """Self-attention over pixels: [B, 3 C, H, W] -> [B, C, H, W].
+
+    The channels of `qkv` are ordered head, channel within the head, then query, key, value.
+    """
+    batch, channels, height, width = qkv.shape
+    split = qkv.reshape(batch, heads, channels // (3 * heads), 3, height * width)
+    query, key, value = split.transpose(2, 4).unbind(3)  # each [B, heads, H W, C / heads]
+    if forward_ad.unpack_dual(qkv).tangent is not None:  # fused kernels have no forward mode
+        mixed = explicit_attention(query, key, value)
+    else:
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+    return mixed.transpose(2, 3).reshape(batch, channels // 3, height, width)
+
+
+def explicit_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v with the softmax in float32; all are [B, heads, n, d]."""
+    scores = query.float() @ (key.float() / math.sqrt(key.shape[-1])).transpose(2, 3)
+    return scores.softmax(-1).to(value.dtype) @ value
+
+
+class SecondTime(nn.Module):
+    """A network that may also be told where the jump ends.
+
+    The branch is absent until `add_second_time`, so that teachers keep the published state-dict
+    keys. Its last layer starts at zero and its first as a copy of the teacher's: no random draw,
+    and a fresh student equals its teacher bit for bit.
+    """
+
+    map_layer0: Linear
+    map_layer1: Linear
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map_layer0_s: Linear | None = None
+        self.map_layer1_s: Linear | None = None
+
+    def embed_noise(self, noise: Tensor) -> Tensor:
+        """The network's own embedding of a noise number: [B] -> [B, N], float32."""
+        raise NotImplementedError
+
+    def add_second_time(self) -> None:
+        """Add the branch that reads s.
+
+        Raises:
+            ValueError: it is there already; adding it again would forget what it has learnt.
+        """
+        if self.map_layer0_s is not None:
+            raise ValueError("this network has its second time already")
+        self.map_layer0_s = copy.deepcopy(self.map_layer0)
+        self.map_layer1_s = copy.deepcopy(self.map_layer1)
+        with torch.no_grad():
+            self.map_layer1_s.weight.zero_()
+            self.map_layer1_s.bias.zero_()
+
+    def second_time(self, embedding: Tensor, noise_s: Tensor | None) -> Tensor:
+        """Add what the branch says of `noise_s` [B] to the embedding [B, E]; None skips it.
+
+        Raises:
+            ValueError: `noise_s` is given to a network without the branch.
+        """
+        if noise_s is None:
+            return embedding
+        if self.map_layer0_s is None or self.map_layer1_s is None:
+            raise ValueError("this network has no second time: call add_second_time() first")
+        hidden = functional.silu(self.map_layer0_s(self.embed_noise(noise_s)))
+        return embedding + self.map_layer1_s(hidden)

@@ -1,0 +1,97 @@
+"""The backbone made of one of EDM's U-Nets and the inner map it was trained with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from harness.backbones.adm import DhariwalUNet
+from harness.backbones.base import Backbone
+from harness.backbones.inner import InnerMap
+from harness.backbones.song import SongUNet
+from harness.core.solver import per_sample
+
+
+class UNetBackbone(Backbone):
+    """F in EDM's form for images [B, C, R, R], whatever the inner map of the network.
+
+    Attributes:
+        net: the network proper, with the state-dict keys of a checkpoint less their `model.`.
+        inner: the inner map; `sigma_data` is its.
+        dtype: what the blocks compute in. Weights, embeddings, softmax and output are float32.
+    """
+
+    def __init__(
+        self,
+        net: SongUNet | DhariwalUNet,
+        inner: InnerMap,
+        channels: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.net, self.inner, self.channels, self.dtype = net, inner, channels, dtype
+        self.sigma_data = inner.sigma_data
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """See `Backbone.last_layer`: the kernel of the output convolution."""
+        return self.net.output_layer.weight
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor | None = None,
+        labels: Tensor | None = None,
+        augment: Tensor | None = None,
+    ) -> Tensor:
+        """See `Backbone.forward`; labels are one-hot [B, classes], augment [B, augment_dim]."""
+        raw = self._raw(x, t, s, labels, augment)
+        form = self.inner.edm_form(t.double())
+        if form is None:
+            return raw
+        a, b = (per_sample(value, x) for value in form)
+        return a * x + b * raw.to(x.dtype)
+
+    def denoise(
+        self, x: Tensor, t: Tensor, labels: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
+        """D(x, t) [B, C, R, R] in the dtype of x, by the inner map the network was trained with."""
+        skip, out = (per_sample(value, x) for value in self.inner.denoiser(t.double()))
+        return skip * x + out * self._raw(x, t, None, labels, augment).to(x.dtype)
+
+    def network(
+        self,
+        x: Tensor,
+        noise_t: Tensor,
+        noise_s: Tensor | None,
+        labels: Tensor | None,
+        augment: Tensor | None = None,
+    ) -> Tensor:
+        """See `Backbone.network`; no labels means the unconditional one, all zeros."""
+        if not self.net.label_dim:
+            labels = None
+        elif labels is None:
+            labels = noise_t.new_zeros(1, self.net.label_dim)
+        else:
+            labels = labels.to(torch.float32).reshape(-1, self.net.label_dim)
+        augment = None if augment is None else augment.to(torch.float32)
+        raw = self.net(x.to(self.dtype), noise_t, labels, augment, noise_s)
+        return raw[:, : self.channels].to(torch.float32)
+
+    def _raw(
+        self,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor | None,
+        labels: Tensor | None,
+        augment: Tensor | None,
+    ) -> Tensor:
+        t, s = t.double(), None if s is None else s.double()
+        noise_t, noise_s = (
+            None if time is None else self.inner.c_noise(time).float().expand(len(x))
+            for time in (t, s)
+        )
+        return self.network(
+            per_sample(self.inner.c_in(t), x) * x, noise_t, noise_s, labels, augment
+        )

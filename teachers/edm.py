@@ -1,0 +1,124 @@
+"""Published EDM checkpoints as teachers (Karras et al. 2022), read without running what is in them.
+
+The networks are reimplemented in `harness.backbones`; the formats are read in
+`teachers.edm_format`. Weights are not part of this repository: the user downloads them.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from harness.api import ConfigError, Params, Teacher, TeacherSpec, register_teacher
+from teachers.edm_format.checkpoint import file_digest
+from teachers.edm_format.convert import open_checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.backbones.unet import UNetBackbone
+
+
+class EDMParams(Params):
+    """The weights file (.pkl as published, or .safetensors) and the noise range to use it on.
+
+    The range is cut to the one the network knows. `precision` is what the blocks of the teacher
+    compute in; the students it starts are float32 whatever it says.
+    """
+
+    weights: str
+    sigma_min: float = Field(default=0.002, gt=0)
+    sigma_max: float = Field(default=80.0, gt=0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+@register_teacher("edm")
+class EDMTeacher(Teacher):
+    """A pre-trained U-Net; making one reads the file's structure, using one its weights.
+
+    Raises:
+        ConfigError: the file is missing (the sentence says where to get it) or not usable.
+    """
+
+    Params = EDMParams
+
+    def __init__(self, params: Any = None) -> None:
+        if params is None:
+            raise ConfigError("teacher 'edm': weights: name the path of a checkpoint file")
+        super().__init__(params)
+        self.checkpoint = open_checkpoint(params.weights)
+        for note in self.checkpoint.notes:
+            warnings.warn(f"teacher 'edm': {self.checkpoint.path}: {note}", stacklevel=2)
+        config = self.checkpoint.config
+        lowest, highest = config.inner.range()
+        sigma_min, sigma_max = max(params.sigma_min, lowest), min(params.sigma_max, highest)
+        if not sigma_min < sigma_max:
+            raise ConfigError(
+                f"teacher 'edm': sigma_min {params.sigma_min:g} to sigma_max {params.sigma_max:g}"
+                f" leaves nothing of the network's own range {lowest:g} to {highest:g}"
+            )
+        self.spec = TeacherSpec(
+            shape=(config.img_channels, config.img_resolution, config.img_resolution),
+            sigma_data=getattr(config.inner, "sigma_data", 0.5),
+            digest=file_digest(self.checkpoint.path),
+            sigma_min=sigma_min,
+            sigma_max=sigma_max,
+            classes=config.label_dim,
+        )
+        self._backbone: UNetBackbone | None = None
+
+    @property
+    def backbone(self) -> UNetBackbone:
+        """The teacher's own network, frozen and in eval mode; loaded on first use."""
+        if self._backbone is None:
+            import torch
+
+            from teachers.edm_format.network import load
+
+            dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+            self._backbone = load(self.checkpoint)
+            self._backbone.dtype = dtypes[self.params.precision]
+        return self._backbone
+
+    def denoise(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """See `Teacher.denoise`.
+
+        Args:
+            x: noisy images [B, C, R, R], data in [-1, 1].
+            sigma: noise levels, scalar or [B].
+            labels: one-hot [B, classes]; None is the unconditional label, all zeros.
+            augment_labels: [B, augment_dim]; None means "not augmented".
+        """
+        import torch
+
+        classes = self.spec.classes
+        if labels is not None and classes and labels.shape[-1:] != (classes,):
+            raise ConfigError(
+                f"teacher 'edm': labels of shape {list(labels.shape)} are not one-hot over the"
+                f" teacher's {classes} classes; use a dataset with {classes} classes"
+            )
+        sigma = torch.as_tensor(sigma, device=x.device)
+        return self.backbone.denoise(x, sigma, labels, augment_labels)
+
+    def network(self) -> UNetBackbone:
+        """A student's backbone: the teacher's weights, trainable, float32, told of s as well."""
+        import torch
+
+        fresh = copy.deepcopy(self.backbone)
+        fresh.dtype = torch.float32
+        fresh.net.add_second_time()
+        return fresh.requires_grad_(True).train()
+
+    def to(self, device: Any) -> EDMTeacher:
+        """See `Teacher.to`."""
+        self.backbone.to(device)
+        return self

@@ -1,0 +1,1 @@
+"""Checkpoints in EDM's formats, read as data: nothing in a file is ever executed."""

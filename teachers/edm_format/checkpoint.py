@@ -1,0 +1,140 @@
+"""What every reader returns: the configuration of a network, and where in the file its tensors lie.
+
+Opening a checkpoint reads no weights, so that a plan over many teachers costs nothing; each tensor
+is read when the network is filled, straight from the file into its own memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.api import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from teachers.edm_format.config import NetworkConfig
+
+BASE_URL = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/"
+#: the published files (under BASE_URL) and what they are.
+PUBLISHED = {
+    "edm-cifar10-32x32-uncond-vp.pkl": "CIFAR-10, DDPM++",
+    "edm-cifar10-32x32-cond-vp.pkl": "CIFAR-10 with classes, DDPM++",
+    "edm-cifar10-32x32-uncond-ve.pkl": "CIFAR-10, NCSN++",
+    "edm-cifar10-32x32-cond-ve.pkl": "CIFAR-10 with classes, NCSN++",
+    "edm-ffhq-64x64-uncond-vp.pkl": "FFHQ, DDPM++",
+    "edm-ffhq-64x64-uncond-ve.pkl": "FFHQ, NCSN++",
+    "edm-afhqv2-64x64-uncond-vp.pkl": "AFHQv2, DDPM++",
+    "edm-afhqv2-64x64-uncond-ve.pkl": "AFHQv2, NCSN++",
+    "edm-imagenet-64x64-cond-adm.pkl": "ImageNet with classes, ADM",
+    "baseline/baseline-cifar10-32x32-uncond-vp.pkl": "CIFAR-10, Song et al.'s VP",
+    "baseline/baseline-cifar10-32x32-uncond-ve.pkl": "CIFAR-10, Song et al.'s VE",
+    "baseline/baseline-imagenet-64x64-cond-adm.pkl": "ImageNet, Dhariwal & Nichol's ADM",
+}
+MEND = f"get the file again from {BASE_URL}"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: `stored` elements of `dtype` from byte `start`, seen through strides."""
+
+    path: Path
+    start: int
+    stored: int
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int = 0
+    stride: tuple[int, ...] | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def read(self) -> np.ndarray:
+        """Read the values into memory of their own, C-contiguous, in the dtype of the file.
+
+        Raises:
+            ConfigError: the file has changed since it was opened.
+        """
+        import numpy as np
+
+        dtype = np.dtype(self.dtype)
+        plain = self.stride is None or self.stride == contiguous(self.shape)
+        first, count = (self.offset, self.count) if plain else (0, self.stored)
+        begin = self.start + first * dtype.itemsize
+        try:
+            flat = np.fromfile(self.path, dtype, count, offset=begin)
+        except OSError as error:
+            raise refusal(self.path, f"cannot be read ({error.strerror})") from None
+        if len(flat) != count:
+            raise refusal(self.path, "became shorter while it was read")
+        if plain:
+            return flat.reshape(self.shape)
+        steps = [step * dtype.itemsize for step in self.stride or ()]
+        view = np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, steps)
+        return np.ascontiguousarray(view)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was opened: the network's configuration and its tensors by state-dict key.
+
+    `notes` are sentences for the user about what was assumed.
+    """
+
+    path: Path
+    config: NetworkConfig
+    tensors: dict[str, StoredTensor]
+    notes: tuple[str, ...] = field(default=())
+
+
+def contiguous(shape: Iterable[int]) -> tuple[int, ...]:
+    """The strides, in elements, of a C-contiguous tensor."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(tuple(shape)):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def refusal(path: Path, problem: str, mend: str = MEND) -> ConfigError:
+    """The error for a file that cannot be used: which, why, and what to do."""
+    return ConfigError(f"teacher 'edm': {path}: {problem}; {mend}")
+
+
+def require(weights: str | Path) -> Path:
+    """Return the path of a weights file.
+
+    Raises:
+        ConfigError: there is none; the sentence says where to get it.
+    """
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return path
+    problem = "is a folder, not a file" if path.is_dir() else "no such file"
+    known = {Path(name).name: name for name in PUBLISHED}
+    name = known.get(path.with_suffix(".pkl").name)
+    if name is not None:
+        raise refusal(path, problem, f"download {BASE_URL}{name} to this place")
+    names = ", ".join(PUBLISHED)
+    raise refusal(path, problem, f"download one of {names} from {BASE_URL} and name its path here")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; read in pieces, and once while it stays unchanged."""
+    status = path.stat()
+    return _digest(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,93 @@
+"""From a checkpoint to a network that holds its weights."""
+
+from __future__ import annotations
+
+import torch
+
+from harness.api import ConfigError
+from harness.backbones import inner
+from harness.backbones.adm import DhariwalUNet
+from harness.backbones.song import SongUNet
+from harness.backbones.unet import UNetBackbone
+from teachers.edm_format.checkpoint import Checkpoint, refusal
+from teachers.edm_format.config import NetworkConfig
+
+_INNER = {
+    "EDMPrecond": inner.EDM,
+    "VPPrecond": inner.VP,
+    "VEPrecond": inner.VE,
+    "iDDPMPrecond": inner.IDDPM,
+}
+_NETWORKS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
+_FLOATS = ("<f2", "<f4", "<f8")
+
+
+def build(config: NetworkConfig) -> UNetBackbone:
+    """An untrained backbone of this configuration, on torch's current default device."""
+    mapping = _INNER[config.inner.class_name](**config.inner.model_dump(exclude={"class_name"}))
+    net = _NETWORKS[config.model.model_type](
+        img_resolution=config.img_resolution,
+        in_channels=config.img_channels,
+        out_channels=config.img_channels * mapping.outputs,
+        label_dim=config.label_dim,
+        **config.model.model_dump(exclude={"model_type"}),
+    )
+    return UNetBackbone(net, mapping, config.img_channels)
+
+
+def load(checkpoint: Checkpoint) -> UNetBackbone:
+    """The checkpoint's backbone with its weights, float32 on the CPU, in eval mode, frozen.
+
+    Tensors are read one by one into the memory they stay in, so that the peak is about the size of
+    the network.
+
+    Raises:
+        ConfigError: the file's tensors are not exactly those of the network it describes.
+    """
+    backbone = check(checkpoint)
+    state = {}
+    for key, tensor in checkpoint.tensors.items():
+        state[_ours(key)] = torch.from_numpy(tensor.read()).to(torch.float32)
+    backbone.load_state_dict(state, strict=True, assign=True)
+    for parameter in backbone.parameters():
+        parameter.requires_grad = False  # the method of that name fails inside torch.func.jvp
+    return backbone.eval()
+
+
+def check(checkpoint: Checkpoint) -> UNetBackbone:
+    """Build the described network without memory; compare its tensors with the file's.
+
+    Raises:
+        ConfigError: keys, shapes or dtypes differ; the sentence names the first difference.
+    """
+    try:
+        with torch.device("meta"):
+            backbone = build(checkpoint.config)
+    except (ValueError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:120]
+        problem = f"describes a network that cannot be built ({reason})"
+        raise refusal(checkpoint.path, problem) from None
+    expected = {key: tuple(value.shape) for key, value in backbone.state_dict().items()}
+    found = {_ours(key): tensor for key, tensor in checkpoint.tensors.items()}
+    for key, shape in expected.items():
+        if key not in found:
+            raise _differs(checkpoint, f"lacks tensor {key!r}")
+        if found[key].shape != shape:
+            has = list(found[key].shape)
+            raise _differs(checkpoint, f"tensor {key!r} is {has} instead of {list(shape)}")
+        if found[key].dtype not in _FLOATS:
+            raise _differs(checkpoint, f"tensor {key!r} is not floating-point")
+    extra = [key for key in found if key not in expected]
+    if extra:
+        raise _differs(checkpoint, f"has an unexpected tensor {extra[0][:80]!r}")
+    return backbone
+
+
+def _ours(key: str) -> str:
+    """The name in `UNetBackbone` of a tensor called `key` in an EDM file."""
+    prefix, dot, rest = key.partition(".")
+    return f"net.{rest}" if dot and prefix == "model" else f"inner.{key}"
+
+
+def _differs(checkpoint: Checkpoint, difference: str) -> ConfigError:
+    return refusal(checkpoint.path, f"does not hold the network it describes ({difference})")

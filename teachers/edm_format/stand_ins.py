@@ -1,0 +1,204 @@
+"""The names an EDM pickle may use, and the inert things that stand in for them.
+
+A network is a persistent object: a record of class name, source text and state, nested for every
+layer. The official loader executes the source text; here it is passed over. Weights are legacy
+torch.save streams inside byte strings, which torch would unpickle without any restriction; here
+they are read by the same refusing machine, with a table of storage types only.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from teachers.edm_format.checkpoint import StoredTensor, contiguous
+from teachers.edm_format.machine import Buildable, Machine, Refused, Span, StandIn
+
+_DTYPES = {
+    "HalfStorage": "<f2",
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ByteStorage": "|u1",
+    "BoolStorage": "|b1",
+}
+ITEM = {"<f2": 2, "<f4": 4, "<f8": 8, "<i8": 8, "<i4": 4, "|u1": 1, "|b1": 1}
+_MAGIC, _STREAM = 0x1950A86A20F9469CFC6C, 1001
+_VERSION = 6
+
+
+@dataclass
+class Node(Buildable):
+    """A module of the pickled network: its class name and its `__dict__`."""
+
+    class_name: str
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, state: Any) -> None:
+        """See `Buildable.build`."""
+        if type(state) is not dict or self.state:
+            raise Refused("is a damaged pickle (a module without a plain state)")
+        self.state = state
+
+    def entries(self, name: str) -> dict[str, Any]:
+        """One of torch's own dictionaries: _parameters, _buffers or _modules."""
+        value = self.state.get(name, {})
+        if type(value) is not dict or any(type(key) is not str for key in value):
+            raise Refused(f"has a module whose {name} is no dictionary of names")
+        return value
+
+
+@dataclass
+class ScalarType(Buildable):
+    """A numpy dtype; only the plain ones that constructor arguments are made of."""
+
+    form: str
+
+    def build(self, state: Any) -> None:
+        """See `Buildable.build`; the state names the byte order."""
+        if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", "|"):
+            raise Refused("has numbers that are not little-endian")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Raw elements in the file."""
+
+    dtype: str
+    start: int
+    stored: int
+
+
+class StandIns:
+    """The allow-list of one file; tensors and storages need to know where in it they are."""
+
+    def __init__(self, path: Path, data: Any) -> None:
+        self.path, self.data = path, data
+        self.storages: dict[Span, Storage] = {}
+        self.table = {key: StandIn(make) for key, make in self._functions().items()}
+        self.nested = {
+            ("torch", name): StandIn(lambda dtype=dtype: dtype) for name, dtype in _DTYPES.items()
+        }
+
+    def _functions(self) -> dict[tuple[str, str], Callable[..., Any]]:
+        """The allow-list: every name a checkpoint may use, and what stands in for it."""
+        return {
+            ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent_object,
+            ("collections", "OrderedDict"): _new_dict,
+            ("dnnlib.util", "EasyDict"): _new_dict,
+            ("builtins", "set"): _new_set,
+            ("torch._utils", "_rebuild_parameter"): _parameter,
+            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+            ("torch.storage", "_load_from_bytes"): self._storage,
+            ("torch.nn.modules.container", "ModuleDict"): lambda: Node("ModuleDict"),
+            ("numpy", "dtype"): _scalar_type,
+            ("numpy.core.multiarray", "scalar"): self._scalar,
+            ("numpy._core.multiarray", "scalar"): self._scalar,
+        }
+
+    def _tensor(
+        self,
+        storage: Any,
+        offset: Any,
+        size: Any,
+        stride: Any,
+        requires_grad: Any,
+        hooks: Any,
+        metadata: Any = None,
+    ) -> StoredTensor:
+        if type(storage) is not Storage or type(size) is not tuple or type(stride) is not tuple:
+            raise Refused("has a tensor that is put together wrongly")
+        if len(size) != len(stride) or len(size) > 8 or metadata is not None:
+            raise Refused("has a tensor that is put together wrongly")
+        if any(type(n) is not int or not 0 <= n < 2**48 for n in (offset, *size, *stride)):
+            raise Refused("has a tensor with impossible sizes")
+        count = math.prod(size)
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if count and (count > storage.stored or last >= storage.stored):
+            raise Refused("has a tensor that reaches past its storage")
+        kept = None if stride == contiguous(size) else stride
+        if not count:
+            offset, kept = 0, None
+        return StoredTensor(
+            self.path, storage.start, storage.stored, storage.dtype, size, offset, kept
+        )
+
+    def _storage(self, span: Any) -> Storage:
+        """A legacy torch.save stream: five pickles, the number of elements, the elements."""
+        if type(span) is not Span:
+            raise Refused("has a storage that is not made of bytes")
+        if span in self.storages:  # shared by two tensors: parse it once
+            return self.storages[span]
+        stop = span.start + span.length
+        stream = Machine(self.data, span.start, stop, self.nested, _storage_id)
+        magic, protocol, system = stream.load(), stream.load(), stream.load()
+        if magic != _MAGIC or protocol != _STREAM or type(system) is not dict:
+            raise Refused("has weights that are no torch.save stream")
+        if system.get("little_endian") is not True:
+            raise Refused("has weights that are not little-endian")
+        kept, keys = stream.load(), stream.load()
+        if type(kept) is not tuple or type(keys) is not list or keys != [kept[1]]:
+            raise Refused("has weights that are no single storage")
+        dtype, _, count = kept
+        header = stream.take(8)
+        (stored,) = struct.unpack("<q", self.data[header.start : header.start + 8])
+        if stored != count or stored * ITEM[dtype] != stop - stream.position:
+            raise Refused("has a storage whose size does not match its bytes")
+        self.storages[span] = Storage(dtype, stream.position, stored)
+        return self.storages[span]
+
+    def _scalar(self, kind: Any, value: Any) -> Any:
+        if type(kind) is not ScalarType or type(value) is not Span:
+            raise Refused("has a number in an unknown form")
+        raw = self.data[value.start : value.start + value.length]
+        return struct.unpack(kind.form, raw)[0]
+
+
+def _persistent_object(record: Any) -> Node:
+    if type(record) is not dict or record.get("type") != "class":
+        raise Refused("has a persistent object that is no class instance")
+    if record.get("version") != _VERSION:
+        raise Refused(f"was written by another version of EDM's persistence (not {_VERSION})")
+    if type(record.get("class_name")) is not str:
+        raise Refused("has a persistent object without a class name")
+    node = Node(record["class_name"])  # `module_src` is source code: never looked at
+    node.build(record.get("state"))
+    return node
+
+
+def _storage_id(value: Any) -> tuple[str, str, int]:
+    """Check a storage's persistent id; return (dtype, key, number of elements)."""
+    if type(value) is not tuple or len(value) != 6 or value[0] != "storage" or value[5] is not None:
+        raise Refused("has weights with an unknown persistent id")
+    _, kind, key, _, count, _ = value
+    if type(kind) is not StandIn or type(key) is not str or type(count) is not int:
+        raise Refused("has weights with an unknown persistent id")
+    return kind.make(), key, count
+
+
+def _parameter(tensor: Any, requires_grad: Any, hooks: Any) -> StoredTensor:
+    if not isinstance(tensor, StoredTensor):
+        raise Refused("has a parameter that is not a tensor")
+    return tensor
+
+
+def _scalar_type(form: Any, *flags: Any) -> ScalarType:
+    forms = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i", "b1": "<?"}
+    if form not in forms:
+        raise Refused("has numbers of an unknown type")
+    return ScalarType(forms[form])
+
+
+def _new_dict() -> dict[str, Any]:
+    return {}
+
+
+def _new_set(items: Any = ()) -> set[Any]:
+    if type(items) not in (list, tuple) or any(type(item) is not str for item in items):
+        raise Refused("has a set of something else than names")
+    return set(items)

@@ -1,0 +1,132 @@
+"""EDM's published .pkl files: a dictionary whose `ema` is the network, as nested modules."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.api import ConfigError
+from teachers.edm_format.checkpoint import MEND, Checkpoint, StoredTensor, refusal
+from teachers.edm_format.config import INNER, NetworkConfig
+from teachers.edm_format.infer import infer_arguments
+from teachers.edm_format.machine import Machine, Refused, short
+from teachers.edm_format.stand_ins import ITEM, Node, StandIns
+
+_MAX_DEPTH, _MAX_NODES = 16, 100_000
+HOSTILE = (
+    "it was not loaded and nothing in it was run, but do not open it with other tools; " + MEND
+)
+
+
+def read_pickle(path: Path) -> Checkpoint:
+    """Open an EDM .pkl without running, or yet reading the weights of, anything in it.
+
+    Raises:
+        ConfigError: the file is hostile, damaged, foreign, or of a network that is not known here.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise Refused("is empty")
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _Reader(path, data).checkpoint()
+    except Refused as reason:
+        mend = HOSTILE if "could run" in str(reason) else MEND
+        raise refusal(path, str(reason), mend) from None
+    except ConfigError:
+        raise
+    except OSError as error:
+        raise refusal(path, f"cannot be read ({error.strerror})", "check its permissions") from None
+    except Exception as error:  # whatever damage does: no traceback may come from a bad file
+        problem = f"is damaged, or no EDM checkpoint ({type(error).__name__})"
+        raise refusal(path, problem) from None
+
+
+class _Reader:
+    """One file being read."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path, self.data = path, data
+
+    def checkpoint(self) -> Checkpoint:
+        top = Machine(self.data, 0, len(self.data), StandIns(self.path, self.data).table).load()
+        if type(top) is not dict or "ema" not in top:
+            raise Refused("has no entry 'ema', so it is no EDM checkpoint")
+        net = top["ema"]
+        if not isinstance(net, Node) or net.class_name not in INNER:
+            known = ", ".join(INNER)
+            raise Refused(f"has an 'ema' that is no network of a known class (known: {known})")
+        tensors = self._state_dict(net)
+        arguments, notes = self._arguments(net, tensors)
+        try:
+            config, unknown = NetworkConfig.from_arguments(net.class_name, arguments)
+        except ValueError as error:
+            raise Refused(f"describes a network that cannot be built ({error})") from None
+        if unknown:
+            listed = ", ".join(short(name) for name in unknown[:8])
+            notes.append(f"unknown constructor arguments were ignored: {listed}")
+        return Checkpoint(self.path, config, tensors, tuple(notes))
+
+    def _arguments(
+        self, net: Node, tensors: dict[str, StoredTensor]
+    ) -> tuple[dict[str, Any], list[str]]:
+        recorded = net.state.get("_init_kwargs")
+        if recorded is not None:
+            positional = net.state.get("_init_args", ())
+            if type(recorded) is not dict or len(recorded) > 64 or positional != ():
+                raise Refused("records constructor arguments in a form EDM does not write")
+            return {str(key): plain(value) for key, value in recorded.items()}, []
+        fields = {*NetworkConfig.model_fields, *INNER[net.class_name].model_fields} - {"inner"}
+        state = {k: plain(v) for k, v in net.state.items() if k in fields and k != "model"}
+        arguments = infer_arguments({key: value.shape for key, value in tensors.items()})
+        note = "records no constructor arguments: the network was inferred from its tensors, and"
+        return {**arguments, **state}, [
+            f"{note} dropout and label_dropout are set to their default"
+        ]
+
+    def _state_dict(self, net: Node) -> dict[str, StoredTensor]:
+        """State-dict keys and tensors in torch's order: parameters, buffers, then children."""
+        found: dict[str, StoredTensor] = {}
+        total, visited = 0, 0
+        for prefix, node in _walk(net, "", 0):
+            visited += 1 + sum(
+                len(node.entries(k)) for k in ("_parameters", "_buffers", "_modules")
+            )
+            if visited > _MAX_NODES:
+                raise Refused("nests far more modules than any EDM network has")
+            hidden = node.state.get("_non_persistent_buffers_set", set())
+            for kind in ("_parameters", "_buffers"):
+                for name, value in node.entries(kind).items():
+                    if value is None or (kind == "_buffers" and name in hidden):
+                        continue
+                    if not isinstance(value, StoredTensor):
+                        raise Refused(f"has {short(prefix + name)}, which is not a tensor")
+                    found[prefix + name] = value
+                    total += value.count * ITEM[value.dtype]
+                    if total > len(self.data):
+                        raise Refused("claims more weights than the file holds")
+        return found
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Return a constructor argument if it is plain data, refusing anything else."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if depth < 2 and type(value) in (list, tuple) and len(value) <= 64:
+        return [plain(item, depth + 1) for item in value]
+    if depth < 2 and type(value) is dict and len(value) <= 64:
+        return {str(key): plain(item, depth + 1) for key, item in value.items()}
+    raise Refused(f"has a constructor argument of type {type(value).__name__}")
+
+
+def _walk(node: Node, prefix: str, depth: int) -> Iterator[tuple[str, Node]]:
+    if depth > _MAX_DEPTH:
+        raise Refused("nests its modules deeper than any EDM network does")
+    yield prefix, node
+    for name, child in node.entries("_modules").items():
+        if child is None:
+            continue
+        if not isinstance(child, Node):
+            raise Refused(f"has {short(prefix + name)}, which is not a module")
+        yield from _walk(child, f"{prefix}{name}.", depth + 1)
