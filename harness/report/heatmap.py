@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 
 
 def draw(panels: dict[str, dict[tuple[float, float], float]], title: str, path: Path) -> None:
-    """Write a PNG: s across, t down, log colour scale shared by all panels."""
+    """Write a PNG: s across, t down, one log colour scale, clipped at the outer tenths."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -23,9 +24,10 @@ def draw(panels: dict[str, dict[tuple[float, float], float]], title: str, path: 
             table[levels.index(t), levels.index(s)] = max(value, 1e-12)
         tables[name] = table
     filled = np.concatenate([table[np.isfinite(table)] for table in tables.values()])
-    low = max(float(filled.min()), float(filled.max()) * 1e-4)
-    norm = LogNorm(low, float(filled.max()))
-    columns = min(len(tables), 3)
+    # one bad strategy must not flatten the differences between the others: extremes are clipped
+    low, high = np.quantile(filled, [0.1, 0.9])
+    norm = LogNorm(max(float(low), 1e-6), max(float(high), 2e-6), clip=True)
+    columns = math.ceil(math.sqrt(len(tables)))
     lines = -(-len(tables) // columns)
     figure, axes = plt.subplots(
         lines, columns, figsize=(3.6 * columns, 3.4 * lines), squeeze=False, layout="constrained"
@@ -40,7 +42,7 @@ def draw(panels: dict[str, dict[tuple[float, float], float]], title: str, path: 
         axis.set_yticks(ticks, [f"{levels[i]:.2g}" for i in ticks], fontsize=8)
         axis.set_xlabel("jump ends at s")
         axis.set_ylabel("jump starts at t")
-    figure.colorbar(image, ax=axes, shrink=0.8)
+    figure.colorbar(image, ax=axes, shrink=0.8, extend="both")
     figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
