@@ -19,6 +19,7 @@ VERBS = {
     "check": ("harness.cli.check", "run the contract tests on preconditionings"),
     "calibrate": ("harness.cli.calibrate", "measure a teacher for a preconditioning, timed"),
     "gap": ("harness.cli.gap", "consistency gap and untrained error of every strategy"),
+    "teacher": ("harness.cli.teacher", "convert a published checkpoint, or train a teacher"),
     "eval": ("harness.cli.evaluate", "evaluate finished runs further, without training"),
     "status": ("harness.cli.status", "one line per run of a results folder"),
     "show": ("harness.cli.show", "everything known of one run"),

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.api import ConfigError
 
@@ -86,13 +86,15 @@ class StoredTensor:
 class Checkpoint:
     """A checkpoint that was opened: the network's configuration and its tensors by state-dict key.
 
-    `notes` are sentences for the user about what was assumed.
+    `notes` are sentences for the user about what was assumed; `training` is what a teacher that was
+    trained here says of its data and recipe.
     """
 
     path: Path
     config: NetworkConfig
     tensors: dict[str, StoredTensor]
     notes: tuple[str, ...] = field(default=())
+    training: dict[str, Any] | None = None
 
 
 def contiguous(shape: Iterable[int]) -> tuple[int, ...]:

@@ -11,13 +11,16 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from harness.api import ConfigError
 from teachers.edm_format.checkpoint import Checkpoint, StoredTensor, refusal
 from teachers.edm_format.config import NetworkConfig
+
+if TYPE_CHECKING:
+    from harness.backbones.unet import UNetBackbone
 
 KEY = "precondbench.edm"
 _FORMAT = 1
@@ -73,7 +76,7 @@ def _checkpoint(path: Path, header: Any, begin: int, size: int) -> Checkpoint:
         raise ValueError("its tensors overlap or leave gaps")
     if begin + ends[-1] != size:
         raise ValueError("its size is not the one its header tells")
-    return Checkpoint(path, config, tensors)
+    return Checkpoint(path, config, tensors, training=described.get("training"))
 
 
 def _tensor(path: Path, entry: Mapping[str, Any], begin: int, size: int) -> StoredTensor:
@@ -97,7 +100,8 @@ def write_safetensors(checkpoint: Checkpoint, out: Path, source: str) -> None:
         source: SHA-256 of the file it was made from, kept as provenance.
     """
     names = {form: kind for kind, form in _DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {KEY: _description(checkpoint, source)}}
+    description = _description(checkpoint.config, checkpoint.tensors, source_sha256=source)
+    header: dict[str, Any] = {"__metadata__": {KEY: description}}
     position = 0
     for name, tensor in checkpoint.tensors.items():
         if tensor.dtype not in names:
@@ -128,8 +132,24 @@ def _write(file: IO[bytes], header: bytes, checkpoint: Checkpoint) -> None:
     os.fsync(file.fileno())
 
 
-def _description(checkpoint: Checkpoint, source: str) -> str:
-    config = checkpoint.config
+def write_trained(
+    backbone: UNetBackbone, config: NetworkConfig, out: Path, training: dict[str, Any]
+) -> None:
+    """Write a teacher that was trained here, float32; `training` says on what and how."""
+    from safetensors.torch import save
+
+    from harness.store.files import write_atomic
+
+    tensors = {
+        f"model.{key.removeprefix('net.')}": value.detach().float().cpu().contiguous()
+        for key, value in backbone.state_dict().items()
+        if key.startswith("net.")
+    }
+    description = _description(config, tensors, training=training)
+    write_atomic(out, save(tensors, metadata={KEY: description}))
+
+
+def _description(config: NetworkConfig, names: Iterable[str], **origin: Any) -> str:
     kept = {
         **config.model_dump(exclude_defaults=True),
         "inner": {
@@ -141,10 +161,5 @@ def _description(checkpoint: Checkpoint, source: str) -> str:
             **config.model.model_dump(exclude_defaults=True),
         },
     }
-    described = {
-        "format": _FORMAT,
-        "config": kept,
-        "order": list(checkpoint.tensors),
-        "source_sha256": source,
-    }
+    described = {"format": _FORMAT, "config": kept, "order": list(names), **origin}
     return json.dumps(described, allow_nan=False)

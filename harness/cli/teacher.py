@@ -1,0 +1,55 @@
+"""`teacher`: make teachers: convert published checkpoints, train one's own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from harness.errors import EXIT_DONE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`teacher convert` and `teacher train`."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    convert = actions.add_parser(
+        "convert", help="a published .pkl into safetensors; nothing in the file is executed"
+    )
+    convert.add_argument("source", metavar="IN.pkl")
+    convert.add_argument("out", metavar="OUT.safetensors")
+    train = actions.add_parser("train", help="train a U-Net by EDM's recipe; resumes by itself")
+    train.add_argument("--config", required=True, metavar="FILE.yaml")
+    train.add_argument("--out", required=True, metavar="OUT.safetensors")
+    train.add_argument("--processes", type=int, default=1, help="processes on this machine")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Do it; prints the file that was written and its digest."""
+    if args.action == "convert":
+        from teachers.edm_format.convert import convert
+
+        out = convert(args.source, args.out)
+    else:
+        from teachers.training.config import load_config
+
+        config = load_config(args.config)
+        if args.processes > 1 and "RANK" not in os.environ:
+            return _group(args)
+        from teachers.training.train import train_teacher
+
+        out = train_teacher(config, Path(args.out), args.processes)
+    if os.environ.get("RANK", "0") == "0":
+        from teachers.edm_format.checkpoint import file_digest
+
+        print(f"{out}  {out.stat().st_size / 1e6:.1f} MB  sha256 {file_digest(out)}")
+    return EXIT_DONE
+
+
+def _group(args: argparse.Namespace) -> int:
+    """The same command in a group of processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(args.processes), "-m", "harness", "teacher", "train"]
+    command += ["--config", args.config, "--out", args.out, "--processes", str(args.processes)]
+    return subprocess.run(command, check=False).returncode

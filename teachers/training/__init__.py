@@ -1,0 +1,1 @@
+"""Training a diffusion teacher here, by EDM's recipe."""

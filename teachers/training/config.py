@@ -1,0 +1,66 @@
+"""The file given to `python -m harness teacher train --config`, as types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.api import ConfigError
+from teachers.edm_format.config import Dhariwal, Song
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DatasetRef(_Section):
+    """A dataset plugin and its parameters; it decides resolution, channels and classes."""
+
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class Recipe(_Section):
+    """EDM's training (Karras et al. 2022, table 1 and appendix F.1), in images seen."""
+
+    images: int = Field(ge=1)
+    batch: int = Field(default=256, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    warmup_images: int = Field(default=100_000, ge=0, description="linear ramp of the rate")
+    ema_halflife_images: int = Field(default=500_000, ge=1)
+    ema_rampup: float = Field(default=0.05, gt=0, description="cap on half-life / images so far")
+    P_mean: float = -1.2
+    P_std: float = Field(default=1.2, gt=0)
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_every: int = Field(default=500, ge=1, description="steps")
+
+
+class TeacherConfig(_Section):
+    """What to train, on what, how long."""
+
+    network: Song | Dhariwal = Field(discriminator="model_type")
+    sigma_data: float = Field(default=0.5, gt=0)
+    dataset: DatasetRef
+    train: Recipe
+
+
+def load_config(path: str | Path) -> TeacherConfig:
+    """Read and validate a configuration.
+
+    Raises:
+        ConfigError: missing or malformed file, unknown key, wrong type.
+    """
+    try:
+        return TeacherConfig.model_validate(yaml.safe_load(Path(path).read_text()))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {key}: {first['msg']}") from None

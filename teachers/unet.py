@@ -1,0 +1,49 @@
+"""A U-Net trained by this harness (`python -m harness teacher train`), and the one it ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.api import ConfigError, Dataset, create, register_teacher
+from teachers.edm import EDMParams, EDMTeacher
+
+SHIPPED = Path(__file__).parent / "weights"
+
+
+class UNetParams(EDMParams):
+    """`weights`: a .safetensors file written by `teacher train`, or the name of a shipped one."""
+
+    weights: str = "digits"
+
+
+@register_teacher("unet")
+class UNetTeacher(EDMTeacher):
+    """By default the shipped digits teacher; it knows the data that it was trained on."""
+
+    Params = UNetParams
+
+    def __init__(self, params: Any = None) -> None:
+        params = params if params is not None else self.Params()
+        shipped = SHIPPED / f"{params.weights}.safetensors"
+        super().__init__(
+            params.model_copy(update={"weights": str(shipped)}) if shipped.is_file() else params
+        )
+        self.params = params
+
+    def dataset(self) -> Dataset:
+        """The dataset its file names.
+
+        Raises:
+            ConfigError: the file does not say what it was trained on.
+        """
+        training = self.checkpoint.training
+        if training is None:
+            raise ConfigError(
+                f"teacher 'unet': {self.checkpoint.path} does not say what it was trained on:"
+                " name a dataset in axes.dataset"
+            )
+        made: Dataset = create(
+            "dataset", training["dataset"]["name"], training["dataset"]["params"]
+        )
+        return made
