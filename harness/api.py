@@ -23,6 +23,7 @@ from harness.errors import ConfigError, HarnessError, nearest
 from harness.registry import registry
 
 if TYPE_CHECKING:
+    from numpy import ndarray
     from torch import Tensor
 
     from harness.backbones.base import Backbone
@@ -242,6 +243,16 @@ class Dataset(Plugin):
         asks for it, and whenever.
         """
         raise NotImplementedError
+
+    def items(self) -> tuple[ndarray, ndarray | None]:
+        """All samples of a finite set in stored order, float32 [N, *shape], and one-hot labels.
+
+        numpy arrays, so that a teacher can be built on them without torch.
+
+        Raises:
+            ConfigError: this dataset has no end, or does not keep its samples.
+        """
+        raise ConfigError(f"dataset {self.name!r} is not a finite set: name an image set instead")
 
 
 @dataclass(frozen=True)

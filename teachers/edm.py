@@ -44,6 +44,7 @@ class EDMTeacher(Teacher):
     """
 
     Params = EDMParams
+    is_network = True
 
     def __init__(self, params: Any = None) -> None:
         if params is None:

@@ -32,6 +32,20 @@ class Backbone(nn.Module):
         """The network proper; noise_t and noise_s are float32 [B]."""
         raise NotImplementedError
 
+    def reset_parameters(self, seed: int) -> None:
+        """Random initial weights from a seed, the same on every device; the s branch is silent."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for module in self.modules():
+                reset = getattr(module, "reset_parameters", None)
+                if module is not self and callable(reset):
+                    reset()
+        self.silence_second_time()
+
+    def silence_second_time(self) -> None:
+        """Set the last layer of the branch that reads s to zero."""
+        raise NotImplementedError
+
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight whose gradient balances the loss terms."""

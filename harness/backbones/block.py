@@ -139,9 +139,14 @@ class SecondTime(nn.Module):
             raise ValueError("this network has its second time already")
         self.map_layer0_s = copy.deepcopy(self.map_layer0)
         self.map_layer1_s = copy.deepcopy(self.map_layer1)
-        with torch.no_grad():
-            self.map_layer1_s.weight.zero_()
-            self.map_layer1_s.bias.zero_()
+        self.silence_second_time()
+
+    def silence_second_time(self) -> None:
+        """Set the last layer of the branch, if there is one, to zero."""
+        if self.map_layer1_s is not None:
+            with torch.no_grad():
+                self.map_layer1_s.weight.zero_()
+                self.map_layer1_s.bias.zero_()
 
     def second_time(self, embedding: Tensor, noise_s: Tensor | None) -> Tensor:
         """Add what the branch says of `noise_s` [B] to the embedding [B, E]; None skips it.

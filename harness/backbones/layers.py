@@ -40,6 +40,17 @@ def _normal(shape: Sequence[int], std: float) -> Tensor:
     return values if values.is_meta else values.normal_(0, std)
 
 
+def redraw(layer: Linear | Conv2d) -> None:
+    """Draw a layer's weights as its constructor did, on the CPU whatever device they are on."""
+    with torch.no_grad():
+        for parameter, factor in (
+            (layer.weight, layer.init.weight),
+            (layer.bias, layer.init.bias),
+        ):
+            if parameter is not None:
+                parameter.copy_(layer.init.draw(parameter.shape, *layer.fans, factor))
+
+
 class Linear(nn.Module):
     """x W^T + b for x [B, in]; the bias is optional."""
 
@@ -47,10 +58,13 @@ class Linear(nn.Module):
         self, in_features: int, out_features: int, *, bias: bool = True, init: Init | None = None
     ) -> None:
         super().__init__()
-        init = init or Init()
-        fans = in_features, out_features
-        self.weight = init.draw((out_features, in_features), *fans, init.weight)
-        self.bias = init.draw((out_features,), *fans, init.bias) if bias else None
+        self.init, self.fans = init or Init(), (in_features, out_features)
+        self.weight = self.init.draw((out_features, in_features), *self.fans, self.init.weight)
+        self.bias = self.init.draw((out_features,), *self.fans, self.init.bias) if bias else None
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias afresh."""
+        redraw(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in] -> [B, out]."""
@@ -78,16 +92,16 @@ class Conv2d(nn.Module):
         init: Init | None = None,
     ) -> None:
         super().__init__()
-        init = init or Init()
+        self.init = init or Init()
+        self.fans = in_channels * kernel**2, out_channels * kernel**2
         self.resample, self.fused = resample, fused and kernel > 0
         self.in_channels, self.out_channels = in_channels, out_channels
         self.pad, self.filter_pad = kernel // 2, (len(resample_filter) - 1) // 2
         self.weight = self.bias = None
         if kernel:
-            fans = in_channels * kernel**2, out_channels * kernel**2
             shape = out_channels, in_channels, kernel, kernel
-            self.weight = init.draw(shape, *fans, init.weight)
-            self.bias = init.draw((out_channels,), *fans, init.bias)
+            self.weight = self.init.draw(shape, *self.fans, self.init.weight)
+            self.bias = self.init.draw((out_channels,), *self.fans, self.init.bias)
         kept = None
         if resample:
             norm = sum(resample_filter) ** 2
@@ -95,6 +109,10 @@ class Conv2d(nn.Module):
                 [[[[a * b / norm for a in resample_filter] for b in resample_filter]]]
             )
         self.register_buffer("resample_filter", kept)
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias afresh, if there are any."""
+        redraw(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in, H, W] -> [B, out, H', W'], H' = H, H / 2 or 2 H."""
@@ -141,6 +159,11 @@ class GroupNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
+    def reset_parameters(self) -> None:
+        """Back to the identity."""
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape."""
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
@@ -167,7 +190,12 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, width: int, scale: float = 16) -> None:
         super().__init__()
+        self.scale = scale
         self.register_buffer("freqs", _normal((width // 2,), scale))
+
+    def reset_parameters(self) -> None:
+        """Draw the frequencies afresh."""
+        self.freqs.copy_(_normal(self.freqs.shape, self.scale))
 
     def forward(self, noise: Tensor) -> Tensor:
         """[B] -> [B, width], float32."""

@@ -34,7 +34,10 @@ class MLP(Backbone):
         self.mixers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.modulations = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(depth))
         self.outlet = nn.Linear(width, dim)
-        # the last layer of the s branch starts at zero: a fresh student does not yet know of s
+        self.silence_second_time()
+
+    def silence_second_time(self) -> None:
+        """See `Backbone.silence_second_time`."""
         nn.init.zeros_(self.embed_s[2].weight)
         nn.init.zeros_(self.embed_s[2].bias)
 

@@ -32,6 +32,10 @@ class UNetBackbone(Backbone):
         self.net, self.inner, self.channels, self.dtype = net, inner, channels, dtype
         self.sigma_data = inner.sigma_data
 
+    def silence_second_time(self) -> None:
+        """See `Backbone.silence_second_time`."""
+        self.net.silence_second_time()
+
     @property
     def last_layer(self) -> nn.Parameter:
         """See `Backbone.last_layer`: the kernel of the output convolution."""

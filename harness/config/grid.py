@@ -58,8 +58,12 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
         raise ConfigError(f"{path}: a grid is a mapping with version, name, axes, budgets")
     for override in overrides:
         _override(data, override)
+    unset: dict[str, str] = {}
+    data = _expand(data, "", unset)
+    if unset:
+        raise _unset_variables(path, unset, data.get("needs"))
     try:
-        return Grid.model_validate(_expand(data, str(path)))
+        return Grid.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_sentence(error)}") from None
 
@@ -80,12 +84,15 @@ def _override(data: dict[str, Any], override: str) -> None:
     data[last] = value
 
 
-def _expand(value: Any, where: str) -> Any:
-    """Replace ${NAME} and ${NAME:-default} in every string."""
+def _expand(value: Any, where: str, unset: dict[str, str]) -> Any:
+    """Replace ${NAME} and ${NAME:-default} in every string; note names that are not set."""
     if isinstance(value, dict):
-        return {key: _expand(item, f"{where}: {key}") for key, item in value.items()}
+        return {
+            key: _expand(item, f"{where}.{key}" if where else f"{key}", unset)
+            for key, item in value.items()
+        }
     if isinstance(value, list):
-        return [_expand(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [_expand(item, f"{where}[{i}]", unset) for i, item in enumerate(value)]
     if not isinstance(value, str):
         return value
 
@@ -93,10 +100,24 @@ def _expand(value: Any, where: str) -> Any:
         name, default = match.groups()
         found = os.environ.get(name, default)
         if found is None:
-            raise ConfigError(f"{where}: environment variable {name} is not set")
-        return found
+            unset.setdefault(name, where)
+        return found or ""
 
     return VARIABLE.sub(lookup, value)
+
+
+def _unset_variables(path: Path, unset: dict[str, str], needs: Any) -> ConfigError:
+    """One sentence for one variable, else a list; with what the grid's `needs` say of each."""
+    told = needs if isinstance(needs, dict) else {}
+    lines = [
+        f"environment variable {name} is not set ({where})"
+        + (f": {told[name]}" if name in told else "")
+        for name, where in unset.items()
+    ]
+    if len(lines) == 1:
+        return ConfigError(f"{path}: {lines[0]}")
+    listed = "".join(f"\n  {line}" for line in lines)
+    return ConfigError(f"{path}: {len(lines)} things are missing:{listed}")
 
 
 def _sentence(error: ValidationError) -> str:

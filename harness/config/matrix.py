@@ -70,9 +70,12 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
         registry.get("extractor", extractor)
     specs: dict[str, RunSpec] = {}
     skips: list[Skip] = []
-    teachers: dict[str, Teacher] = {}
+    make = Workshop()
     for refs in itertools.product(*(getattr(grid.axes, axis) for axis in AXES)):
-        plugins_here = {axis: _spec(axis, ref) for axis, ref in zip(AXES, refs, strict=True)}
+        found = {axis: make.spec(axis, ref) for axis, ref in zip(AXES, refs, strict=True)}
+        plugins_here = {axis: spec for axis, spec in found.items() if spec is not None}
+        if len(plugins_here) < len(AXES):
+            continue
         for seed in grid.axes.seed:
             labels = {axis: spec.label for axis, spec in plugins_here.items()} | {"seed": str(seed)}
             if not all(
@@ -84,15 +87,10 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
             if rule is not None:
                 skips.append(Skip(cell, f"excluded by {rule}"))
                 continue
-            teacher_spec = plugins_here["teacher"]
-            key = teacher_spec.label
-            if key not in teachers:
-                teachers[key] = create("teacher", teacher_spec.name, teacher_spec.params)
-            teacher = teachers[key]
-            try:
-                data = resolve_dataset(plugins_here["dataset"], teacher).spec
-            except HarnessError as error:
-                skips.append(Skip(cell, str(error)))
+            teacher = make.teacher(plugins_here["teacher"])
+            data = make.dataset(plugins_here["dataset"], teacher)
+            if teacher is None or isinstance(data, str):
+                skips.append(Skip(cell, data if isinstance(data, str) else "it has no teacher"))
                 continue
             reason = _mismatch(teacher, data)
             if reason:
@@ -102,7 +100,9 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
                 **plugins_here,
                 seed=seed,
                 train=grid.train.identity(),
-                backbone=None if type(teacher).is_network else grid.backbone.model_dump(),
+                backbone=None
+                if type(teacher).is_network
+                else grid.backbone.identity(teacher.spec.shape),
                 digests={"teacher": teacher.spec.digest, "dataset": data.digest},
             )
             if spec.run_id in specs:
@@ -113,15 +113,77 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
             f"report.baseline: {grid.report.baseline!r} is not on axes.precond"
             f"{nearest(grid.report.baseline, [ref.name for ref in grid.axes.precond])}"
         )
-    if not specs:
-        why = f"; first reason: {skips[0].reason}" if skips else ""
-        raise ConfigError(f"grid {grid.name!r} has no cell to run{why}")
+    if make.broken or not specs:
+        raise _nothing_to_run(grid, make, skips)
     return Matrix(grid, tuple(specs.values()), tuple(skips), _request(grid, plugins))
 
 
-def resolve_dataset(spec: PluginSpec, teacher: Teacher) -> Dataset:
+class Workshop:
+    """Plugins of a grid, each made once; what cannot be made is noted, so that all is told at once.
+
+    Attributes:
+        broken: why plugins could not be made. A grid with one does not run.
+        absent: why datasets could not be made. Their cells are skipped.
+    """
+
+    def __init__(self) -> None:
+        self.broken: dict[str, str] = {}
+        self.absent: dict[tuple[str, str], str] = {}
+        self._specs: dict[str, PluginSpec] = {}
+        self._teachers: dict[str, Teacher | None] = {}
+        self._data: dict[tuple[str, str], DatasetSpec | str] = {}
+
+    def spec(self, axis: str, ref: PluginRef) -> PluginSpec | None:
+        """The plugin with all its parameters, or None if they are refused."""
+        key = f"{axis} {ref!r}"
+        if key not in self._specs and key not in self.broken:
+            try:
+                self._specs[key] = _spec(axis, ref)
+            except HarnessError as error:
+                self.broken[key] = str(error)
+        return self._specs.get(key)
+
+    def teacher(self, spec: PluginSpec) -> Teacher | None:
+        """The teacher, or None if it is broken."""
+        if spec.label not in self._teachers:
+            self._teachers[spec.label] = None
+            try:
+                self._teachers[spec.label] = create("teacher", spec.name, spec.params)
+            except HarnessError as error:
+                self.broken[spec.label] = str(error)
+        return self._teachers[spec.label]
+
+    def dataset(self, spec: PluginSpec, teacher: Teacher | None) -> DatasetSpec | str:
+        """What the dataset is, or why it cannot be had."""
+        own = spec.name == "teacher"
+        if own and teacher is None:
+            return "its data are those of a teacher that is broken"
+        key = (spec.label, str(id(teacher)) if own else "")
+        if key not in self._data:
+            try:
+                self._data[key] = resolve_dataset(spec, teacher).spec
+            except HarnessError as error:
+                self._data[key] = self.absent[key] = str(error)
+        return self._data[key]
+
+
+def _nothing_to_run(grid: Grid, make: Workshop, skips: Sequence[Skip]) -> ConfigError:
+    """One sentence if one thing is wrong, else all of them, one a line."""
+    wrong = list(dict.fromkeys([*make.broken.values(), *make.absent.values()]))
+    if not make.broken and not make.absent:
+        why = f"; first reason: {skips[0].reason}" if skips else ""
+        return ConfigError(f"grid {grid.name!r} has no cell to run{why}")
+    if len(wrong) == 1 and make.broken:
+        return ConfigError(wrong[0])
+    if len(wrong) == 1:
+        return ConfigError(f"grid {grid.name!r} has no cell to run; {wrong[0]}")
+    lines = "".join(f"\n  {reason}" for reason in wrong)
+    return ConfigError(f"grid {grid.name!r} cannot run, {len(wrong)} things are missing:{lines}")
+
+
+def resolve_dataset(spec: PluginSpec, teacher: Teacher | None) -> Dataset:
     """The dataset of a cell; the name `teacher` stands for the teacher's own."""
-    if spec.name == "teacher":
+    if spec.name == "teacher" and teacher is not None:
         return teacher.dataset()
     made: Dataset = create("dataset", spec.name, spec.params)
     return made

@@ -7,6 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from harness.errors import ConfigError
+
+UNET_FIELDS = ("channels", "multipliers", "blocks", "attention", "dropout")
+
 
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values are frozen."""
@@ -62,13 +66,46 @@ class Train(Section):
 
 
 class Backbone(Section):
-    """The network fitted to a teacher that is none; a network teacher brings its own."""
+    """The network fitted to a teacher that is none; a network teacher brings its own.
 
+    `auto` is an MLP (`width`, `depth`) for vectors and a small DDPM++ U-Net for images: `channels`
+    times each of `multipliers` at one resolution after the other, `blocks` a resolution, attention
+    at the sides listed.
+    """
+
+    name: Literal["auto", "mlp", "unet"] = "auto"
     width: int = Field(default=128, ge=8, multiple_of=2)
     depth: int = Field(default=3, ge=1)
+    channels: int = Field(default=32, ge=8, multiple_of=4)
+    multipliers: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [1, 2]
+    blocks: int = Field(default=1, ge=1)
+    attention: list[int] = []
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     fit_steps: int = Field(default=4000, ge=1)
     fit_batch: int = Field(default=1024, ge=1)
     fit_lr: float = Field(default=2e-3, gt=0)
+
+    def identity(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The settings that decide the network for samples of `shape`, without the other kind's.
+
+        Raises:
+            ConfigError: a network for vectors is asked for images, or the other way round, or the
+                U-Net halves images of an odd side.
+        """
+        fits = "unet" if len(shape) == 3 else "mlp"
+        if self.name not in ("auto", fits):
+            raise ConfigError(
+                f"backbone.name: {self.name!r} does not fit samples of shape {list(shape)};"
+                f" use {fits!r} or 'auto'"
+            )
+        if fits == "unet" and shape[-1] % 2 ** (len(self.multipliers) - 1):
+            raise ConfigError(
+                f"backbone.multipliers: images of side {shape[-1]} cannot be halved"
+                f" {len(self.multipliers) - 1} times; give fewer multipliers"
+            )
+        theirs = {"mlp": ("width", "depth"), "unet": UNET_FIELDS}
+        others = theirs["mlp" if fits == "unet" else "unet"]
+        return self.model_dump(exclude={*others}) | {"name": fits}
 
 
 class Evaluate(Section):
@@ -117,6 +154,9 @@ class Grid(Section):
     launch: Launch = Field(default_factory=Launch)
     report: Report = Field(default_factory=Report)
     results: str = "results"
+    needs: dict[str, str] = Field(
+        default_factory=dict, description="environment variable -> what file to get for it"
+    )
 
     @field_validator("budgets")
     @classmethod

@@ -16,7 +16,7 @@ from harness.core.student import Student
 from harness.errors import ConfigError
 from harness.store.artifacts import Artifact, get_or_make
 from harness.store.records import PluginSpec, RunSpec
-from harness.train.fit import fitted_backbone, make_mlp
+from harness.train.fit import fitted_backbone, make_backbone
 
 
 @dataclass
@@ -62,7 +62,7 @@ def build_cell(spec: RunSpec, results: Path, device: torch.device) -> Cell:
     costs = {"calibration_seconds": calibration.seconds if calibration else 0.0}
     if calibration and "evaluations" in calibration.arrays:
         costs["calibration_evaluations"] = float(calibration.arrays["evaluations"])
-    network = _initial_network(spec, teacher, dataset, results).to(device)
+    network = _initial_network(spec, teacher, dataset, results, device).to(device)
     target = copy.deepcopy(network).requires_grad_(False)
     return Cell(
         spec=spec,
@@ -109,14 +109,16 @@ def calibrated(
     return precond.load(loaded), artifact
 
 
-def _initial_network(spec: RunSpec, teacher: Teacher, dataset: Dataset, results: Path) -> Backbone:
+def _initial_network(
+    spec: RunSpec, teacher: Teacher, dataset: Dataset, results: Path, device: torch.device
+) -> Backbone:
     """The student at step 0: the teacher's own network, or a backbone fitted to it."""
     network = teacher.network()
     if network is None:
         settings = spec.backbone or {}
         if spec.train["init"] == "random":
-            return make_mlp(teacher, settings)
-        network, _ = fitted_backbone(teacher, dataset, settings, results)
+            return make_backbone(teacher, settings)
+        network, _ = fitted_backbone(teacher, dataset, settings, results, device)
     elif spec.train["init"] == "random":
         network.reset_parameters(seed=0)
     return network

@@ -7,31 +7,59 @@ from pathlib import Path
 
 import torch
 
-from harness.api import Dataset, Teacher, edm_inner
+from harness.api import Dataset, Teacher, TeacherSpec, edm_inner
+from harness.backbones.base import Backbone
+from harness.backbones.inner import EDM
 from harness.backbones.mlp import MLP
+from harness.backbones.song import SongUNet
+from harness.backbones.unet import UNetBackbone
 from harness.core.random import normal, uniform
+from harness.core.solver import per_sample
 from harness.store.artifacts import Artifact, get_or_make
 
 REVISION = 1
+Device = torch.device | str
 
 
-def make_mlp(teacher: Teacher, settings: dict) -> MLP:
+def make_backbone(teacher: Teacher, settings: dict) -> Backbone:
     """The backbone of a grid's `backbone` section, with reproducible initial weights."""
-    (dim,) = teacher.spec.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return MLP(
-            dim,
-            sigma_data=teacher.spec.sigma_data,
-            width=settings["width"],
-            depth=settings["depth"],
-            classes=teacher.spec.classes,
-        )
+        make = _make_unet if settings["name"] == "unet" else _make_mlp
+        return make(teacher.spec, settings)
+
+
+def _make_mlp(spec: TeacherSpec, settings: dict) -> Backbone:
+    (dim,) = spec.shape
+    return MLP(
+        dim,
+        sigma_data=spec.sigma_data,
+        width=settings["width"],
+        depth=settings["depth"],
+        classes=spec.classes,
+    )
+
+
+def _make_unet(spec: TeacherSpec, settings: dict) -> Backbone:
+    channels, side, _ = spec.shape
+    net = SongUNet(
+        side,
+        channels,
+        channels,
+        label_dim=spec.classes,
+        model_channels=settings["channels"],
+        channel_mult=settings["multipliers"],
+        num_blocks=settings["blocks"],
+        attn_resolutions=settings["attention"],
+        dropout=settings["dropout"],
+    )
+    net.add_second_time()
+    return UNetBackbone(net, EDM(sigma_data=spec.sigma_data), channels)
 
 
 def fitted_backbone(
-    teacher: Teacher, dataset: Dataset, settings: dict, results: Path
-) -> tuple[MLP, Artifact]:
+    teacher: Teacher, dataset: Dataset, settings: dict, results: Path, device: Device = "cpu"
+) -> tuple[Backbone, Artifact]:
     """The backbone whose denoiser approximates the teacher's, from the artifact store."""
     key = {
         "revision": REVISION,
@@ -43,14 +71,17 @@ def fitted_backbone(
         results,
         "backbones",
         key,
-        lambda: {k: v.numpy() for k, v in fit(teacher, dataset, settings).state_dict().items()},
+        lambda: {
+            key: value.cpu().numpy()
+            for key, value in fit(teacher, dataset, settings, device).state_dict().items()
+        },
     )
-    backbone = make_mlp(teacher, settings)
+    backbone = make_backbone(teacher, settings)
     backbone.load_state_dict({k: torch.from_numpy(v) for k, v in artifact.arrays.items()})
     return backbone, artifact
 
 
-def fit(teacher: Teacher, dataset: Dataset, settings: dict) -> MLP:
+def fit(teacher: Teacher, dataset: Dataset, settings: dict, device: Device = "cpu") -> Backbone:
     """Regress F on (D - c_skip x)/c_out with the teacher's exact D: unit-variance targets.
 
     Noise levels are half EDM's training distribution (log t ~ N(-1.2, 1.2^2)), half log-uniform
@@ -58,10 +89,10 @@ def fit(teacher: Teacher, dataset: Dataset, settings: dict) -> MLP:
     out of the fit: it stays at zero.
     """
     spec = teacher.spec
-    backbone = make_mlp(teacher, settings)
+    backbone = make_backbone(teacher, settings).to(device)
     optimizer = torch.optim.Adam(backbone.parameters(), lr=settings["fit_lr"])
     steps, batch = settings["fit_steps"], settings["fit_batch"]
-    slots = torch.arange(batch)
+    slots = torch.arange(batch, device=device)
     span = math.log(spec.sigma_max / spec.sigma_min)
     for step in range(steps):
         x0, labels = dataset.draw(0, "backbone fit", step * batch + slots)
@@ -69,11 +100,11 @@ def fit(teacher: Teacher, dataset: Dataset, settings: dict) -> MLP:
         n = normal(0, "fit log level", step, slots, (), torch.float64)
         t = torch.where(slots % 2 == 0, (1.2 * n - 1.2).exp(), spec.sigma_min * (u * span).exp())
         t = t.clamp(spec.sigma_min, spec.sigma_max)
-        x = x0.double() + t[:, None] * normal(
+        x = x0.double() + per_sample(t, x0.double()) * normal(
             0, "fit noise", step, slots, spec.shape, torch.float64
         )
         with torch.no_grad():
-            c_skip, c_out = edm_inner(t[:, None], spec.sigma_data)
+            c_skip, c_out = (per_sample(c, x) for c in edm_inner(t, spec.sigma_data))
             goal = (teacher.denoise(x, t, labels) - c_skip * x) / c_out
         loss = (backbone(x.float(), t, None, labels) - goal.float()).square().mean()
         optimizer.param_groups[0]["lr"] = (

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from edm_layout import randomise
 
 from harness.backbones.inner import EDM, IDDPM, VE, VP
 from harness.backbones.song import SongUNet
 from harness.backbones.unet import UNetBackbone
+from tests.unit.edm_layout import randomise
 
 SIGMAS = [0.002, 0.01, 0.3, 1.0, 7.0, 80.0]
 

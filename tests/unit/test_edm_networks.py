@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from edm_layout import randomise
 
 from harness.backbones.adm import DhariwalUNet
 from harness.backbones.block import attend, explicit_attention
@@ -10,6 +9,7 @@ from harness.backbones.inner import EDM
 from harness.backbones.layers import Conv2d
 from harness.backbones.song import SongUNet
 from harness.backbones.unet import UNetBackbone
+from tests.unit.edm_layout import randomise
 
 NCSNPP = {
     "embedding_type": "fourier",

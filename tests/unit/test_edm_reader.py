@@ -12,7 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import edm_layout
 import numpy as np
 import pytest
 import torch
@@ -24,6 +23,7 @@ from harness.backbones.song import SongUNet
 from harness.errors import ConfigError
 from teachers.edm_format.convert import convert, open_checkpoint
 from teachers.edm_format.network import check, load
+from tests.unit import edm_layout
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "edm"

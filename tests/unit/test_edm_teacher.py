@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-import edm_layout
 import numpy as np
 import pytest
 import torch
-from test_edm_reader import FIXTURES, NAMES, tiny
 
 from harness.api import create_teacher, list_teachers
 from harness.errors import ConfigError
 from teachers.edm_format.checkpoint import BASE_URL
 from teachers.edm_format.convert import convert
+from tests.unit import edm_layout
+from tests.unit.test_edm_reader import FIXTURES, NAMES, tiny
 
 CASES = [(name, case) for name in NAMES for case in ("0", "1", "2")]
 CASES += [(NAMES[0], "aug"), (NAMES[1], "nolabel")]

@@ -1,0 +1,91 @@
+"""Image sets in the layout of EDM's dataset tool, as a zip or as a folder.
+
+Images are numbered by sorted name; classes come from dataset.json (Karras et al. 2022,
+dataset_tool.py). What one image or the list of names can tell is checked when a grid is planned,
+the other images when they are first drawn, before training starts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from harness.api import ConfigError, DatasetSpec, content_digest, register_dataset
+from harness.data.images.decode import decode, read_header
+from harness.data.images.files import LABELS, open_files
+from harness.data.images.image_set import ImageSet, LabelParams
+from harness.data.images.labels import read_labels
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class LayoutParams(LabelParams):
+    """`path` of the zip or folder; `max_size`: use a fixed random subset of so many images."""
+
+    path: str
+    max_size: int | None = Field(default=None, ge=1)
+
+
+class EDMLayout(ImageSet):
+    """What the zip and the folder have in common; `name` tells which of them it is.
+
+    Raises:
+        ConfigError: see `open_files`, `read_header`, `read_labels`.
+    """
+
+    Params = LayoutParams
+
+    def __init__(self, params: Any = None) -> None:
+        if params is None:
+            raise ConfigError(f"dataset {self.name!r}: path: name a {self.name} of images")
+        super().__init__(params)
+        self.files = open_files(params.path, self.name)
+        images = [name for name in self.files.names if name != LABELS]
+        self._labels, classes = read_labels(self.files, images) if params.labels else (None, 0)
+        kept = subset(len(images), params.max_size)
+        self.images = [images[i] for i in kept]
+        if self._labels is not None:
+            self._labels = self._labels[kept]
+        shape = read_header(self.files.read(images[0]), self._what(images[0]))
+        chosen = params.model_dump(exclude={"path"})
+        self.spec = DatasetSpec(
+            shape=shape,
+            digest=content_digest([self.files.digest(), chosen], length=64),
+            classes=classes,
+            size=len(kept),
+        )
+
+    def decode(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """See `ImageSet.decode`."""
+        import numpy as np
+
+        pixels = np.empty((len(self.images), *self.spec.shape), dtype=np.uint8)
+        for i, name in enumerate(self.images):
+            pixels[i] = decode(self.files.read(name), self._what(name), self.spec.shape)
+        return pixels, self._labels
+
+    def _what(self, name: str) -> str:
+        return f"{self.files.where}: {name}"
+
+
+@register_dataset("zip")
+class ZipDataset(EDMLayout):
+    """EDM's layout in a zip file."""
+
+
+@register_dataset("folder")
+class FolderDataset(EDMLayout):
+    """EDM's layout in a folder."""
+
+
+def subset(size: int, most: int | None) -> list[int]:
+    """Which images are used: all, or `most` of them by EDM's rule (seed 0), in order."""
+    if most is None or most >= size:
+        return list(range(size))
+    import numpy as np
+
+    order = np.arange(size)
+    np.random.RandomState(0).shuffle(order)
+    return sorted(order[:most].tolist())

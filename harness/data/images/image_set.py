@@ -1,0 +1,77 @@
+"""A finite set of images in memory as uint8, drawn by number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.api import Dataset, Params
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+class ImageSet(Dataset):
+    """Images as uint8 [N, C, H, W], decoded once when first drawn; draws are x / 127.5 - 1.
+
+    Subclasses set `spec` from what is cheap to know and write `decode`. A parameter `hflip`, where
+    there is one and it is true, mirrors half of all draws but the reference ones.
+    """
+
+    def __init__(self, params: Any = None) -> None:
+        super().__init__(params)
+        self._decoded: tuple[np.ndarray, np.ndarray | None] | None = None
+
+    def decode(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """All images, uint8 [N, C, H, W], and labels: None, int64 [N], or float32 [N, classes].
+
+        Raises:
+            ConfigError: an image cannot be used; the sentence names it.
+        """
+        raise NotImplementedError
+
+    @property
+    def decoded(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """What `decode` gives, kept."""
+        if self._decoded is None:
+            self._decoded = self.decode()
+        return self._decoded
+
+    def items(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """See `Dataset.items`."""
+        import numpy as np
+
+        images, labels = self.decoded
+        if labels is not None and labels.ndim == 1:
+            labels = np.eye(self.spec.classes, dtype=np.float32)[labels]
+        return scaled(images.astype(np.float32)), labels
+
+    def draw(self, seed: int, purpose: str, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `Dataset.draw`; made on the device of `numbers`, float32 in [-1, 1]."""
+        import torch
+        from torch.nn.functional import one_hot
+
+        from harness.data.images.order import flips, items
+
+        images, labels = self.decoded
+        index = items(seed, purpose, numbers, len(images))
+        x = torch.from_numpy(images)[index]
+        if getattr(self.params, "hflip", False):
+            x = torch.where(flips(seed, purpose, numbers)[:, None, None, None], x.flip(3), x)
+        x = scaled(x.to(numbers.device).float())
+        if labels is None:
+            return x, None
+        label = torch.from_numpy(labels)[index].to(numbers.device)
+        return x, (one_hot(label, self.spec.classes) if label.ndim == 1 else label).float()
+
+
+def scaled(pixels: Any) -> Any:
+    """0..255 to [-1, 1]."""
+    return pixels / 127.5 - 1
+
+
+class LabelParams(Params):
+    """`labels`: give each image its class; `hflip`: mirror half of the training draws."""
+
+    labels: bool = False
+    hflip: bool = False
