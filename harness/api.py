@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import ConfigError, HarnessError, nearest
 from harness.registry import registry
@@ -58,6 +58,7 @@ __all__ = [
     "list_objectives",
     "list_preconds",
     "list_teachers",
+    "located",
     "register_dataset",
     "register_extractor",
     "register_metric",
@@ -71,6 +72,11 @@ class Params(BaseModel):
     """Parameters of a plugin, validated from grid.yaml: unknown keys are errors, values frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def located(**field: Any) -> Any:
+    """A parameter that says where a file is: its content counts, its place does not."""
+    return Field(**field, json_schema_extra={"located": True})
 
 
 class Plugin:

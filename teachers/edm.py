@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.api import ConfigError, Params, Teacher, TeacherSpec, register_teacher
+from harness.api import ConfigError, Params, Teacher, TeacherSpec, located, register_teacher
 from teachers.edm_format.checkpoint import file_digest
 from teachers.edm_format.convert import open_checkpoint
 
@@ -26,10 +26,12 @@ class EDMParams(Params):
     """The weights file (.pkl as published, or .safetensors) and the noise range to use it on.
 
     The range is cut to the one the network knows. `precision` is what the blocks of the teacher
-    compute in; the students it starts are float32 whatever it says.
+    compute in; the students it starts are float32 whatever it says. `sha256`, if given, is what
+    the file's digest must begin with.
     """
 
-    weights: str
+    weights: str = located()
+    sha256: str | None = None
     sigma_min: float = Field(default=0.002, gt=0)
     sigma_max: float = Field(default=80.0, gt=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -53,7 +55,12 @@ class EDMTeacher(Teacher):
         self.checkpoint = open_checkpoint(params.weights)
         for note in self.checkpoint.notes:
             warnings.warn(f"teacher 'edm': {self.checkpoint.path}: {note}", stacklevel=2)
-        config = self.checkpoint.config
+        config, digest = self.checkpoint.config, file_digest(self.checkpoint.path)
+        if params.sha256 and not digest.startswith(params.sha256.lower()):
+            raise ConfigError(
+                f"teacher 'edm': {self.checkpoint.path} has sha256 {digest}, the grid expects"
+                f" {params.sha256}: it is another file than the one that was meant"
+            )
         lowest, highest = config.inner.range()
         sigma_min, sigma_max = max(params.sigma_min, lowest), min(params.sigma_max, highest)
         if not sigma_min < sigma_max:
@@ -64,7 +71,7 @@ class EDMTeacher(Teacher):
         self.spec = TeacherSpec(
             shape=(config.img_channels, config.img_resolution, config.img_resolution),
             sigma_data=getattr(config.inner, "sigma_data", 0.5),
-            digest=file_digest(self.checkpoint.path),
+            digest=digest,
             sigma_min=sigma_min,
             sigma_max=sigma_max,
             classes=config.label_dim,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.api import ConfigError, Dataset, create, register_teacher
+from harness.api import ConfigError, Dataset, create, located, register_teacher
 from teachers.edm import EDMParams, EDMTeacher
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -14,7 +14,7 @@ SHIPPED = Path(__file__).parent / "weights"
 class UNetParams(EDMParams):
     """`weights`: a .safetensors file written by `teacher train`, or the name of a shipped one."""
 
-    weights: str = "digits"
+    weights: str = located(default="digits")
 
 
 @register_teacher("unet")

@@ -108,13 +108,13 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
             if spec.run_id in specs:
                 skips.append(Skip(cell, "the same cell is listed twice"))
             specs.setdefault(spec.run_id, spec)
+    if make.broken or not specs:
+        raise _nothing_to_run(grid, make, skips)
     if grid.report.baseline not in {ref.name for ref in grid.axes.precond}:
         raise ConfigError(
             f"report.baseline: {grid.report.baseline!r} is not on axes.precond"
             f"{nearest(grid.report.baseline, [ref.name for ref in grid.axes.precond])}"
         )
-    if make.broken or not specs:
-        raise _nothing_to_run(grid, make, skips)
     return Matrix(grid, tuple(specs.values()), tuple(skips), _request(grid, plugins))
 
 
@@ -216,7 +216,12 @@ def _spec(axis: str, ref: PluginRef) -> PluginSpec:
         for key, field in type(params).model_fields.items()
     }
     changed = {key: value for key, value in full.items() if value != default[key]}
-    return PluginSpec(ref.name, cls.revision, full, changed)
+    located = [
+        key
+        for key, field in type(params).model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("located")
+    ]
+    return PluginSpec(ref.name, cls.revision, full, changed, located)
 
 
 def _filters(grid: Grid, only: Iterable[str]) -> dict[str, set[str]]:

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Any
 
 
@@ -26,20 +27,34 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class PluginSpec:
-    """A plugin with all its parameters, defaults filled in; `changed` are those that are not."""
+    """A plugin with all its parameters, defaults filled in; `changed` are those that are not.
+
+    `located` names parameters that say where something is (a path): what is there is known by its
+    digest, so they are no part of an identity, and a moved file does not start a new run.
+    """
 
     name: str
     revision: int
     params: dict[str, Any] = field(default_factory=dict)
     changed: dict[str, Any] = field(default_factory=dict)
+    located: list[str] = field(default_factory=list)
 
     @property
     def label(self) -> str:
         """How tables call it: `analytic`, or `analytic(statistics=jvp)`."""
         if not self.changed:
             return self.name
-        inside = ", ".join(f"{key}={_short(value)}" for key, value in sorted(self.changed.items()))
-        return f"{self.name}({inside})"
+        short = {
+            key: PurePath(str(value)).stem if key in self.located else _short(value)
+            for key, value in sorted(self.changed.items())
+        }
+        return f"{self.name}({', '.join(f'{key}={value}' for key, value in short.items())})"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides numbers: name, revision and parameters, less the places of files."""
+        params = {key: value for key, value in self.params.items() if key not in self.located}
+        return {"name": self.name, "revision": self.revision, "params": params}
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,7 @@ class RunSpec:
         """A readable name ending in a hash of the identity."""
         identity = asdict(self)
         for axis in ("precond", "teacher", "objective", "dataset"):
-            del identity[axis]["changed"]
+            identity[axis] = getattr(self, axis).identity
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         head = f"{self.precond.name}-{self.teacher.name}-{self.objective.name}-s{self.seed}"

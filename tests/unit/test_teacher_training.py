@@ -1,4 +1,4 @@
-"""A teacher trained here: the loss falls, a resumed training ends in the same bits, the file works."""
+"""A teacher trained here: the loss falls, resuming changes no bit, the file works."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_trained_teacher_knows_its_data_and_starts_students(tmp_path):
 
 
 def test_the_shipped_digits_teacher_denoises_digits():
-    """Its error at moderate noise is far below that of the best constant, and of the noisy image."""
+    """Its error at moderate noise is far below that of the best constant and of the input."""
     teacher = create_teacher("unet")
     assert (teacher.checkpoint.path.stat().st_size) < 5_000_000
     x0, _ = teacher.dataset().draw(1, "check", torch.arange(128))
@@ -68,7 +68,7 @@ def test_the_shipped_digits_teacher_denoises_digits():
 
 
 def test_wrong_configurations_are_one_sentence(tmp_path):
-    with pytest.raises(ConfigError, match="no such file|No such file"):
+    with pytest.raises(ConfigError, match="No such file"):
         load_config(tmp_path / "none.yaml")
     path = tmp_path / "bad.yaml"
     path.write_text(yaml.safe_dump({**CONFIG, "trian": {}}))
@@ -78,3 +78,39 @@ def test_wrong_configurations_are_one_sentence(tmp_path):
         train_teacher(config(tmp_path), tmp_path / "t.pkl")
     with pytest.raises(ConfigError, match="not divisible"):
         train_teacher(config(tmp_path), tmp_path / "t.safetensors", processes=3)
+
+
+def test_a_moved_teacher_is_the_same_run_and_a_changed_one_is_not(tmp_path, grid):
+    from harness.config.grid import load_grid
+    from harness.config.matrix import expand
+
+    one = train_teacher(config(tmp_path, images=16), tmp_path / "one.safetensors")
+    two = tmp_path / "elsewhere.safetensors"
+    two.write_bytes(one.read_bytes())
+    other = train_teacher(config(tmp_path, images=16, seed=1), tmp_path / "other.safetensors")
+
+    def run_id(path, **more):
+        params = {"weights": str(path), **more}
+        axis = f"axes.teacher=[{{name: unet, params: {params}}}]"
+        return expand(load_grid(grid, [axis, "axes.precond=[ctm]"])).specs[0].run_id
+
+    assert run_id(one) == run_id(two) != run_id(other)
+    with pytest.raises(ConfigError, match="another file than the one that was meant"):
+        run_id(one, sha256="abc")
+
+
+def test_convert_on_the_command_line(tmp_path, harness):
+    out = tmp_path / "t.safetensors"
+    code, text, _ = harness(
+        "teacher", "convert", "tests/fixtures/edm/edm-cifar10-32x32-uncond-vp-small.pkl", out
+    )
+    assert code == 0
+    assert str(out) in text
+    a = create_teacher("edm", weights="tests/fixtures/edm/edm-cifar10-32x32-uncond-vp-small.pkl")
+    b = create_teacher("edm", weights=str(out))
+    x, t = torch.randn(1, 3, 32, 32), torch.tensor([0.7], dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.equal(a.denoise(x, t), b.denoise(x, t))
+    code, _, err = harness("teacher", "convert", tmp_path / "none.pkl", out)
+    assert code == 2
+    assert "no such file" in err
