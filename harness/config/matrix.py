@@ -108,13 +108,13 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
             if spec.run_id in specs:
                 skips.append(Skip(cell, "the same cell is listed twice"))
             specs.setdefault(spec.run_id, spec)
+    if make.broken or not specs:
+        raise _nothing_to_run(grid, make, skips)
     if grid.report.baseline not in {ref.name for ref in grid.axes.precond}:
         raise ConfigError(
             f"report.baseline: {grid.report.baseline!r} is not on axes.precond"
             f"{nearest(grid.report.baseline, [ref.name for ref in grid.axes.precond])}"
         )
-    if make.broken or not specs:
-        raise _nothing_to_run(grid, make, skips)
     return Matrix(grid, tuple(specs.values()), tuple(skips), _request(grid, plugins))
 
 

@@ -15,6 +15,7 @@ from harness.core.random import integers
 from harness.core.sampling import initial_noise, sample
 from harness.core.schedule import karras
 from harness.core.solver import solve
+from harness.evaluate.pictures import save_picture
 from harness.store.artifacts import get_or_make
 from harness.store.records import Measure, Request
 
@@ -52,8 +53,13 @@ class Evaluator:
         """How many data samples generated ones are compared with."""
         return self.dataset.spec.size or self.request.samples
 
-    def measure(self, student: StudentLike, measures: Iterable[Measure]) -> dict[Measure, float]:
-        """Values of measures of one step; every rank must call it, the main one gets the values."""
+    def measure(
+        self, student: StudentLike, measures: Iterable[Measure], pictures: Path | None = None
+    ) -> dict[Measure, float]:
+        """Values of measures of one step; every rank must call it, the main one gets the values.
+
+        Samples that are images are also written to the folder `pictures`.
+        """
         by_nfe: dict[int, list[Measure]] = {}
         for measure in measures:
             by_nfe.setdefault(measure.nfe, []).append(measure)
@@ -62,6 +68,8 @@ class Evaluator:
             samples = self.draw(student, nfe)
             if not self.accelerator.is_main_process:
                 continue
+            if pictures is not None:
+                save_picture(pictures / f"step-{group[0].step:08d}-nfe{nfe}.png", samples)
             features: dict[str, Tensor] = {}
             for measure in group:
                 metric = self.metrics[measure.metric]

@@ -118,7 +118,7 @@ def evaluate(
         DivergedError: a number is not finite; no row is written for it.
     """
     cell.target.eval()
-    values = evaluator.measure(cell.ema_student, measures)
+    values = evaluator.measure(cell.ema_student, measures, run.path / "samples")
     for measure, value in values.items():
         if value != value or abs(value) == float("inf"):
             raise DivergedError(measure.step, f"{measure.metric} at NFE {measure.nfe}")
