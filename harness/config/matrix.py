@@ -74,8 +74,10 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
     for refs in itertools.product(*(getattr(grid.axes, axis) for axis in AXES)):
         found = {axis: make.spec(axis, ref) for axis, ref in zip(AXES, refs, strict=True)}
         plugins_here = {axis: spec for axis, spec in found.items() if spec is not None}
+        teacher = make.teacher(found["teacher"])
+        data = make.dataset(found["dataset"], teacher)
         if len(plugins_here) < len(AXES):
-            continue
+            continue  # told at the end, with whatever else is wrong
         for seed in grid.axes.seed:
             labels = {axis: spec.label for axis, spec in plugins_here.items()} | {"seed": str(seed)}
             if not all(
@@ -87,8 +89,6 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
             if rule is not None:
                 skips.append(Skip(cell, f"excluded by {rule}"))
                 continue
-            teacher = make.teacher(plugins_here["teacher"])
-            data = make.dataset(plugins_here["dataset"], teacher)
             if teacher is None or isinstance(data, str):
                 skips.append(Skip(cell, data if isinstance(data, str) else "it has no teacher"))
                 continue
@@ -143,8 +143,10 @@ class Workshop:
                 self.broken[key] = str(error)
         return self._specs.get(key)
 
-    def teacher(self, spec: PluginSpec) -> Teacher | None:
+    def teacher(self, spec: PluginSpec | None) -> Teacher | None:
         """The teacher, or None if it is broken."""
+        if spec is None:
+            return None
         if spec.label not in self._teachers:
             self._teachers[spec.label] = None
             try:
@@ -153,8 +155,10 @@ class Workshop:
                 self.broken[spec.label] = str(error)
         return self._teachers[spec.label]
 
-    def dataset(self, spec: PluginSpec, teacher: Teacher | None) -> DatasetSpec | str:
+    def dataset(self, spec: PluginSpec | None, teacher: Teacher | None) -> DatasetSpec | str:
         """What the dataset is, or why it cannot be had."""
+        if spec is None:
+            return "its dataset is broken"
         own = spec.name == "teacher"
         if own and teacher is None:
             return "its data are those of a teacher that is broken"

@@ -11,11 +11,9 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from harness.api import Dataset, Extractor, Metric, StudentLike, Teacher, create
-from harness.core.random import integers
-from harness.core.sampling import initial_noise, sample
+from harness.core.sampling import evaluation_labels, initial_noise, sample
 from harness.core.schedule import karras
 from harness.core.solver import solve
-from harness.evaluate.pictures import save_picture
 from harness.store.artifacts import get_or_make
 from harness.store.records import Measure, Request
 
@@ -53,13 +51,8 @@ class Evaluator:
         """How many data samples generated ones are compared with."""
         return self.dataset.spec.size or self.request.samples
 
-    def measure(
-        self, student: StudentLike, measures: Iterable[Measure], pictures: Path | None = None
-    ) -> dict[Measure, float]:
-        """Values of measures of one step; every rank must call it, the main one gets the values.
-
-        Samples that are images are also written to the folder `pictures`.
-        """
+    def measure(self, student: StudentLike, measures: Iterable[Measure]) -> dict[Measure, float]:
+        """Values of measures of one step; every rank must call it, the main one gets the values."""
         by_nfe: dict[int, list[Measure]] = {}
         for measure in measures:
             by_nfe.setdefault(measure.nfe, []).append(measure)
@@ -68,8 +61,6 @@ class Evaluator:
             samples = self.draw(student, nfe)
             if not self.accelerator.is_main_process:
                 continue
-            if pictures is not None:
-                save_picture(pictures / f"step-{group[0].step:08d}-nfe{nfe}.png", samples)
             features: dict[str, Tensor] = {}
             for measure in group:
                 metric = self.metrics[measure.metric]
@@ -105,13 +96,8 @@ class Evaluator:
         )
 
     def _labels(self, indices: Tensor) -> Tensor | None:
-        classes = self.teacher.spec.classes
-        if not classes:
-            return None
-        drawn = integers(
-            self.request.evaluation_seed, "evaluation labels", 0, indices, 0, classes - 1
-        )
-        return torch.nn.functional.one_hot(drawn, classes).float()
+        seed, classes = self.request.evaluation_seed, self.teacher.spec.classes
+        return evaluation_labels(seed, indices, classes)
 
     def _features(self, extractor: str) -> Tensor:
         if extractor not in self._references:

@@ -38,17 +38,19 @@ class DistanceParams(Params):
             raise ValueError(NEEDED if self.distance == "lpips" else "lpips_* go with lpips")
         return self
 
+    @field_validator("lpips_trunk", "lpips_heads")
+    @classmethod
+    def _is_there(cls, path: str | None) -> str | None:
+        if path is not None and not Path(path).is_file():
+            raise ValueError(f"{path}: no such file; {NEEDED}")
+        return path
+
     @field_validator("lpips_sha256")
     @classmethod
     def _digests(cls, given: list[str] | None, info: Any) -> list[str] | None:
         trunk, heads = info.data.get("lpips_trunk"), info.data.get("lpips_heads")
-        if not trunk and not heads:
-            return given
         if not trunk or not heads:
-            raise ValueError(NEEDED)
-        for path in (trunk, heads):
-            if not Path(path).is_file():
-                raise ValueError(f"{path}: no such file; {NEEDED}")
+            return None  # one of them is missing, or refused
         found = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in (trunk, heads)]
         if given is not None and given != found:
             raise ValueError(f"{trunk} and {heads} are not the files this was planned with")

@@ -1,4 +1,4 @@
-"""Datasets known by name: scikit-learn's digits, torchvision's files, and what plan needs of them."""
+"""Datasets known by name: scikit-learn's digits, torchvision's files, and planning with them."""
 
 import subprocess
 import sys
