@@ -6,6 +6,7 @@ the betas are those of diffusers' DDPMScheduler and DDIMScheduler.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -28,7 +29,7 @@ def levels(config: dict[str, Any]) -> list[float]:
         if not 0 < abar < 1:
             raise ValueError("the betas are not between 0 and 1")
         found.append(math.sqrt((1 - abar) / abar))
-    if len(found) < 2 or any(b <= a for a, b in zip(found, found[1:], strict=False)):
+    if len(found) < 2 or any(b <= a for a, b in itertools.pairwise(found)):
         raise ValueError("the noise levels do not increase")
     return found
 

@@ -158,6 +158,20 @@ def test_an_image_grid_runs_and_leaves_pictures(tmp_path, harness):
     assert json.loads((run / "spec.json").read_text())["backbone"]["name"] == "unet"
 
 
+def test_grey_images_and_other_sizes_are_refused_when_planned(tmp_path, harness):
+    path = write_zip(tmp_path / "set.zip", layout(4))
+    data = {"name": "zip", "params": {"path": str(path)}}
+    grid = tmp_path / "grid.yaml"
+    axes = {"precond": ["ctm"], "teacher": [{"name": "empirical", "params": {"dataset": data}}]}
+    for size, words in ((8, "(3, 8, 8), the data are (1, 8, 8)"), (16, "data are (1, 16, 16)")):
+        digits = {"name": "digits", "params": {"size": size}}
+        text = {"version": 1, "name": "x", "axes": axes | {"dataset": [digits]}, "budgets": [1]}
+        grid.write_text(yaml.safe_dump(text))
+        code, _, err = harness("plan", "--matrix", grid)
+        assert code == 2
+        assert words in err
+
+
 @pytest.mark.parametrize("name", ["cifar10", "ffhq64", "imagenet64", "emoji32"])
 def test_shipped_grids_say_what_is_missing(name, harness, monkeypatch, tmp_path):
     text = yaml.safe_load((ROOT / "grids" / f"{name}.yaml").read_text())
