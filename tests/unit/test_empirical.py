@@ -55,6 +55,8 @@ def test_labels_choose_among_their_own_items():
     for mean, label in zip(means, labels, strict=True):
         mine = items[every.argmax(1) == int(label.argmax())].mean(0)
         assert torch.allclose(mean, torch.from_numpy(mine), atol=1e-2)
+    unlabelled = teacher.denoise(noisy, torch.tensor(1e4), torch.zeros_like(labels))
+    assert torch.equal(unlabelled, teacher.denoise(noisy, torch.tensor(1e4)))
 
 
 def test_spec_and_refusals():

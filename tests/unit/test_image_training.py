@@ -172,6 +172,17 @@ def test_grey_images_and_other_sizes_are_refused_when_planned(tmp_path, harness)
         assert words in err
 
 
+def test_plugins_that_are_filtered_out_need_not_be_there(grid, harness):
+    text = yaml.safe_load(grid.read_text())
+    missing = {"name": "edm", "params": {"weights": "/nowhere.pkl"}}
+    text["axes"]["teacher"] = ["gmm", missing]
+    grid.write_text(yaml.safe_dump(text))
+    assert harness("plan", "--matrix", grid)[0] == 2
+    code, out, err = harness("plan", "--matrix", grid, "--only", "teacher=gmm")
+    assert code == 0, err
+    assert "2 cells" in out
+
+
 @pytest.mark.parametrize("name", ["cifar10", "ffhq64", "imagenet64", "emoji32"])
 def test_shipped_grids_say_what_is_missing(name, harness, monkeypatch, tmp_path):
     text = yaml.safe_load((ROOT / "grids" / f"{name}.yaml").read_text())
