@@ -418,7 +418,7 @@ def make_params(kind: str, name: str, params: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        what = first["msg"]
+        what = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             what = f"unknown parameter{nearest(key, model.model_fields)}"
         raise ConfigError(f"{kind} {name!r}: {key or 'parameters'}: {what}") from None

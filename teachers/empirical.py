@@ -99,6 +99,7 @@ class EmpiricalTeacher(Teacher):
             logits = (flat @ items.T - squares / 2) / total
             if labels is not None and item_labels is not None:
                 alike = labels[here].double() @ item_labels.T > 0.5
+                alike = alike | ~alike.any(1, keepdim=True)  # a label without items means all
                 logits = logits.masked_fill(~alike, -torch.inf)
             mean = logits.softmax(1) @ items
             parts.append(mean + kernel / total * (flat - mean))

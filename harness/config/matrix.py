@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.api import Dataset, DatasetSpec, Teacher, create, make_params
-from harness.config.schema import Axes, Grid, PluginRef
-from harness.errors import ConfigError, HarnessError, nearest
+from harness.api import DatasetSpec, Teacher
+from harness.config.schema import Axes, Grid
+from harness.config.workshop import Workshop
+from harness.errors import ConfigError, nearest
 from harness.registry import registry
 from harness.store.records import Measure, PluginSpec, Request, RunSpec
 
@@ -74,7 +75,8 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
     for refs in itertools.product(*(getattr(grid.axes, axis) for axis in AXES)):
         found = {axis: make.spec(axis, ref) for axis, ref in zip(AXES, refs, strict=True)}
         plugins_here = {axis: spec for axis, spec in found.items() if spec is not None}
-        if len(plugins_here) < len(AXES):
+        if len(plugins_here) < len(AXES):  # told at the end, with whatever else is wrong
+            make.dataset(found["dataset"], make.teacher(found["teacher"]))
             continue
         for seed in grid.axes.seed:
             labels = {axis: spec.label for axis, spec in plugins_here.items()} | {"seed": str(seed)}
@@ -96,13 +98,12 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
             if reason:
                 skips.append(Skip(cell, reason))
                 continue
+            own = type(teacher).is_network
             spec = RunSpec(
                 **plugins_here,
                 seed=seed,
                 train=grid.train.identity(),
-                backbone=None
-                if type(teacher).is_network
-                else grid.backbone.identity(teacher.spec.shape),
+                backbone=None if own else grid.backbone.identity(teacher.spec.shape),
                 digests={"teacher": teacher.spec.digest, "dataset": data.digest},
             )
             if spec.run_id in specs:
@@ -118,55 +119,6 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
     return Matrix(grid, tuple(specs.values()), tuple(skips), _request(grid, plugins))
 
 
-class Workshop:
-    """Plugins of a grid, each made once; what cannot be made is noted, so that all is told at once.
-
-    Attributes:
-        broken: why plugins could not be made. A grid with one does not run.
-        absent: why datasets could not be made. Their cells are skipped.
-    """
-
-    def __init__(self) -> None:
-        self.broken: dict[str, str] = {}
-        self.absent: dict[tuple[str, str], str] = {}
-        self._specs: dict[str, PluginSpec] = {}
-        self._teachers: dict[str, Teacher | None] = {}
-        self._data: dict[tuple[str, str], DatasetSpec | str] = {}
-
-    def spec(self, axis: str, ref: PluginRef) -> PluginSpec | None:
-        """The plugin with all its parameters, or None if they are refused."""
-        key = f"{axis} {ref!r}"
-        if key not in self._specs and key not in self.broken:
-            try:
-                self._specs[key] = _spec(axis, ref)
-            except HarnessError as error:
-                self.broken[key] = str(error)
-        return self._specs.get(key)
-
-    def teacher(self, spec: PluginSpec) -> Teacher | None:
-        """The teacher, or None if it is broken."""
-        if spec.label not in self._teachers:
-            self._teachers[spec.label] = None
-            try:
-                self._teachers[spec.label] = create("teacher", spec.name, spec.params)
-            except HarnessError as error:
-                self.broken[spec.label] = str(error)
-        return self._teachers[spec.label]
-
-    def dataset(self, spec: PluginSpec, teacher: Teacher | None) -> DatasetSpec | str:
-        """What the dataset is, or why it cannot be had."""
-        own = spec.name == "teacher"
-        if own and teacher is None:
-            return "its data are those of a teacher that is broken"
-        key = (spec.label, str(id(teacher)) if own else "")
-        if key not in self._data:
-            try:
-                self._data[key] = resolve_dataset(spec, teacher).spec
-            except HarnessError as error:
-                self._data[key] = self.absent[key] = str(error)
-        return self._data[key]
-
-
 def _nothing_to_run(grid: Grid, make: Workshop, skips: Sequence[Skip]) -> ConfigError:
     """One sentence if one thing is wrong, else all of them, one a line."""
     wrong = list(dict.fromkeys([*make.broken.values(), *make.absent.values()]))
@@ -179,14 +131,6 @@ def _nothing_to_run(grid: Grid, make: Workshop, skips: Sequence[Skip]) -> Config
         return ConfigError(f"grid {grid.name!r} has no cell to run; {wrong[0]}")
     lines = "".join(f"\n  {reason}" for reason in wrong)
     return ConfigError(f"grid {grid.name!r} cannot run, {len(wrong)} things are missing:{lines}")
-
-
-def resolve_dataset(spec: PluginSpec, teacher: Teacher | None) -> Dataset:
-    """The dataset of a cell; the name `teacher` stands for the teacher's own."""
-    if spec.name == "teacher" and teacher is not None:
-        return teacher.dataset()
-    made: Dataset = create("dataset", spec.name, spec.params)
-    return made
 
 
 def _request(grid: Grid, plugins: Sequence[str]) -> Request:
@@ -205,23 +149,6 @@ def _request(grid: Grid, plugins: Sequence[str]) -> Request:
         processes=grid.launch.processes,
         plugins=[str(Path(plugin).resolve()) for plugin in plugins],
     )
-
-
-def _spec(axis: str, ref: PluginRef) -> PluginSpec:
-    cls = registry.get(axis, ref.name)
-    params = make_params(axis, ref.name, ref.params)
-    full = params.model_dump(mode="json")
-    default = {
-        key: field.get_default(call_default_factory=True)
-        for key, field in type(params).model_fields.items()
-    }
-    changed = {key: value for key, value in full.items() if value != default[key]}
-    located = [
-        key
-        for key, field in type(params).model_fields.items()
-        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("located")
-    ]
-    return PluginSpec(ref.name, cls.revision, full, changed, located)
 
 
 def _filters(grid: Grid, only: Iterable[str]) -> dict[str, set[str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from harness.core.random import normal
+from harness.core.random import integers, normal
 from harness.core.schedule import karras
 
 if TYPE_CHECKING:
@@ -20,6 +20,14 @@ def initial_noise(
 ) -> Tensor:
     """x at sigma_max for sample indices [B]: the same for every strategy, NFE and batch size."""
     return sigma_max * normal(seed, "evaluation noise", 0, indices, shape, dtype)
+
+
+def evaluation_labels(seed: int, indices: Tensor, classes: int) -> Tensor | None:
+    """One-hot classes [B, classes] for sample indices, drawn uniformly; None without classes."""
+    if not classes:
+        return None
+    drawn = integers(seed, "evaluation labels", 0, indices, 0, classes - 1)
+    return torch.nn.functional.one_hot(drawn, classes).float()
 
 
 def sample(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from harness.api import ConfigError, DatasetSpec, content_digest, register_dataset
+from harness.api import ConfigError, DatasetSpec, content_digest, located, register_dataset
 from harness.data.images.decode import decode, read_header
 from harness.data.images.files import LABELS, open_files
 from harness.data.images.image_set import ImageSet, LabelParams
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class LayoutParams(LabelParams):
     """`path` of the zip or folder; `max_size`: use a fixed random subset of so many images."""
 
-    path: str
+    path: str = located()
     max_size: int | None = Field(default=None, ge=1)
 
 

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from harness.api import ConfigError, DatasetSpec, content_digest, register_dataset
+from harness.api import ConfigError, DatasetSpec, content_digest, located, register_dataset
 from harness.data.images.image_set import ImageSet, LabelParams
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class TorchvisionParams(LabelParams):
     """`set` is one of torchvision's datasets, `root` the folder given to it."""
 
     set: Literal["CIFAR10", "MNIST"]
-    root: str
+    root: str = located()
     split: Literal["train", "test"] = "train"
     download: bool = False
 

@@ -11,8 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from harness.api import Dataset, Extractor, Metric, StudentLike, Teacher, create
-from harness.core.random import integers
-from harness.core.sampling import initial_noise, sample
+from harness.core.sampling import evaluation_labels, initial_noise, sample
 from harness.core.schedule import karras
 from harness.core.solver import solve
 from harness.store.artifacts import get_or_make
@@ -97,13 +96,8 @@ class Evaluator:
         )
 
     def _labels(self, indices: Tensor) -> Tensor | None:
-        classes = self.teacher.spec.classes
-        if not classes:
-            return None
-        drawn = integers(
-            self.request.evaluation_seed, "evaluation labels", 0, indices, 0, classes - 1
-        )
-        return torch.nn.functional.one_hot(drawn, classes).float()
+        seed, classes = self.request.evaluation_seed, self.teacher.spec.classes
+        return evaluation_labels(seed, indices, classes)
 
     def _features(self, extractor: str) -> Tensor:
         if extractor not in self._references:

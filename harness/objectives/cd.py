@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from harness.api import Batch, Objective, Params, StudentLike, Teacher, register_objective
+from harness.api import Batch, Objective, StudentLike, Teacher, register_objective
+from harness.objectives.distances import Distance, DistanceParams
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,13 +22,16 @@ class ConsistencyDistillation(Objective):
     commands. Where u is sigma_min the target is x_u itself and costs no network pass.
     """
 
-    class Params(Params):
+    class Params(DistanceParams):
         """`nodes`: levels of the Karras grid; `steps`: teacher steps between t and u."""
 
         nodes: int = Field(default=18, ge=2)
         rho: float = Field(default=7.0, gt=0)
         steps: int = Field(default=1, ge=1)
-        distance: Literal["l2", "pseudo-huber"] = "l2"
+
+    def __init__(self, params: Any = None) -> None:
+        super().__init__(params)
+        self.distance = Distance(self.params)
 
     def terms(
         self, student: StudentLike, target: StudentLike, teacher: Teacher, batch: Batch
@@ -40,7 +44,6 @@ class ConsistencyDistillation(Objective):
     ) -> Tensor:
         import torch
 
-        from harness.core.distances import distance
         from harness.core.random import integers, normal
         from harness.core.schedule import karras
         from harness.core.solver import heun, per_sample
@@ -61,4 +64,4 @@ class ConsistencyDistillation(Objective):
             x_u = heun(lambda x, a: teacher.denoise(x, a, batch.labels), x_t, times)
             moving = (i + steps < p.nodes - 1).nonzero()[:, 0].to(device)
             goal = jump_rows(target, x_u, u, clean, moving, batch.labels)
-        return distance(p.distance, student.jump(x_t, t, clean, batch.labels), goal)
+        return self.distance(student.jump(x_t, t, clean, batch.labels), goal)

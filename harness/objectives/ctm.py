@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.api import Batch, Objective, Params, StudentLike, Teacher, register_objective
+from harness.api import Batch, Objective, StudentLike, Teacher, register_objective
+from harness.objectives.distances import Distance, DistanceParams
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,20 +29,20 @@ class ConsistencyTrajectory(Objective):
     sigma_min (half of all samples at the published setting), no jump of the target where s = u.
     """
 
-    class Params(Params):
+    class Params(DistanceParams):
         """`nodes` N and `steps` H of the grid and the solver; see the class."""
 
         nodes: int = Field(default=18, ge=3)
         rho: float = Field(default=7.0, gt=0)
         steps: int | None = Field(default=None, ge=1)  # H; None: N - 1, as published
         steps_drawn: Literal["weighted", "uniform", "fixed"] = "weighted"
-        distance: Literal["l2", "pseudo-huber"] = "l2"
         dsm_weight: float = Field(default=1.0, ge=0)
         adaptive: bool = True
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self.adaptive = self.params.adaptive
+        self.distance = Distance(self.params)
 
     def terms(
         self, student: StudentLike, target: StudentLike, teacher: Teacher, batch: Batch
@@ -76,7 +77,6 @@ class ConsistencyTrajectory(Objective):
     ) -> Tensor:
         import torch
 
-        from harness.core.distances import distance
         from harness.core.random import integers, normal
         from harness.core.schedule import karras
         from harness.core.solver import heun, per_sample
@@ -102,7 +102,7 @@ class ConsistencyTrajectory(Objective):
             goal = jump_rows(student, x_u, u, s, moving, labels)
             goal = jump_rows(target, goal, s, clean, noisy, labels)
         estimate = jump_rows(target, student.jump(x_t, t, s, labels), s, clean, noisy, labels)
-        return distance(p.distance, estimate, goal)
+        return self.distance(estimate, goal)
 
     def _denoising(self, student: StudentLike, teacher: Teacher, batch: Batch) -> Tensor:
         import torch

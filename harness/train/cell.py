@@ -11,7 +11,7 @@ import torch
 from harness import api
 from harness.api import Dataset, Objective, Preconditioning, Teacher
 from harness.backbones.base import Backbone
-from harness.config.matrix import resolve_dataset
+from harness.config.workshop import resolve_dataset
 from harness.core.student import Student
 from harness.errors import ConfigError
 from harness.store.artifacts import Artifact, get_or_make

@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from harness.config.matrix import wanted
 from harness.errors import DivergedError, HarnessError
 from harness.evaluate.evaluator import Evaluator
+from harness.evaluate.pictures import save_pictures
 from harness.registry import registry
 from harness.store.files import write_json
 from harness.store.provenance import collect
@@ -138,6 +139,10 @@ def evaluate(
                 lower_is_better=metric.lower_is_better,
             )
         )
+    if accelerator.is_main_process:
+        seed, device = run.request.evaluation_seed, accelerator.device
+        student, spec = cell.ema_student, cell.teacher.spec
+        save_pictures(run.path / "samples", student, spec, measures, seed, device)
     accelerator.wait_for_everyone()
 
 

@@ -1,0 +1,89 @@
+"""Making the plugins that a grid names, once each, so that all that is wrong is told at once."""
+
+from __future__ import annotations
+
+from harness.api import Dataset, DatasetSpec, Teacher, create, make_params
+from harness.config.schema import PluginRef
+from harness.errors import HarnessError
+from harness.registry import registry
+from harness.store.records import PluginSpec
+
+
+class Workshop:
+    """Plugins of a grid, each made once; what cannot be made is noted, so that all is told at once.
+
+    Attributes:
+        broken: why plugins could not be made. A grid with one does not run.
+        absent: why datasets could not be made. Their cells are skipped.
+    """
+
+    def __init__(self) -> None:
+        self.broken: dict[str, str] = {}
+        self.absent: dict[tuple[str, str], str] = {}
+        self._specs: dict[str, PluginSpec] = {}
+        self._teachers: dict[str, Teacher | None] = {}
+        self._data: dict[tuple[str, str], DatasetSpec | str] = {}
+
+    def spec(self, axis: str, ref: PluginRef) -> PluginSpec | None:
+        """The plugin with all its parameters, or None if they are refused."""
+        key = f"{axis} {ref!r}"
+        if key not in self._specs and key not in self.broken:
+            try:
+                self._specs[key] = plugin_spec(axis, ref)
+            except HarnessError as error:
+                self.broken[key] = str(error)
+        return self._specs.get(key)
+
+    def teacher(self, spec: PluginSpec | None) -> Teacher | None:
+        """The teacher, or None if it is broken."""
+        if spec is None:
+            return None
+        key = f"{spec.name} {spec.params}"  # not the label: that leaves the folder of a file out
+        if key not in self._teachers:
+            self._teachers[key] = None
+            try:
+                self._teachers[key] = create("teacher", spec.name, spec.params)
+            except HarnessError as error:
+                self.broken[key] = str(error)
+        return self._teachers[key]
+
+    def dataset(self, spec: PluginSpec | None, teacher: Teacher | None) -> DatasetSpec | str:
+        """What the dataset is, or why it cannot be had."""
+        if spec is None:
+            return "its dataset is broken"
+        own = spec.name == "teacher"
+        if own and teacher is None:
+            return "its data are those of a teacher that is broken"
+        key = (f"{spec.name} {spec.params}", str(id(teacher)) if own else "")
+        if key not in self._data:
+            try:
+                self._data[key] = resolve_dataset(spec, teacher).spec
+            except HarnessError as error:
+                self._data[key] = self.absent[key] = str(error)
+        return self._data[key]
+
+
+def resolve_dataset(spec: PluginSpec, teacher: Teacher | None) -> Dataset:
+    """The dataset of a cell; the name `teacher` stands for the teacher's own."""
+    if spec.name == "teacher" and teacher is not None:
+        return teacher.dataset()
+    made: Dataset = create("dataset", spec.name, spec.params)
+    return made
+
+
+def plugin_spec(axis: str, ref: PluginRef) -> PluginSpec:
+    """A plugin of a grid with all its parameters, defaults filled in."""
+    cls = registry.get(axis, ref.name)
+    params = make_params(axis, ref.name, ref.params)
+    full = params.model_dump(mode="json")
+    default = {
+        key: field.get_default(call_default_factory=True)
+        for key, field in type(params).model_fields.items()
+    }
+    changed = {key: value for key, value in full.items() if value != default[key]}
+    located = [
+        key
+        for key, field in type(params).model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("located")
+    ]
+    return PluginSpec(ref.name, cls.revision, full, changed, located)

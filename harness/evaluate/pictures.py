@@ -1,0 +1,73 @@
+"""Sample grids as PNG: the first samples of an evaluation, the same noise for every strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.api import StudentLike, TeacherSpec
+    from harness.store.records import Measure
+
+COUNT, COLUMNS, GAP = 64, 8, 2
+SMALLEST = 32  # tiny images are enlarged by a whole factor, so that a person can see them
+
+
+def save_pictures(
+    folder: Path,
+    student: StudentLike,
+    spec: TeacherSpec,
+    measures: Iterable[Measure],
+    seed: int,
+    device: Any,
+) -> None:
+    """Write step-SSSSSSSS-nfeN.png for every step and NFE of `measures`, unless it is there.
+
+    Samples 0..63 of the evaluation of this `seed`: noise and labels are the same for every
+    strategy and budget. Nothing is written for samples that are not grey or RGB images.
+    """
+    if len(spec.shape) != 3 or spec.shape[0] not in (1, 3):
+        return
+    import torch
+
+    from harness.core.sampling import evaluation_labels, initial_noise, sample
+
+    indices = torch.arange(COUNT, device=device)
+    noise = initial_noise(seed, indices, spec.shape, spec.sigma_max, torch.float32)
+    labels = evaluation_labels(seed, indices, spec.classes)
+    for step, nfe in sorted({(measure.step, measure.nfe) for measure in measures}):
+        path = folder / f"step-{step:08d}-nfe{nfe}.png"
+        if not path.exists():
+            x = sample(student, noise, nfe, spec.sigma_min, spec.sigma_max, labels)
+            save_picture(path, x)
+
+
+def save_picture(path: Path, samples: Tensor) -> None:
+    """Write `samples` [B, 1 or 3, H, W] in [-1, 1] eight a row, white between.
+
+    Values become bytes as in EDM (x 127.5 + 128, cut off).
+    """
+    import numpy as np
+    from PIL import Image
+
+    pixels = samples.detach().float().nan_to_num().mul(127.5).add(128).clamp(0, 255)
+    images = pixels.byte().cpu().permute(0, 2, 3, 1).numpy()
+    factor = max(1, -(-SMALLEST // images.shape[1]))
+    images = images.repeat(factor, 1).repeat(factor, 2)
+    count, height, width, channels = images.shape
+    columns = min(COLUMNS, count)
+    rows = -(-count // columns)
+    sheet = np.full(
+        (rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), 255, np.uint8
+    )
+    for k, image in enumerate(images):
+        top = GAP + k // columns * (height + GAP)
+        left = GAP + k % columns * (width + GAP)
+        sheet[top : top + height, left : left + width] = image
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}")
+    Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet).save(aside, "PNG")
+    aside.replace(path)

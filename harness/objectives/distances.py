@@ -1,0 +1,90 @@
+"""The choice of distance that objectives share: l2, pseudo-Huber, or LPIPS from weights on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from harness.api import ConfigError, Params, located
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NEEDED = (
+    "distance lpips needs lpips_trunk, VGG16's weights as torchvision publishes them"
+    " (vgg16-397923af.pth), and lpips_heads, the file weights/v0.1/vgg.pth of the lpips package"
+)
+
+
+class DistanceParams(Params):
+    """`distance`, and for lpips two weights files, whose digests become part of the run's identity.
+
+    `lpips_sha256` is filled in from the files; given, it must be theirs.
+    """
+
+    distance: Literal["l2", "pseudo-huber", "lpips"] = "l2"
+    lpips_trunk: str | None = located(default=None)
+    lpips_heads: str | None = located(default=None)
+    lpips_pooling: Literal["average", "max"] = "average"
+    lpips_sha256: list[str] | None = Field(default=None, validate_default=True)
+
+    @model_validator(mode="after")
+    def _both_files(self) -> DistanceParams:
+        if (self.distance == "lpips") != (self.lpips_sha256 is not None):
+            raise ValueError(NEEDED if self.distance == "lpips" else "lpips_* go with lpips")
+        return self
+
+    @field_validator("lpips_trunk", "lpips_heads")
+    @classmethod
+    def _is_there(cls, path: str | None) -> str | None:
+        if path is not None and not Path(path).is_file():
+            raise ValueError(f"{path}: no such file; {NEEDED}")
+        return path
+
+    @field_validator("lpips_sha256")
+    @classmethod
+    def _digests(cls, given: list[str] | None, info: Any) -> list[str] | None:
+        trunk, heads = info.data.get("lpips_trunk"), info.data.get("lpips_heads")
+        if not trunk or not heads:
+            return None  # one of them is missing, or refused
+        found = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in (trunk, heads)]
+        if given is not None and given != found:
+            raise ValueError(f"{trunk} and {heads} are not the files this was planned with")
+        return found
+
+
+class Distance:
+    """The distance that `params` ask for; LPIPS is read once, on first use."""
+
+    def __init__(self, params: DistanceParams) -> None:
+        self.params = params
+        self._lpips: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Mean over the batch, a scalar, for a and b [B, *shape].
+
+        Raises:
+            ConfigError: LPIPS is asked of what is no image, or its weights cannot be read.
+        """
+        from harness.core.distances import distance
+
+        if self.params.distance != "lpips":
+            return distance(self.params.distance, a, b)
+        if a.ndim != 4 or a.shape[1] not in (1, 3):
+            raise ConfigError(
+                f"distance lpips compares grey or RGB images, not samples of {list(a.shape[1:])};"
+                " use l2 or pseudo-huber"
+            )
+        if self._lpips is None:
+            from harness.core.lpips import LPIPS
+
+            p = self.params
+            try:
+                self._lpips = LPIPS(p.lpips_pooling).load(p.lpips_trunk, p.lpips_heads).to(a.device)
+            except ValueError as error:
+                raise ConfigError(f"distance lpips: {error}") from None
+        return self._lpips(a, b).mean()

@@ -1,0 +1,1 @@
+"""Reading a diffusers pipeline folder: its configuration, its noise schedule, its network."""
