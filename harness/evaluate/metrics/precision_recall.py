@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -11,8 +12,8 @@ from harness.api import ConfigError, Metric, Params, register_metric
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: the last pair of samples and what was found: both metrics come from one computation
-_last: tuple[Any, Any, int, dict[str, float]] | None = None
+#: the last pair of samples (weakly held) and what was found: both metrics come from one computation
+_last: tuple[tuple[Any, Any, int], dict[str, float]] | None = None
 
 
 class _Neighbours(Metric):
@@ -34,16 +35,15 @@ class _Neighbours(Metric):
                 f"{self.name} needs more than {k} samples on each side, got {len(generated)} and"
                 f" {len(reference)}"
             )
-        if not (
-            _last is not None and _last[0] is generated and _last[1] is reference and _last[2] == k
-        ):
+        key = (weakref.ref(generated), weakref.ref(reference), k)
+        if _last is None or not _same(_last[0], key):
             from torch_fidelity.metric_prc import prc_features_to_metric
 
             found = prc_features_to_metric(
                 generated, reference, prc_neighborhood=k, save_cpu_ram=True, verbose=False
             )
-            _last = (generated, reference, k, found)
-        return _last[3][self.name]
+            _last = (key, found)
+        return _last[1][self.name]
 
 
 @register_metric("precision")
@@ -54,3 +54,8 @@ class Precision(_Neighbours):
 @register_metric("recall")
 class Recall(_Neighbours):
     """Share of reference samples that lie in the neighbourhood of a generated sample."""
+
+
+def _same(a: tuple[Any, Any, int], b: tuple[Any, Any, int]) -> bool:
+    """Whether two keys name the same live tensors (== on references would compare their values)."""
+    return a[0]() is b[0]() and a[1]() is b[1]() and a[2] == b[2]
