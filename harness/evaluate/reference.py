@@ -20,7 +20,8 @@ import torch
 
 from harness.api import ConfigError, Extractor, content_digest
 from harness.evaluate.moments import Moments
-from harness.evaluate.sources import Source, read_npz
+from harness.evaluate.naming import is_official
+from harness.evaluate.sources import Source, npz_names, read_npz
 from harness.store.files import write_atomic
 
 FORMAT = 1
@@ -83,16 +84,18 @@ def is_statistics(path: str | Path) -> bool:
     path = Path(path)
     if path.suffix.lower() != ".npz" or not path.is_file():
         return False
-    names = set(read_npz(path))
+    names = set(npz_names(path))
     return {"mean", "m2"} <= names or {"mu", "sigma"} <= names
 
 
-def load_reference(path: Path, extractor: Extractor, n: int | None = None, **expected: Any):
+def load_reference(
+    path: Path, extractor: Extractor, n: int | None = None, **expected: Any
+) -> Reference:
     """Read statistics for use with an extractor.
 
     Files of EDM, ADM and clean-fid (`mu`, `sigma`) do not say of how many images they are: `n`
     does. They are taken to be of official Inception features, which is what those projects publish,
-    and for any other extractor the caller has to be told that they do not fit.
+    resized as the extractor at hand does; for any other weights they are refused.
 
     Args:
         expected: further fields of the metadata that have to agree, e.g. `content`.
@@ -105,12 +108,8 @@ def load_reference(path: Path, extractor: Extractor, n: int | None = None, **exp
         reference = _own(path, arrays)
         expected = {"format": FORMAT, "extractor": extractor.id, **expected}
     elif {"mu", "sigma"} <= set(arrays):
-        reference = _imported(path, arrays, n)
-        expected = {"extractor": extractor.id.replace("inception-clean@", "inception@")}
-        if "-clean" in extractor.name:  # clean-fid's files name no resize either
-            reference.meta["extractor"] = reference.meta["extractor"].replace(
-                "tf1-bilinear", "pil-bicubic"
-            )
+        reference = _imported(path, arrays, n, extractor)
+        expected = {"extractor": extractor.id}
     else:
         raise ConfigError(f"{path} holds {', '.join(arrays)}: no statistics of features")
     differing = [
@@ -143,7 +142,9 @@ def _own(path: Path, arrays: dict[str, np.ndarray]) -> Reference:
     return reference
 
 
-def _imported(path: Path, arrays: dict[str, np.ndarray], n: int | None) -> Reference:
+def _imported(
+    path: Path, arrays: dict[str, np.ndarray], n: int | None, extractor: Extractor
+) -> Reference:
     if n is None or n < 2:
         raise ConfigError(
             f"{path} holds mu and sigma but not of how many images: say so with --reference-n N"
@@ -154,7 +155,7 @@ def _imported(path: Path, arrays: dict[str, np.ndarray], n: int | None) -> Refer
     return Reference(
         moments,
         {
-            "extractor": "inception@6726825d/tf1-bilinear",
+            "extractor": extractor.id if is_official(extractor.id) else "official Inception",
             "content": digest,
             "n": n,
             "source": path.name,

@@ -6,9 +6,11 @@ network is loaded; pixels are decoded later, a batch ahead of whoever uses them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +26,16 @@ from harness.api import ConfigError
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 GREY = ("1", "L", "LA", "I;16", "I")
 LARGEST = 1 << 28  # bytes of one file inside a zip; an image that needs more is a bomb
+#: what numpy and zipfile raise for damaged content (AttributeError: a bare .npy named .npz)
+READING_ERRORS = (
+    ValueError,
+    OSError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 Images = np.ndarray
 
 
@@ -79,18 +91,30 @@ def open_images(path: str | Path) -> Source:
     raise ConfigError(f"{path}: expected a folder, a .zip or an .npz")
 
 
+def npz_names(path: Path) -> list[str]:
+    """Names of the arrays of an .npz; see `read_npz`."""
+    with _reading(path), np.load(path, allow_pickle=False) as file:
+        return list(file.files)
+
+
 def read_npz(path: Path) -> dict[str, Images]:
     """All arrays of an .npz; nothing in it is unpickled.
 
     Raises:
         ConfigError: it is no .npz, is damaged, or holds Python objects.
     """
+    with _reading(path), np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what numpy raises into a sentence."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        yield
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except READING_ERRORS as error:
         raise ConfigError(
             f"{path} is no readable .npz ({error}): truncated, or not plain arrays; make it again"
             " with numpy.savez"
@@ -181,21 +205,16 @@ def _encoded(
     return _checked(Source(path, len(names), (1 if grey else 3, height, width), load, notes))
 
 
-class _telling:
-    """Turns what a decoder raises into a sentence that names the file."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self.path, self.name = path, name
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ConfigError) or not isinstance(error, Exception):
-            return
-        what = "compressed with a password" if isinstance(error, RuntimeError) else str(error)
+@contextlib.contextmanager
+def _telling(path: Path, name: str) -> Iterator[None]:
+    """Turn what a decoder raises into a sentence that names the file."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
         raise ConfigError(
-            f"{self.path}: image {self.name} cannot be read ({what}); remove or replace it"
+            f"{path}: image {name} cannot be read ({error}); remove or replace it"
         ) from None
 
 

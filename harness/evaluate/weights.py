@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import socket
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -106,7 +105,7 @@ class WeightFile:
                 while block := answer.read(1 << 20):
                     file.write(block)
             self.verified(partial).replace(place)
-        except (urllib.error.URLError, socket.timeout, OSError) as error:
+        except (TimeoutError, urllib.error.URLError, OSError) as error:
             reason = getattr(error, "reason", None) or error
             raise ConfigError(
                 f"weights {self.name} could not be downloaded from {self.url} ({reason}); copy the"

@@ -20,18 +20,24 @@ class Kid(Metric):
     """
 
     class Params(Params):
-        """`subsets` of `subset_size`; smaller samples are used whole."""
+        """`subsets` of `subset_size`, or of half the samples where these are fewer."""
 
         subsets: int = Field(default=100, ge=1)
         subset_size: int = Field(default=1000, ge=2)
 
     def compute(self, generated: Tensor, reference: Tensor) -> Score:
         """See `Metric.compute`."""
-        from torch_fidelity.metric_kid import kid_features_to_metric
+        from torch_fidelity.metric_kid import (
+            KEY_METRIC_KID_MEAN,
+            KEY_METRIC_KID_STD,
+            kid_features_to_metric,
+        )
 
-        size = min(self.params.subset_size, len(generated), len(reference))
-        if size < 2:
-            raise ConfigError("kid needs 2 samples on each side")
+        n = min(len(generated), len(reference))
+        if n < 4:
+            raise ConfigError(f"kid needs 4 samples on each side, got {n}")
+        # a subset that is the whole sample is the same every time and has no spread
+        size = self.params.subset_size if n >= self.params.subset_size else n // 2
         found = kid_features_to_metric(
             generated,
             reference,
@@ -39,4 +45,5 @@ class Kid(Metric):
             kid_subset_size=size,
             verbose=False,
         )
-        return Score(found["kernel_inception_distance_mean"], found["kernel_inception_distance_std"])
+        whole = size == len(generated) == len(reference)
+        return Score(found[KEY_METRIC_KID_MEAN], None if whole else found[KEY_METRIC_KID_STD])
