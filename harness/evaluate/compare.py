@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from harness.api import ConfigError, Extractor, Metric, Score
-from harness.evaluate.features import Features, few, score
+from harness.evaluate.features import Features, check_pair, few, score
 from harness.evaluate.reference import Reference, describe, is_statistics, load_reference
 from harness.evaluate.sources import Source, open_images
 
@@ -50,8 +49,7 @@ def check(metrics: Mapping[str, Metric], extractor: Extractor, sides: list[Side]
     for name, metric in metrics.items():
         if metric.needs == "trajectory":
             raise ConfigError(f"metric {name!r} compares with a teacher, not with images; leave it")
-        if metric.needs == "logits" and type(extractor).logits is Extractor.logits:
-            extractor.logits(torch.empty(0))  # raises, and says why
+        check_pair(metric, extractor, images=True)
         for side in sides[:1] if metric.needs == "logits" else sides:
             if metric.needs != "moments" and isinstance(side, Reference):
                 raise ConfigError(

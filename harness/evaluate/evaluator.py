@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from harness.core.random import integers
 from harness.core.sampling import initial_noise, sample
 from harness.core.schedule import karras
 from harness.core.solver import solve
-from harness.evaluate.features import Features, as_score, few, score
+from harness.evaluate.features import Features, as_score, check_pair, few, score
 from harness.evaluate.images import is_image, quantise
 from harness.evaluate.moments import Moments
 from harness.store.artifacts import get_or_make
@@ -55,10 +56,12 @@ class Evaluator:
         self.extractors: dict[str, Extractor] = {
             name: create("extractor", name) for name in request.extractors
         }
+        self._images = is_image(dataset.spec.shape)
+        for metric, extractor in itertools.product(self.metrics.values(), self.extractors.values()):
+            check_pair(metric, extractor, self._images)
         if any(metric.needs != "trajectory" for metric in self.metrics.values()):
             for extractor in self.extractors.values():
                 extractor.ready().to(accelerator.device)
-        self._images = is_image(dataset.spec.shape)
         self._references: dict[tuple[str, str], Features] = {}
         self._ends: Tensor | None = None
 

@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from harness.api import Extractor, HarnessError, Score
+from harness.api import ConfigError, Extractor, HarnessError, Metric, Score
 from harness.evaluate.moments import Accumulator, Moments, fold
 
 
@@ -104,7 +104,24 @@ class Features:
         return self.extractor.logits(self.vectors) if needs == "logits" else self.vectors
 
 
-def score(metric: object, generated: Features, reference: Features) -> Score:
+def check_pair(metric: Metric, extractor: Extractor, images: bool) -> None:
+    """Refuse, before any work, what could not be computed.
+
+    Raises:
+        ConfigError: a metric that needs a classifier on an extractor without, or images needed.
+    """
+    if metric.needs == "trajectory":
+        return
+    if extractor.images_only and not images:
+        raise ConfigError(
+            f"extractor {extractor.name!r} takes images, but the data are vectors: use extractor"
+            " 'raw'"
+        )
+    if metric.needs == "logits" and type(extractor).logits is Extractor.logits:
+        extractor.logits(torch.empty(0))  # raises, and says why
+
+
+def score(metric: Metric, generated: Features, reference: Features) -> Score:
     """A metric's value on two sets of features."""
     needs = metric.needs
     other = reference.of_kind(needs) if needs != "logits" else None

@@ -43,5 +43,5 @@ def to_rgb(x: Tensor) -> Tensor:
 
 
 def to_grey(x: Tensor) -> Tensor:
-    """Float [B, 1, H, W] in 0..255: the mean of the channels, so that repeated grey is unchanged."""
+    """Float [B, 1, H, W] in 0..255, the mean of the channels: the inverse of repeating grey."""
     return x.float().mean(1, keepdim=True)

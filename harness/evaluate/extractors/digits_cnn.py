@@ -1,4 +1,4 @@
-"""Features for digit images from a network small enough to be shipped: tests, and digit teachers."""
+"""Features for digit images from a network small enough to be shipped, for tests and digits."""
 
 from __future__ import annotations
 

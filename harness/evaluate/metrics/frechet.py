@@ -49,7 +49,7 @@ class FrechetInfinity(Metric):
 
         from harness.evaluate.moments import Moments, frechet
 
-        n, dim = generated.shape
+        n = len(generated)
         if n * self.params.least < 2:
             raise ConfigError(f"frechet-infinity: {n} samples are too few to extrapolate from")
         whole = Moments.of(reference)

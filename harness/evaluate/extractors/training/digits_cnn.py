@@ -1,4 +1,4 @@
-"""Train the network behind `digits-cnn`: python -m harness.evaluate.extractors.training.digits_cnn OUT
+"""How the weights of `digits-cnn` were made: python -m THIS.MODULE OUT.safetensors
 
 The shipped file came from this command; it takes seconds. Weights trained again on another machine
 may differ in the last bits and so give other distances: the shipped ones are what counts.
