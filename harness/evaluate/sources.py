@@ -81,7 +81,7 @@ def open_images(path: str | Path) -> Source:
     if not path.exists():
         raise ConfigError(f"{path}: no such folder or file; give images as a folder, .zip or .npz")
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+        files = sorted(p for p in path.rglob("*") if _is_image(p.name) and p.is_file())
         names = [str(p.relative_to(path)) for p in files]
         return _encoded(path, names, lambda k: files[k].read_bytes(), lambda k: files[k].open("rb"))
     if path.suffix.lower() == ".zip":
@@ -137,6 +137,11 @@ def _of_array(path: Path, arrays: dict[str, Images]) -> Source:
     return _checked(Source(path, n, (channels, height, width), lambda k: array[k]))
 
 
+def _is_image(name: str) -> bool:
+    """By its ending; `._x.png` is macOS's note about x.png."""
+    return name.lower().endswith(ENDINGS) and not name.startswith("._")
+
+
 def _open_zip(path: Path) -> Source:
     try:
         archive = zipfile.ZipFile(path)
@@ -145,7 +150,7 @@ def _open_zip(path: Path) -> Source:
             f"{path} is no readable zip ({error}): a truncated copy?; copy it again"
         ) from None
     members = sorted(
-        (m for m in archive.infolist() if m.filename.lower().endswith(ENDINGS)),
+        (m for m in archive.infolist() if _is_image(PurePosixPath(m.filename).name)),
         key=lambda m: m.filename,
     )
     for member in archive.infolist():

@@ -1,4 +1,4 @@
-"""`python -m harness fid`: the whole way, and everything that may be wrong with what it is given."""
+"""`python -m harness fid`: the whole way, and all that may be wrong with what it is given."""
 
 import io
 import json

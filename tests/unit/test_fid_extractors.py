@@ -1,6 +1,7 @@
 """Extractors: what they refuse, how weights are trusted, and that distances respond to damage."""
 
 import hashlib
+import itertools
 import socket
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def distance(a, b, name="digits-cnn"):
 
 
 def rising(values):
-    return all(x < y for x, y in zip(values, values[1:], strict=False))
+    return all(x < y for x, y in itertools.pairwise(values))
 
 
 def test_quantise_is_edms_and_inverts_its_normalisation():
@@ -120,7 +121,7 @@ def test_bad_features_are_refused(how, message):
 def test_a_users_class_by_module_and_name():
     made = create("extractor", f"{__name__}:Broken")
     assert type(made).__name__ == "Broken"
-    with pytest.raises(ConfigError, match="not a subclass of harness.api.Extractor"):
+    with pytest.raises(ConfigError, match=r"not a subclass of harness\.api\.Extractor"):
         create("extractor", "pathlib:Path")
     with pytest.raises(ConfigError, match="cannot be imported"):
         create("extractor", "no.such.module:Thing")
@@ -164,7 +165,7 @@ def test_missing_weights_say_where_was_looked_and_what_to_do(tmp_path, monkeypat
     for part in (OFFICIAL.name, OFFICIAL.environment, str(tmp_path), "--allow-download", "digits"):
         assert part in str(error.value)
     monkeypatch.setenv(OFFICIAL.environment, "/nowhere.pth")
-    with pytest.raises(ConfigError, match="there is no file /nowhere.pth"):
+    with pytest.raises(ConfigError, match=r"there is no file /nowhere\.pth"):
         create("extractor", "inception").ready()
 
 
