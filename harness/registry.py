@@ -1,4 +1,4 @@
-"""Where plugins are found: by file in a plugin folder, by entry point, or by `--plugin file.py`.
+"""Where plugins are found: in a plugin folder, by entry point, `--plugin file.py`, `module:Class`.
 
 A plugin is a class with a name. Finding one must be cheap and must never fail as a whole: a module
 that cannot be imported is listed as broken, with its error, and hides nothing else. Plugin modules
@@ -50,6 +50,8 @@ class Registry:
         self._classes: dict[str, dict[str, type[Any]]] = {kind: {} for kind in BUILT_IN}
         self._entry_points: dict[str, dict[str, EntryPoint]] = {kind: {} for kind in BUILT_IN}
         self._scanned: set[str] = set()
+        #: kind -> what its plugins derive from; harness.api fills it in
+        self.bases: dict[str, type[Any]] = {}
         self.broken: list[Broken] = []
 
     def add(self, kind: str, name: str, cls: type[Any]) -> None:
@@ -70,9 +72,13 @@ class Registry:
     def get(self, kind: str, name: str) -> type[Any]:
         """Return the class registered under `name`, importing its entry point if need be.
 
+        A name `module:Class` is imported as it stands, which runs that module's code.
+
         Raises:
             ConfigError: no such plugin (with the nearest name), or the plugin is broken.
         """
+        if ":" in name:
+            return self._import(kind, name)
         self._scan(kind)
         if name not in self._classes[kind] and name in self._entry_points[kind]:
             self._load_entry_point(kind, self._entry_points[kind][name])
@@ -82,6 +88,21 @@ class Registry:
             if broken.kind == kind and broken.origin.endswith((f" {name}", f"/{name}.py")):
                 raise ConfigError(f"{kind} {name!r} is broken: {broken.origin}: {broken.error}")
         raise ConfigError(f"no {kind} is called {name!r}{nearest(name, self.names(kind))}")
+
+    def _import(self, kind: str, name: str) -> type[Any]:
+        module, _, attribute = name.partition(":")
+        try:
+            cls = getattr(importlib.import_module(module), attribute)
+        except Exception as error:
+            raise ConfigError(
+                f"{kind} {name!r} cannot be imported ({_one_line(error)}); write it as"
+                " package.module:Class, with the package installed or on PYTHONPATH"
+            ) from error
+        base = self.bases.get(kind, object)
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise ConfigError(f"{kind} {name!r} is not a subclass of harness.api.{base.__name__}")
+        cls.name = cls.name or name
+        return cls
 
     def names(self, kind: str) -> list[str]:
         """All names of a kind, sorted, entry points that nobody has imported yet included."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from harness.api import create
 from harness.cli import add_grid_arguments
 from harness.config.grid import load_grid
 from harness.config.matrix import Matrix, expand
@@ -45,6 +46,10 @@ def main(args: argparse.Namespace) -> int:
         print((tables / "leaderboard.txt").read_text())
         print(f"tables: {tables}")
         return EXIT_DONE
+    for extractor in {measure.extractor for measure in matrix.wanted()} & set(
+        matrix.request.extractors
+    ):
+        create("extractor", extractor).ready()  # missing weights are told now, not after training
     print(
         f"{grid.name}: {len(matrix.specs)} cells, {len(matrix.specs) - len(owed)} done,"
         f" {len(owed)} to do; results in {store.root}",

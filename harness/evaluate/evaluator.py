@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -10,21 +12,30 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from harness.api import Dataset, Extractor, Metric, StudentLike, Teacher, create
+from harness.api import Dataset, Extractor, Metric, Score, StudentLike, Teacher, create
 from harness.core.sampling import evaluation_labels, initial_noise, sample
 from harness.core.schedule import karras
 from harness.core.solver import solve
+from harness.evaluate.features import Features, as_score, check_pair, few, score
+from harness.evaluate.images import is_image, quantise
+from harness.evaluate.moments import Moments
 from harness.store.artifacts import get_or_make
 from harness.store.records import Measure, Request
 
-BATCH = 4096
+log = logging.getLogger(__name__)
+
+#: samples drawn and extracted together. Ranks take whole blocks of the one list of samples, so that
+#: not even rounding, which depends on a batch's size, changes with the number of processes.
+BLOCK = 1024
+IMAGE_BLOCK = 256
 
 
 class Evaluator:
     """Draws samples by index, slice by slice of the process group, and measures them.
 
     The noise of sample k depends on (evaluation seed, k) only: the same for every strategy, budget,
-    NFE, process count and batch size.
+    NFE, process count and batch size. Each block goes through every extractor as soon as it is
+    drawn, on the device where it lies; images are quantised to uint8 first.
     """
 
     def __init__(
@@ -44,50 +55,92 @@ class Evaluator:
         self.extractors: dict[str, Extractor] = {
             name: create("extractor", name) for name in request.extractors
         }
-        self._references: dict[str, Tensor] = {}
+        self._images = is_image(dataset.spec.shape)
+        for metric, extractor in itertools.product(self.metrics.values(), self.extractors.values()):
+            check_pair(metric, extractor, self._images)
+        if any(metric.needs != "trajectory" for metric in self.metrics.values()):
+            for extractor in self.extractors.values():
+                extractor.ready().to(accelerator.device)
+        self._references: dict[tuple[str, str], Features] = {}
+        self._ends: Tensor | None = None
 
     @property
     def reference_n(self) -> int:
         """How many data samples generated ones are compared with."""
         return self.dataset.spec.size or self.request.samples
 
-    def measure(self, student: StudentLike, measures: Iterable[Measure]) -> dict[Measure, float]:
-        """Values of measures of one step; every rank must call it, the main one gets the values."""
+    def measure(self, student: StudentLike, measures: Iterable[Measure]) -> dict[Measure, Score]:
+        """Scores of measures of one step; every rank must call it, the main one gets them."""
         by_nfe: dict[int, list[Measure]] = {}
         for measure in measures:
             by_nfe.setdefault(measure.nfe, []).append(measure)
-        values: dict[Measure, float] = {}
+        scores: dict[Measure, Score] = {}
         for nfe, group in by_nfe.items():
-            samples = self.draw(student, nfe)
-            if not self.accelerator.is_main_process:
-                continue
-            features: dict[str, Tensor] = {}
-            for measure in group:
-                metric = self.metrics[measure.metric]
-                if metric.needs == "trajectory":
-                    generated, reference = samples.flatten(1).double(), self._trajectory()
-                else:
-                    name = measure.extractor
-                    if name not in features:
-                        features[name] = self.extractors[name](samples)
-                    generated, reference = features[name], self._features(name)
-                values[measure] = metric.compute(generated, reference)
-        return values
+            scores.update(self._measure(student, nfe, group))
+        return scores
 
-    def draw(self, student: StudentLike, nfe: int) -> Tensor:
-        """All samples of an NFE, in order of index, on the CPU of the main process."""
+    def _measure(
+        self, student: StudentLike, nfe: int, group: list[Measure]
+    ) -> dict[Measure, Score]:
+        """One pass over the samples of an NFE serves every metric."""
+        needs = {measure: self.metrics[measure.metric].needs for measure in group}
+        features = {
+            name: Features(
+                self.extractors[name],
+                keep=any(needs[m] in ("features", "logits") for m in group if m.extractor == name),
+            )
+            for name in dict.fromkeys(m.extractor for m in group if needs[m] != "trajectory")
+        }
+        kept: list[Tensor] | None = [] if "trajectory" in needs.values() else None
+        finite = True
+        for samples in self._draw_mine(student, nfe):
+            if kept is not None:
+                kept.append(samples.cpu())
+            finite = finite and bool(samples.isfinite().all())
+            for found in features.values() if finite else ():
+                found.add(self._seen(samples))
+        if not all(self._gather([finite])):
+            return {measure: Score(float("nan")) for measure in group}
+        whole = {name: found.gather(self._gather) for name, found in features.items()}
+        drawn = None
+        if kept is not None:
+            shares = self._gather([torch.cat(kept) if kept else None])
+            drawn = torch.cat([share for share in shares if share is not None])
+        if not self.accelerator.is_main_process:
+            return {}
+        return {
+            measure: as_score(
+                self.metrics[measure.metric].compute(drawn.flatten(1).double(), self._trajectory())
+            )
+            if drawn is not None and needs[measure] == "trajectory"
+            else self._score(measure, whole[measure.extractor])
+            for measure in group
+        }
+
+    def _score(self, measure: Measure, found: Features) -> Score:
+        metric = self.metrics[measure.metric]
+        return score(metric, found, self._reference(measure.extractor, metric.needs))
+
+    def _seen(self, samples: Tensor) -> Tensor:
+        """Samples as extractors see them: images as uint8, other data as they are."""
+        return quantise(samples) if self._images else samples
+
+    def _blocks(self, n: int) -> tuple[Tensor, ...]:
+        return torch.arange(n).split(IMAGE_BLOCK if self._images else BLOCK)
+
+    def _draw_mine(self, student: StudentLike, nfe: int) -> Iterator[Tensor]:
+        """This rank's share of all samples of an NFE, block by block, in order of index."""
         spec, device = self.teacher.spec, self.accelerator.device
+        blocks = self._blocks(self.request.samples)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        mine = torch.arange(self.request.samples).tensor_split(world)[rank].to(device)
-        parts = []
-        for indices in mine.split(BATCH):
+        share = torch.arange(len(blocks)).tensor_split(world)[rank].tolist()
+        for indices in (blocks[k].to(device) for k in share):
             x = self._noise(indices, torch.float32)
-            drawn = sample(student, x, nfe, spec.sigma_min, spec.sigma_max, self._labels(indices))
-            parts.append(drawn.cpu())
-        local = torch.cat(parts) if parts else torch.empty(0, *spec.shape)
-        if world == 1:
-            return local
-        return torch.cat(gather_object([local]))
+            yield sample(student, x, nfe, spec.sigma_min, spec.sigma_max, self._labels(indices))
+
+    def _gather(self, share: list) -> list:
+        """The lists of all ranks, one after the other."""
+        return share if self.accelerator.num_processes == 1 else gather_object(share)
 
     def _noise(self, indices: Tensor, dtype: torch.dtype) -> Tensor:
         spec = self.teacher.spec
@@ -96,19 +149,48 @@ class Evaluator:
         )
 
     def _labels(self, indices: Tensor) -> Tensor | None:
-        seed, classes = self.request.evaluation_seed, self.teacher.spec.classes
-        return evaluation_labels(seed, indices, classes)
+        return evaluation_labels(
+            self.request.evaluation_seed, indices, self.teacher.spec.classes
+        )
 
-    def _features(self, extractor: str) -> Tensor:
-        if extractor not in self._references:
-            numbers = torch.arange(self.reference_n)
+    def _reference(self, name: str, needs: str) -> Features:
+        """Features of the data, or only their moments, made once per data set and extractor."""
+        what = "moments" if needs == "moments" else "features"
+        if (name, what) not in self._references:
+            extractor = self.extractors[name]
+            key = {
+                "dataset": self.dataset.spec.digest,
+                "extractor": extractor.id,
+                "n": self.reference_n,
+                "seed": self.request.evaluation_seed,
+            }
+            made = get_or_make(
+                self.results, f"reference-{what}", key, lambda: self._make_reference(name, what)
+            ).arrays
+            tensors = {field: torch.from_numpy(value) for field, value in made.items()}
+            moments = Moments(int(tensors["n"]), tensors["mean"], tensors["m2"])
+            dim = len(moments.mean)
+            if warning := few(min(self.request.samples, moments.n), dim):
+                log.warning("%s: %s", extractor.id, warning)
+            self._references[name, what] = Features.restored(
+                extractor, moments, tensors.get("vectors")
+            )
+        return self._references[name, what]
+
+    def _make_reference(self, name: str, what: str) -> dict:
+        found = Features(self.extractors[name], keep=what == "features")
+        for numbers in self._blocks(self.reference_n):
             data, _ = self.dataset.draw(self.request.evaluation_seed, "reference", numbers)
-            self._references[extractor] = self.extractors[extractor](data)
-        return self._references[extractor]
+            found.add(self._seen(data).to(self.accelerator.device))
+        moments = found.moments
+        arrays = {"n": torch.tensor(moments.n), "mean": moments.mean, "m2": moments.m2}
+        if found.keep:
+            arrays["vectors"] = found.vectors
+        return {field: value.numpy() for field, value in arrays.items()}
 
     def _trajectory(self) -> Tensor:
         """The teacher's fine ODE solution from the evaluation noise, flattened, float64."""
-        if "-" not in self._references:
+        if self._ends is None:
             spec, request = self.teacher.spec, self.request
             key = {
                 "teacher": spec.digest,
@@ -119,8 +201,8 @@ class Evaluator:
             artifact = get_or_make(
                 self.results, "trajectories", key, lambda: {"x": self._solve().numpy()}
             )
-            self._references["-"] = torch.from_numpy(artifact.arrays["x"])
-        return self._references["-"]
+            self._ends = torch.from_numpy(artifact.arrays["x"])
+        return self._ends
 
     def _solve(self) -> Tensor:
         spec, device = self.teacher.spec, self.accelerator.device
@@ -129,7 +211,7 @@ class Evaluator:
         substeps = max(1, self.request.ode_steps // intervals)
         ends = []
         with torch.no_grad():
-            for indices in torch.arange(self.request.samples, device=device).split(BATCH):
+            for indices in torch.arange(self.request.samples, device=device).split(4 * BLOCK):
                 labels = self._labels(indices)
                 x = self._noise(indices, torch.float64)
                 end = solve(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from harness.api import ConfigError
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,64 @@ class Moments:
         return self.m2 / (self.n - 1)
 
 
+class Accumulator:
+    """Moments of batches as they come, in place: memory is that of one M2, whatever n is."""
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._mean = self._m2 = torch.empty(0)
+
+    def add(self, features: Tensor) -> None:
+        """Take in features [B, d]; the same update as `Moments.merge`."""
+        batch = features.double()
+        if not self._n:
+            d, device = batch.shape[1], batch.device
+            self._mean = torch.zeros(d, dtype=torch.float64, device=device)
+            self._m2 = torch.zeros(d, d, dtype=torch.float64, device=device)
+        mean = batch.mean(0)
+        centred, delta = batch - mean, mean - self._mean
+        n = self._n + len(batch)
+        self._m2.addmm_(centred.T, centred).addr_(delta, delta, alpha=self._n * len(batch) / n)
+        self._mean += delta * (len(batch) / n)
+        self._n = n
+
+    def moments(self) -> Moments | None:
+        """What was taken in, on the CPU; None where nothing was."""
+        return Moments(self._n, self._mean.cpu(), self._m2.cpu()) if self._n else None
+
+
+def fold(parts: Iterable[Moments | None]) -> Moments:
+    """Merge the shares of several processes, in the order given."""
+    whole: Moments | None = None
+    for part in parts:
+        if part is not None:
+            whole = part if whole is None else whole.merge(part)
+    if whole is None:
+        raise ConfigError("no samples to take moments of")
+    return whole
+
+
 def frechet(a: Moments, b: Moments) -> float:
     """|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Heusel et al. 2017, eq. 6).
 
     The trace of the root is the nuclear norm of C_a^(1/2) C_b^(1/2), from two symmetric
     eigendecompositions: no square root of tiny eigenvalues of a product, no epsilon on the
-    diagonal, exact on rank-deficient covariances, and never negative beyond rounding.
+    diagonal, exact on rank-deficient covariances. It is a distance, so what rounding leaves below
+    zero (of the order 1e-14 of the traces) is zero.
+
+    Raises:
+        ConfigError: a sample of one has no covariance, or the features differ in length.
     """
+    if min(a.n, b.n) < 2:
+        raise ConfigError(f"a Fréchet distance needs 2 samples on each side, got {a.n} and {b.n}")
+    if a.mean.shape != b.mean.shape:
+        raise ConfigError(
+            f"features of length {len(a.mean)} cannot be compared with features of length"
+            f" {len(b.mean)}: they come from different extractors"
+        )
     cross = torch.linalg.svdvals(_root(a.covariance) @ _root(b.covariance)).sum()
     spread = a.covariance.trace() + b.covariance.trace() - 2 * cross
-    return float((a.mean - b.mean).square().sum() + spread)
+    return max(0.0, float((a.mean - b.mean).square().sum() + spread))
 
 
 def _root(covariance: Tensor) -> Tensor:

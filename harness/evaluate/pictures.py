@@ -46,15 +46,13 @@ def save_pictures(
 
 
 def save_picture(path: Path, samples: Tensor) -> None:
-    """Write `samples` [B, 1 or 3, H, W] in [-1, 1] eight a row, white between.
-
-    Values become bytes as in EDM (x 127.5 + 128, cut off).
-    """
+    """Write `samples` [B, 1 or 3, H, W] in [-1, 1] eight a row, white between."""
     import numpy as np
     from PIL import Image
 
-    pixels = samples.detach().float().nan_to_num().mul(127.5).add(128).clamp(0, 255)
-    images = pixels.byte().cpu().permute(0, 2, 3, 1).numpy()
+    from harness.evaluate.images import quantise
+
+    images = quantise(samples.detach().nan_to_num()).cpu().permute(0, 2, 3, 1).numpy()
     factor = max(1, -(-SMALLEST // images.shape[1]))
     images = images.repeat(factor, 1).repeat(factor, 2)
     count, height, width, channels = images.shape

@@ -38,7 +38,8 @@ def load_rows(store: ResultStore, matrix: dict[str, Any]) -> pd.DataFrame:
         spec = RunSpec.from_json(cell)
         for measure, row in store.run_at(cell["run_id"]).rows().items():
             if json.dumps(asdict(measure), sort_keys=True) in wanted:
-                records.append({**_labels(spec), "run_id": cell["run_id"], **asdict(row)})
+                named = {"run_id": cell["run_id"], "extractor": row.extractor_id or row.extractor}
+                records.append({**_labels(spec), **asdict(row), **named})
     return pd.DataFrame(records, columns=COLUMNS)
 
 

@@ -114,7 +114,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class EvalRow:
-    """One evaluation, one line of eval.jsonl. `seconds` is the train-only clock at that step."""
+    """One evaluation, one line of eval.jsonl. `seconds` is the train-only clock at that step.
+
+    `std` is the standard deviation of the estimate, for metrics that have one; `extractor_id` names
+    weights and preprocessing, so that tables never mix two protocols under one name.
+    """
 
     step: int
     images: int
@@ -126,6 +130,8 @@ class EvalRow:
     reference_n: int
     value: float
     lower_is_better: bool = True
+    std: float | None = None
+    extractor_id: str | None = None
 
     @property
     def measure(self) -> Measure:

@@ -119,12 +119,12 @@ def evaluate(
         DivergedError: a number is not finite; no row is written for it.
     """
     cell.target.eval()
-    values = evaluator.measure(cell.ema_student, measures)
-    for measure, value in values.items():
+    scores = evaluator.measure(cell.ema_student, measures)
+    for measure, (value, std) in scores.items():
         if value != value or abs(value) == float("inf"):
             raise DivergedError(measure.step, f"{measure.metric} at NFE {measure.nfe}")
         metric = evaluator.metrics[measure.metric]
-        features = metric.needs == "features"
+        features = metric.needs != "trajectory"
         run.append(
             EvalRow(
                 step=measure.step,
@@ -137,6 +137,8 @@ def evaluate(
                 reference_n=evaluator.reference_n if features else measure.n,
                 value=value,
                 lower_is_better=metric.lower_is_better,
+                std=std,
+                extractor_id=evaluator.extractors[measure.extractor].id if features else None,
             )
         )
     if accelerator.is_main_process:

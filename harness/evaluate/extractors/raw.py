@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @register_extractor("raw")
 class Raw(Extractor):
-    """Coordinates, flattened."""
+    """Coordinates, flattened; of images the pixels, 0..255."""
 
     def __call__(self, samples: Tensor) -> Tensor:
         """See `Extractor.__call__`."""

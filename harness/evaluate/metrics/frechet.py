@@ -4,18 +4,61 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.api import Metric, register_metric
+from pydantic import Field
+
+from harness.api import ConfigError, Metric, Params, Score, register_metric
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from harness.evaluate.moments import Moments
 
 
 @register_metric("frechet")
 class Frechet(Metric):
     """See harness/evaluate/moments.py; biased upwards by about c/n, so compare equal n only."""
 
-    def compute(self, generated: Tensor, reference: Tensor) -> float:
-        """See `Metric.compute`."""
+    needs = "moments"
+
+    def compute(self, generated: Moments | Tensor, reference: Moments | Tensor) -> float:
+        """See `Metric.compute`; vectors [n, dim] will do as well."""
         from harness.evaluate.moments import Moments, frechet
 
-        return frechet(Moments.of(generated), Moments.of(reference))
+        pair = (x if isinstance(x, Moments) else Moments.of(x) for x in (generated, reference))
+        return frechet(*pair)
+
+
+@register_metric("frechet-infinity")
+class FrechetInfinity(Metric):
+    """Fréchet distance extrapolated to infinitely many generated samples (Chong & Forsyth 2020).
+
+    The distance of random subsets is fitted as a + b/n and a reported, with the standard error of
+    the fit. The bias that the reference's own n leaves is not removed.
+    """
+
+    class Params(Params):
+        """`points`: how many subset sizes, evenly spaced in 1/n down to `least` of all samples."""
+
+        points: int = Field(default=8, ge=3)
+        least: float = Field(default=0.2, gt=0, lt=1)
+
+    def compute(self, generated: Tensor, reference: Tensor) -> Score:
+        """See `Metric.compute`."""
+        import numpy as np
+        import torch
+
+        from harness.evaluate.moments import Moments, frechet
+
+        n = len(generated)
+        if n * self.params.least < 2:
+            raise ConfigError(f"frechet-infinity: {n} samples are too few to extrapolate from")
+        whole = Moments.of(reference)
+        rng = np.random.RandomState(2020)
+        inverse = np.linspace(1 / n, 1 / (n * self.params.least), self.params.points)
+        sizes = np.round(1 / inverse).astype(int)
+        values = []
+        for size in sizes:
+            chosen = torch.from_numpy(rng.choice(n, size, replace=False))
+            values.append(frechet(Moments.of(generated[chosen]), whole))
+        (_, intercept), covariance = np.polyfit(1 / sizes, values, 1, cov=True)
+        return Score(float(intercept), float(covariance[1, 1] ** 0.5))

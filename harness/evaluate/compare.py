@@ -1,0 +1,119 @@
+"""Comparing two sets that lie on disk: each is decoded and extracted once, for every metric."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from harness.api import ConfigError, Extractor, Metric, Score
+from harness.evaluate.features import Features, check_pair, few, score
+from harness.evaluate.reference import Reference, describe, is_statistics, load_reference
+from harness.evaluate.sources import Source, open_images
+
+Side = Source | Reference
+#: wraps an iterable of batches to show how far it is: (batches, how many images, of what)
+Progress = Callable[[Iterable[Tensor], int, str], Iterable[Tensor]]
+
+
+@dataclass
+class Comparison:
+    """Scores by metric, and what has to be said beside them."""
+
+    extractor: str
+    n: int
+    reference_n: int
+    dim: int
+    scores: dict[str, Score]
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def open_side(path: str | Path, extractor: Extractor, n: int | None = None) -> Side:
+    """Open images, or statistics if the file holds them; `n` is told for mu and sigma alone."""
+    if is_statistics(path):
+        return load_reference(Path(path), extractor, n)
+    return open_images(path)
+
+
+def check(metrics: Mapping[str, Metric], extractor: Extractor, sides: list[Side]) -> None:
+    """Refuse what could not be computed, before any work.
+
+    Raises:
+        ConfigError: the first reason found.
+    """
+    for name, metric in metrics.items():
+        if metric.needs == "trajectory":
+            raise ConfigError(f"metric {name!r} compares with a teacher, not with images; leave it")
+        check_pair(metric, extractor, images=True)
+        for side in sides[:1] if metric.needs == "logits" else sides:
+            if metric.needs != "moments" and isinstance(side, Reference):
+                raise ConfigError(
+                    f"metric {name!r} needs the images themselves, but {side.meta['source']} holds"
+                    " mean and covariance alone; give the images, or ask for frechet"
+                )
+    shapes = {side.shape[1:] for side in sides if isinstance(side, Source)}
+    if len(shapes) > 1 and not extractor.images_only:
+        sizes = " and ".join(f"{w}x{h}" for h, w in sorted(shapes))
+        raise ConfigError(f"extractor {extractor.name!r} cannot compare images of {sizes}")
+
+
+def extract(
+    side: Side, extractor: Extractor, keep: bool, batch: int, device: Any, progress: Progress
+) -> Features:
+    """Features of one side, on `device`; those of statistics are only restored."""
+    if isinstance(side, Reference):
+        return Features.restored(extractor, side.moments)
+    features = Features(extractor, keep)
+    for images in progress(side.batches(batch), side.n, str(side.path)):
+        features.add(images.to(device, non_blocking=True))
+    return features
+
+
+def compare(
+    sides: list[Side],
+    extractor: Extractor,
+    metrics: Mapping[str, Metric],
+    *,
+    batch: int = 64,
+    device: Any = "cpu",
+    progress: Progress = lambda batches, n, what: batches,
+) -> tuple[Comparison, Features]:
+    """Score the first side against the last; also return the last one's features.
+
+    With one side alone (to make statistics) there are no scores.
+    """
+    started = time.perf_counter()
+    keep = any(metric.needs != "moments" for metric in metrics.values())
+    features = [extract(side, extractor, keep, batch, device, progress) for side in sides]
+    first, last = features[0], features[-1]
+    dim = len(first.moments.mean)
+    found = Comparison(extractor.id, first.moments.n, last.moments.n, dim, {})
+    if len(sides) > 1:
+        found.scores = {name: score(metric, first, last) for name, metric in metrics.items()}
+    found.seconds = time.perf_counter() - started
+    found.notes = notes(sides, extractor, min(found.n, found.reference_n), dim)
+    return found, last
+
+
+def notes(sides: list[Side], extractor: Extractor, n: int, dim: int) -> list[str]:
+    """What a reader of the numbers should know: conversions, grey against colour, small n."""
+    sources = [side for side in sides if isinstance(side, Source)]
+    said = [note for source in sources for note in source.notes]
+    channels = [source.shape[0] for source in sources]
+    if 1 in channels and extractor.images_only:
+        grey = ", ".join(str(s.path) for s in sources if s.shape[0] == 1)
+        said.append(f"{grey}: grey images; {extractor.name} takes the one channel for all")
+        if 3 in channels:
+            said.append("grey images are compared with colour ones: much of the distance is colour")
+    warning = few(n, dim)
+    return [*said, warning] if warning else said
+
+
+def statistics(source: Source, features: Features) -> Reference:
+    """What `fid --save` writes of a source that has been extracted."""
+    return Reference(features.moments, describe(features.extractor, source))

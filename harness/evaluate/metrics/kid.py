@@ -1,0 +1,49 @@
+"""Kernel distance between features (KID if these are Inception's); torch-fidelity computes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from harness.api import ConfigError, Metric, Params, Score, register_metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register_metric("kid")
+class Kid(Metric):
+    """Unbiased MMD^2 with a cubic kernel (Bińkowski et al. 2018): no bias in n, so a check on FID.
+
+    The mean over random subsets, with its standard deviation over them.
+    """
+
+    class Params(Params):
+        """`subsets` of `subset_size`, or of half the samples where these are fewer."""
+
+        subsets: int = Field(default=100, ge=1)
+        subset_size: int = Field(default=1000, ge=2)
+
+    def compute(self, generated: Tensor, reference: Tensor) -> Score:
+        """See `Metric.compute`."""
+        from torch_fidelity.metric_kid import (
+            KEY_METRIC_KID_MEAN,
+            KEY_METRIC_KID_STD,
+            kid_features_to_metric,
+        )
+
+        n = min(len(generated), len(reference))
+        if n < 4:
+            raise ConfigError(f"kid needs 4 samples on each side, got {n}")
+        # a subset that is the whole sample is the same every time and has no spread
+        size = self.params.subset_size if n >= self.params.subset_size else n // 2
+        found = kid_features_to_metric(
+            generated,
+            reference,
+            kid_subsets=self.params.subsets,
+            kid_subset_size=size,
+            verbose=False,
+        )
+        whole = size == len(generated) == len(reference)
+        return Score(found[KEY_METRIC_KID_MEAN], None if whole else found[KEY_METRIC_KID_STD])
