@@ -101,8 +101,9 @@ class Registry:
         base = self.bases.get(kind, object)
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise ConfigError(f"{kind} {name!r} is not a subclass of harness.api.{base.__name__}")
-        cls.name = cls.name or name
-        return cls
+        named: type[Any] = cls
+        named.name = named.name or name
+        return named
 
     def names(self, kind: str) -> list[str]:
         """All names of a kind, sorted, entry points that nobody has imported yet included."""

@@ -149,9 +149,7 @@ class Evaluator:
         )
 
     def _labels(self, indices: Tensor) -> Tensor | None:
-        return evaluation_labels(
-            self.request.evaluation_seed, indices, self.teacher.spec.classes
-        )
+        return evaluation_labels(self.request.evaluation_seed, indices, self.teacher.spec.classes)
 
     def _reference(self, name: str, needs: str) -> Features:
         """Features of the data, or only their moments, made once per data set and extractor."""

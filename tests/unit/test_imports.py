@@ -32,6 +32,20 @@ ALLOWED = {
     "harness.report": {"harness.report", "harness.store", "harness.errors"},
     "preconds": {"preconds", "harness.api", "harness.core"},
     "teachers": {"teachers", "harness.api", "harness.core", "harness.backbones"},
+    "teachers.edm_format": {
+        "teachers",
+        "harness.api",
+        "harness.backbones",
+        "harness.store.files",
+    },
+    "teachers.training": {
+        "teachers",
+        "harness.api",
+        "harness.core",
+        "harness.backbones",
+        "harness.store.files",
+        "harness.train.checkpoint",
+    },
 }
 
 
