@@ -76,6 +76,7 @@ class Trainer:
         while state.step < budget:
             self._step()
             state.step += 1
+            self.heartbeat(state.step)
             stop = self._must_stop()
             save = stop or state.step == budget or state.step % request.checkpoint_every == 0
             if save or state.step % request.log_every == 0:
@@ -87,7 +88,6 @@ class Trainer:
                 if stop and state.step < budget:
                     raise Interrupted(f"stopped at step {state.step}, checkpoint written")
                 started = self._clock()
-            self.heartbeat(state.step)
         if budget == 0:
             self._save()
         if self.accelerator.is_main_process:
