@@ -236,7 +236,7 @@ def test_divergence_failure_and_interrupt_are_told_apart(grid, finished):
     mine = None
     for _ in range(600):
         mine = next((r for r in runs(grid) if r != run), None)
-        if mine and (mine / "train.jsonl").exists():
+        if mine and (mine / "eval.jsonl").exists():
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
