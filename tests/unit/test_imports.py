@@ -15,7 +15,7 @@ ALLOWED = {
     "harness.registry": {"harness.errors"},
     "harness.core": {"harness.core"},
     "harness.store.records": set(),
-    "harness.api": {"harness.core", "harness.registry", "harness.errors"},
+    "harness.api": {"harness.api", "harness.core", "harness.registry", "harness.errors"},
     "harness.contract": {"harness.api", "harness.core"},
     "harness.backbones": {"harness.backbones", "harness.api", "harness.core"},
     "harness.objectives": {"harness.objectives", "harness.api", "harness.core"},

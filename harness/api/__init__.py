@@ -1,0 +1,98 @@
+"""The one module a plugin imports: abstractions, decorators, and the functions scripts call.
+
+Importing it does not import torch, so that `plan`, `status` and `report` start at once; plugins
+keep to the same rule by importing torch inside their methods.
+
+The three nouns: a `Preconditioning` (how a student's jump is written), a `Teacher` (whose ODE it
+learns) and an `Objective` (the loss it learns by). An objective never sees skip and out, a
+preconditioning never sees the loss: that seam is the experiment.
+"""
+
+from harness.api.create import (
+    calibrate,
+    create,
+    create_precond,
+    create_teacher,
+    list_datasets,
+    list_extractors,
+    list_metrics,
+    list_objectives,
+    list_preconds,
+    list_teachers,
+    make_params,
+    register_dataset,
+    register_extractor,
+    register_metric,
+    register_objective,
+    register_precond,
+    register_teacher,
+)
+from harness.api.evaluation import (
+    Extractor,
+    Metric,
+    Score,
+)
+from harness.api.objective import (
+    Batch,
+    Objective,
+    StudentLike,
+)
+from harness.api.plugin import (
+    Params,
+    Plugin,
+    content_digest,
+    located,
+)
+from harness.api.preconditioning import (
+    Coeffs,
+    DenoiserForm,
+    Preconditioning,
+    edm_inner,
+)
+from harness.api.teacher import (
+    Dataset,
+    DatasetSpec,
+    Teacher,
+    TeacherSpec,
+)
+from harness.errors import ConfigError, HarnessError
+
+__all__ = [
+    "Batch",
+    "Coeffs",
+    "ConfigError",
+    "Dataset",
+    "DatasetSpec",
+    "DenoiserForm",
+    "Extractor",
+    "HarnessError",
+    "Metric",
+    "Objective",
+    "Params",
+    "Plugin",
+    "Preconditioning",
+    "Score",
+    "StudentLike",
+    "Teacher",
+    "TeacherSpec",
+    "calibrate",
+    "content_digest",
+    "create",
+    "create_precond",
+    "create_teacher",
+    "edm_inner",
+    "list_datasets",
+    "list_extractors",
+    "list_metrics",
+    "list_objectives",
+    "list_preconds",
+    "list_teachers",
+    "located",
+    "make_params",
+    "register_dataset",
+    "register_extractor",
+    "register_metric",
+    "register_objective",
+    "register_precond",
+    "register_teacher",
+]

@@ -1,0 +1,154 @@
+"""Registering plugins, and making them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from harness.api.evaluation import Extractor, Metric
+from harness.api.objective import Objective
+from harness.api.plugin import Plugin
+from harness.api.preconditioning import Preconditioning
+from harness.api.teacher import Dataset, Teacher
+from harness.errors import ConfigError, nearest
+from harness.registry import registry
+
+C = TypeVar("C", bound=type[Plugin])
+
+
+def _decorator(kind: str, base: type[Plugin]) -> Callable[[str], Callable[[C], C]]:
+    registry.bases[kind] = base
+
+    def register(name: str) -> Callable[[C], C]:
+        def add(cls: C) -> C:
+            if not (isinstance(cls, type) and issubclass(cls, base)):
+                raise ConfigError(f"{kind} {name!r}: {cls!r} is not a subclass of {base.__name__}")
+            registry.add(kind, name, cls)
+            return cls
+
+        return add
+
+    register.__doc__ = f"Class decorator: make a {base.__name__} known under a name."
+    return register
+
+
+register_precond = _decorator("precond", Preconditioning)
+register_teacher = _decorator("teacher", Teacher)
+register_objective = _decorator("objective", Objective)
+register_dataset = _decorator("dataset", Dataset)
+register_extractor = _decorator("extractor", Extractor)
+register_metric = _decorator("metric", Metric)
+
+
+def make_params(kind: str, name: str, params: Mapping[str, Any]) -> Any:
+    """Validate parameters of a plugin against its `Params`.
+
+    Raises:
+        ConfigError: unknown plugin, unknown key (with the nearest one) or a value of wrong type.
+    """
+    from pydantic import ValidationError
+
+    model = registry.get(kind, name).Params
+    try:
+        return model.model_validate(dict(params))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        what = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            what = f"unknown parameter{nearest(key, model.model_fields)}"
+        raise ConfigError(f"{kind} {name!r}: {key or 'parameters'}: {what}") from None
+
+
+def create(kind: str, name: str, params: Mapping[str, Any] | None = None, **context: Any) -> Any:
+    """Make a plugin of any kind from its name and plain parameters."""
+    return registry.get(kind, name)(make_params(kind, name, params or {}), **context)
+
+
+def create_precond(
+    name: str,
+    *,
+    sigma_data: float,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    **params: Any,
+) -> Preconditioning:
+    """Make a preconditioning, e.g. `create_precond("ctm", sigma_data=0.5, outer="variance")`."""
+    context = {"sigma_data": sigma_data, "sigma_min": sigma_min, "sigma_max": sigma_max}
+    made: Preconditioning = create("precond", name, params, **context)
+    return made
+
+
+def create_teacher(name: str, **params: Any) -> Teacher:
+    """Make a teacher, e.g. `create_teacher("gmm", preset="ring")`."""
+    made: Teacher = create("teacher", name, params)
+    return made
+
+
+def calibrate(
+    precond: Preconditioning,
+    teacher: Teacher,
+    *,
+    levels: int | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    dataset: Dataset | None = None,
+    device: Any = "cpu",
+) -> Preconditioning:
+    """Measure `teacher` on its data and load the result into `precond`, which is returned.
+
+    `levels` (default 120, uniform in -log sigma) and `samples` (default 4096 per level) override
+    the strategy's own parameters. A closed-form strategy is returned as it is.
+    """
+    if not precond.needs_calibration():
+        return precond
+    import torch
+
+    from harness.core.probe import Probe
+
+    if levels is None:
+        levels = getattr(precond.params, "levels", 120)
+    if samples is None:
+        samples = getattr(precond.params, "samples", 4096)
+    probe = Probe(
+        teacher,
+        dataset if dataset is not None else teacher.dataset(),
+        levels=levels,
+        samples=samples,
+        sigma_min=precond.sigma_min,
+        sigma_max=precond.sigma_max,
+        seed=seed,
+        device=device,
+    )
+    with torch.no_grad():
+        return precond.load(precond.calibrate(probe))
+
+
+def list_preconds() -> list[str]:
+    """Names of all preconditionings."""
+    return registry.names("precond")
+
+
+def list_teachers() -> list[str]:
+    """Names of all teachers."""
+    return registry.names("teacher")
+
+
+def list_objectives() -> list[str]:
+    """Names of all objectives."""
+    return registry.names("objective")
+
+
+def list_datasets() -> list[str]:
+    """Names of all datasets."""
+    return registry.names("dataset")
+
+
+def list_extractors() -> list[str]:
+    """Names of all feature extractors."""
+    return registry.names("extractor")
+
+
+def list_metrics() -> list[str]:
+    """Names of all metrics."""
+    return registry.names("metric")

@@ -1,0 +1,56 @@
+"""Losses: what they may ask of a student, and what they see of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from harness.api.plugin import Plugin
+from harness.api.teacher import Teacher
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class StudentLike(Protocol):
+    """What an objective may ask of a student: jumps and a denoiser, never their coefficients."""
+
+    def jump(self, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None = None) -> Tensor:
+        """f(x, t, s), [B, *shape]; t and s are float64 [B]."""
+
+    def denoise(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The implied denoiser D(x, t), [B, *shape]."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a training batch.
+
+    `numbers` are the global sample numbers behind `x0` [B, *shape]; `slots` their places in the
+    global batch of this `step`, which index every random draw.
+    """
+
+    x0: Tensor
+    labels: Tensor | None
+    numbers: Tensor
+    slots: Tensor
+    step: int
+    seed: int
+
+
+class Objective(Plugin):
+    """A loss, given as terms whose gradients the training loop combines.
+
+    `terms` returns {name: loss}; with `adaptive` set, every term but the first is scaled so that
+    its gradient at the network's last layer is as long as the first one's (VQGAN's rule, used by
+    CTM), measured on the global batch.
+    """
+
+    adaptive: bool = False
+
+    def terms(
+        self, student: StudentLike, target: StudentLike, teacher: Teacher, batch: Batch
+    ) -> Mapping[str, Callable[[], Tensor]]:
+        """Return the loss terms as callables, each giving a scalar with its graph, mean over B."""
+        raise NotImplementedError

@@ -1,0 +1,137 @@
+"""How a student's jump is written: two functions of (t, s), and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+from harness.api.plugin import Plugin
+from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.core.probe import Probe
+
+
+class Coeffs(NamedTuple):
+    """f = skip * x + out * F + shift * offset, each a float64 tensor of the broadcast (t, s).
+
+    `shift` is None for strategies without a constant term.
+    """
+
+    skip: Tensor
+    out: Tensor
+    shift: Tensor | None = None
+
+
+def edm_inner(t: Tensor, sigma_data: float) -> tuple[Tensor, Tensor]:
+    """(c_skip, c_out) of EDM's denoiser D = c_skip x + c_out F (Karras et al. 2022, table 1)."""
+    total = t * t + sigma_data**2
+    return sigma_data**2 / total, t * sigma_data / total.sqrt()
+
+
+class Preconditioning(Plugin):
+    """A jump along the teacher's ODE, written on the raw network output F:
+
+        f(x, t, s) = skip(t, s) x + out(t, s) F(c_in(t) x, c_noise(t), c_noise(s)) [+ shift(t, s) b]
+
+    with the boundary f(x, t, t) = x. Subclasses write `coeffs`; those that measure the teacher
+    first also write `calibrate` and read their curves from `self.artifact`.
+    """
+
+    #: whether d f/ds at s = t is the teacher's (x - D)/t when F is the teacher's own raw output.
+    tangent: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        params: Any = None,
+        *,
+        sigma_data: float,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+    ) -> None:
+        super().__init__(params)
+        if not 0 < sigma_min < sigma_max < math.inf or not 0 < sigma_data < math.inf:
+            raise ConfigError(
+                f"precond {self.name!r}: need 0 < sigma_min < sigma_max and sigma_data > 0,"
+                f" got {sigma_min}, {sigma_max}, {sigma_data}"
+            )
+        self.sigma_data = float(sigma_data)
+        self.sigma_min = float(sigma_min)
+        self.sigma_max = float(sigma_max)
+        self.artifact: dict[str, Tensor] = {}
+
+    def coeffs(self, t: Tensor, s: Tensor) -> Coeffs:
+        """Return (skip, out[, shift]), float64, for t and s that broadcast, sigma_min <= s <= t."""
+        raise NotImplementedError
+
+    def denoiser_coeffs(self, t: Tensor) -> Coeffs:
+        """Coefficients of the implied denoiser D(x, t) = x - t d f/ds at s = t.
+
+        The default differentiates `coeffs`; a strategy with a closed form overrides it.
+        """
+        import torch
+
+        with torch.enable_grad():
+            t = t.detach()
+            s = t.clone().requires_grad_()
+
+            def slope(value: Tensor | None) -> Tensor:
+                if value is None or not value.requires_grad:
+                    return torch.zeros_like(t)
+                return torch.autograd.grad(value.sum(), s, retain_graph=True)[0]
+
+            skip, out, shift = self.coeffs(t, s)
+            return Coeffs(
+                1 - t * slope(skip),
+                -t * slope(out),
+                None if shift is None else -t * slope(shift),
+            )
+
+    @property
+    def offset(self) -> Tensor | None:
+        """The fixed tensor that `shift` multiplies, of the data's shape; None without one."""
+        return self.artifact.get("offset")
+
+    @classmethod
+    def needs_calibration(cls) -> bool:
+        """Whether this strategy measures the teacher before it can give coefficients."""
+        return cls.calibrate is not Preconditioning.calibrate
+
+    def calibrate(self, probe: Probe) -> dict[str, Tensor]:
+        """Measure the teacher; return the tensors that `coeffs` reads from `self.artifact`.
+
+        Called under `no_grad`. The result is stored by content and shared between seeds.
+        """
+        raise NotImplementedError
+
+    def load(self, artifact: Mapping[str, Tensor]) -> Self:
+        """Adopt a calibration made earlier; returns self."""
+        self.artifact = dict(artifact)
+        return self
+
+    def to(self, device: Any) -> Self:
+        """Move the calibration to a device; returns self."""
+        return self.load({key: value.to(device) for key, value in self.artifact.items()})
+
+
+class DenoiserForm(Preconditioning):
+    """A strategy written on a denoiser: f = beta x + alpha D_theta, D_theta with EDM's inner map.
+
+    skip = beta + alpha c_skip(t), out = alpha c_out(t). Subclasses write `outer`. With an
+    `offset` m in the artifact the jump is written around it, f = m + beta (x - m) +
+    alpha (D_theta - m), which adds the constant (1 - alpha - beta) m.
+    """
+
+    def outer(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (alpha, beta), float64, for noise levels that broadcast."""
+        raise NotImplementedError
+
+    def coeffs(self, t: Tensor, s: Tensor) -> Coeffs:
+        """See `Preconditioning.coeffs`."""
+        alpha, beta = self.outer(t, s)
+        c_skip, c_out = edm_inner(t, self.sigma_data)
+        shift = None if self.offset is None else 1 - alpha - beta
+        return Coeffs(beta + alpha * c_skip, alpha * c_out, shift)

@@ -1,0 +1,88 @@
+"""Clean data, and the teachers that model them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from harness.api.plugin import Plugin
+from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+    from torch import Tensor
+
+    from harness.backbones.base import Backbone
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What a dataset is, known without reading it all: shape [C, H, W] or [d], classes, size.
+
+    `size` is None for a distribution one can draw from without end; `digest` names the content.
+    """
+
+    shape: tuple[int, ...]
+    digest: str
+    classes: int = 0
+    size: int | None = None
+
+
+class Dataset(Plugin):
+    """Clean data x_0, addressed by number so that order never depends on processes or resume."""
+
+    spec: DatasetSpec
+
+    def draw(self, seed: int, purpose: str, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return samples [B, *shape] float32 and one-hot labels [B, classes] (or None).
+
+        `numbers` [B] int64 are global sample numbers: sample k of `purpose` is the same whoever
+        asks for it, and whenever.
+        """
+        raise NotImplementedError
+
+    def items(self) -> tuple[ndarray, ndarray | None]:
+        """All samples of a finite set in stored order, float32 [N, *shape], and one-hot labels.
+
+        numpy arrays, so that a teacher can be built on them without torch.
+
+        Raises:
+            ConfigError: this dataset has no end, or does not keep its samples.
+        """
+        raise ConfigError(f"dataset {self.name!r} is not a finite set: name an image set instead")
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """What a teacher is: shape, noise range, sigma_data, classes, a digest of its content."""
+
+    shape: tuple[int, ...]
+    sigma_data: float
+    digest: str
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    classes: int = 0
+
+
+class Teacher(Plugin):
+    """A denoiser D(x, sigma) ~ E[x_0 | x_0 + sigma eps = x] whose ODE is to be learnt."""
+
+    spec: TeacherSpec
+    #: whether `network()` gives a backbone; a teacher that is none gets one fitted to it.
+    is_network: ClassVar[bool] = False
+
+    def denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return D [B, *shape] in the dtype of `x` for noise levels `sigma`, a scalar or [B]."""
+        raise NotImplementedError
+
+    def dataset(self) -> Dataset:
+        """The data this teacher models, for grids that name no dataset of their own."""
+        raise ConfigError(f"teacher {self.name!r} has no data of its own: name one in axes.dataset")
+
+    def network(self) -> Backbone | None:
+        """A fresh copy of the backbone whose raw output makes this denoiser, s branch included."""
+        return None
+
+    def to(self, device: Any) -> Self:
+        """Move to a device; returns self."""
+        return self
