@@ -30,7 +30,10 @@ def main(args: argparse.Namespace) -> int:
                 continue
             summary = (cls.__doc__ or "").strip().splitlines()
             fields = cls.Params.model_fields.items()
-            params = ", ".join(f"{key}={field.get_default()!r}" for key, field in fields)
+            params = ", ".join(
+                f"{key} (needed)" if field.is_required() else f"{key}={field.get_default()!r}"
+                for key, field in fields
+            )
             rows.append([name, summary[0] if summary else "", params])
         print(
             tabulate(

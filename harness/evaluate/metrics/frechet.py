@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @register_metric("frechet")
 class Frechet(Metric):
-    """See harness/evaluate/moments.py; biased upwards by about c/n, so compare equal n only."""
+    """Fréchet distance of Gaussians fitted to features; biased by about c/n: compare equal n."""
 
     needs = "moments"
 
