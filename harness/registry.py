@@ -92,7 +92,7 @@ class Registry:
     def _import(self, kind: str, name: str) -> type[Any]:
         module, _, attribute = name.partition(":")
         try:
-            cls = getattr(importlib.import_module(module), attribute)
+            cls: Any = getattr(importlib.import_module(module), attribute)
         except Exception as error:
             raise ConfigError(
                 f"{kind} {name!r} cannot be imported ({_one_line(error)}); write it as"
@@ -101,9 +101,9 @@ class Registry:
         base = self.bases.get(kind, object)
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise ConfigError(f"{kind} {name!r} is not a subclass of harness.api.{base.__name__}")
-        named: type[Any] = cls
-        named.name = named.name or name
-        return named
+        found: type[Any] = cls
+        found.name = found.name or name
+        return found
 
     def names(self, kind: str) -> list[str]:
         """All names of a kind, sorted, entry points that nobody has imported yet included."""

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api import Extractor, create, make_params
+from harness.api import Extractor, create
 from harness.cli import add_plugin_argument
 from harness.errors import EXIT_DONE, ConfigError
 from harness.registry import registry
@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save", metavar="FILE.npz", help="keep the statistics of the last set")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--batch", type=int, default=64, metavar="N", help="images at a time")
+    parser.add_argument(
+        "--fast", action="store_true", help="Inception channels-last: quicker, equal up to rounding"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_plugin_argument(parser)
 
@@ -49,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Check everything, extract each set once, print every metric."""
     _check_flags(args)
-    extractor = _extractor(args.extractor, args.weights)
+    extractor = _extractor(args)
     metrics = {name: create("metric", name) for name in dict.fromkeys(args.metrics)}
     from harness.evaluate.compare import check, compare, open_side, statistics
 
@@ -104,11 +107,14 @@ def _check_sides(args: argparse.Namespace, sides: list[Side]) -> None:
         raise ConfigError(f"--save: {sides[-1].meta['source']} holds statistics already")
 
 
-def _extractor(name: str, weights: str | None) -> Extractor:
-    cls = registry.get("extractor", name)
-    if weights and "weights" not in cls.Params.model_fields:
-        raise ConfigError(f"--weights: extractor {name!r} takes no file of weights")
-    made: Extractor = cls(make_params("extractor", name, {"weights": weights} if weights else {}))
+def _extractor(args: argparse.Namespace) -> Extractor:
+    name, known = args.extractor, registry.get("extractor", args.extractor).Params.model_fields
+    given = {"weights": args.weights, "fast": args.fast}
+    params = {key: value for key, value in given.items() if value}
+    for key in params:
+        if key not in known:
+            raise ConfigError(f"--{key}: extractor {name!r} takes no such parameter; leave it out")
+    made: Extractor = create("extractor", name, params)
     return made
 
 

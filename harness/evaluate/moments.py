@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -41,6 +42,12 @@ class Moments:
     def covariance(self) -> Tensor:
         """Unbiased covariance [d, d]."""
         return self.m2 / (self.n - 1)
+
+    @functools.cached_property
+    def root(self) -> Tensor:
+        """Symmetric root of the covariance; kept, because a reference is compared with often."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
 class Accumulator:
@@ -98,11 +105,6 @@ def frechet(a: Moments, b: Moments) -> float:
             f"features of length {len(a.mean)} cannot be compared with features of length"
             f" {len(b.mean)}: they come from different extractors"
         )
-    cross = torch.linalg.svdvals(_root(a.covariance) @ _root(b.covariance)).sum()
+    cross = torch.linalg.svdvals(a.root @ b.root).sum()
     spread = a.covariance.trace() + b.covariance.trace() - 2 * cross
     return max(0.0, float((a.mean - b.mean).square().sum() + spread))
-
-
-def _root(covariance: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T

@@ -148,7 +148,7 @@ def test_bad_input_is_one_sentence(fid, folder, tmp_path, case):
         ((), "give two sets"),
         (("A",), "compare A with what"),
         (("A", "A", "--batch", "0"), "--batch"),
-        (("A", "A", "--weights", "x.pth"), "takes no file of weights"),
+        (("A", "A", "--weights", "x.pth"), "takes no such parameter"),
         (("A", "A", "--metrics", "alignment"), "compares with a teacher"),
         (("A", "A", "--metrics", "inception-score"), "has no class logits"),
         (("A", "A", "--metrics", "fiddle"), "no metric is called"),

