@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from harness.api import create
@@ -57,6 +58,9 @@ def main(args: argparse.Namespace) -> int:
     )
     for skip in matrix.skips:
         print(f"  skipped {skip.cell}: {skip.reason}")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # both end a matrix cleanly, also where a shell started us with SIGINT ignored (nohup, &)
+        signal.signal(number, signal.default_int_handler)
     with Progress(matrix) as progress:
         rerun = frozenset(State(name) for name in args.rerun)
         outcome = Scheduler(
