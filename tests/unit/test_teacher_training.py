@@ -8,6 +8,9 @@ from harness.api import ConfigError, create, create_teacher
 from teachers.training.config import load_config
 from teachers.training.train import train_teacher
 
+#: sha256 of teachers/weights/digits.safetensors; the command that made it is in its configuration
+SHIPPED_DIGITS = "2c6eb259c2a45ce77114bf3075f890314368ebacd85f0cc379ef83d3beebe1f7"
+
 CONFIG = {
     "network": {
         "model_type": "SongUNet",
@@ -57,6 +60,7 @@ def test_the_shipped_digits_teacher_denoises_digits():
     """Its error at moderate noise is far below that of the best constant and of the input."""
     teacher = create_teacher("unet")
     assert (teacher.checkpoint.path.stat().st_size) < 5_000_000
+    assert teacher.spec.digest == SHIPPED_DIGITS
     x0, _ = teacher.dataset().draw(1, "check", torch.arange(128))
     sigma = torch.tensor(0.5, dtype=torch.float64)
     torch.manual_seed(0)
@@ -114,3 +118,26 @@ def test_convert_on_the_command_line(tmp_path, harness):
     code, _, err = harness("teacher", "convert", tmp_path / "none.pkl", out)
     assert code == 2
     assert "no such file" in err
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_teacher(tmp_path):
+    from safetensors.torch import load_file
+
+    from tests.conftest import command
+
+    path = tmp_path / "teacher.yaml"
+    network = {**CONFIG["network"], "dropout": 0.0}
+    recipe = {**CONFIG["train"], "images": 64}
+    path.write_text(yaml.safe_dump({**CONFIG, "network": network, "train": recipe}))
+    weights = []
+    for processes in (1, 2):
+        out = tmp_path / f"p{processes}.safetensors"
+        process = command(
+            *["teacher", "train", "--config", path, "--out", out, "--processes", processes]
+        )
+        text, err = process.communicate(timeout=240)
+        assert process.returncode == 0, text + err
+        weights.append(load_file(out))
+    for key, value in weights[0].items():
+        assert float((value - weights[1][key]).abs().max()) < 1e-5
