@@ -18,7 +18,8 @@ def save_matrix(store: ResultStore, matrix: Matrix) -> None:
     write_json(
         store.root / "tables" / matrix.grid.name / "matrix.json",
         {
-            "grid": matrix.grid.model_dump(mode="json"),
+            # where this machine keeps its results is nobody else's business
+            "grid": matrix.grid.model_dump(mode="json", exclude={"results"}),
             "request": asdict(matrix.request),
             "wanted": [asdict(measure) for measure in matrix.wanted()],
             "cells": [spec.to_json() for spec in matrix.specs],
