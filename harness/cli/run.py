@@ -39,13 +39,15 @@ def main(args: argparse.Namespace) -> int:
     grid = load_grid(args.matrix, args.set)
     matrix = expand(grid, args.only, args.plugin)
     store = ResultStore(grid.results).prepare()
-    save_matrix(store, matrix)
+    changed = save_matrix(store, matrix)
     owed = [spec for spec in matrix.specs if store.open(spec).missing(matrix.wanted())]
     tables = store.root / "tables" / grid.name
-    if not owed and (tables / "leaderboard.csv").exists():
+    if not owed:
         print(f"{len(matrix.specs)} of {len(matrix.specs)} cells are done, nothing to do.")
-        print((tables / "leaderboard.txt").read_text())
-        print(f"tables: {tables}")
+        if changed or not (tables / "leaderboard.csv").exists():
+            _tables(store, matrix)
+        else:
+            print(f"{(tables / 'leaderboard.txt').read_text()}\ntables: {tables}")
         return EXIT_DONE
     for extractor in {measure.extractor for measure in matrix.wanted()} & set(
         matrix.request.extractors

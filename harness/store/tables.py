@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +14,25 @@ if TYPE_CHECKING:
     from harness.store.store import ResultStore
 
 
-def save_matrix(store: ResultStore, matrix: Matrix) -> None:
-    """Write tables/<grid>/matrix.json: which runs belong to the grid and what they owe."""
-    write_json(
-        store.root / "tables" / matrix.grid.name / "matrix.json",
-        {
-            # where this machine keeps its results is nobody else's business
-            "grid": matrix.grid.model_dump(mode="json", exclude={"results"}),
-            "request": asdict(matrix.request),
-            "wanted": [asdict(measure) for measure in matrix.wanted()],
-            "cells": [spec.to_json() for spec in matrix.specs],
-            "skips": [asdict(skip) for skip in matrix.skips],
-        },
-    )
+def save_matrix(store: ResultStore, matrix: Matrix) -> bool:
+    """Write tables/<grid>/matrix.json: which runs belong to the grid and what they owe.
+
+    Returns:
+        Whether that is news: tables made before are then of another grid of this name.
+    """
+    path = store.root / "tables" / matrix.grid.name / "matrix.json"
+    described = {
+        # where this machine keeps its results is nobody else's business
+        "grid": matrix.grid.model_dump(mode="json", exclude={"results"}),
+        "request": asdict(matrix.request),
+        "wanted": [asdict(measure) for measure in matrix.wanted()],
+        "cells": [spec.to_json() for spec in matrix.specs],
+        "skips": [asdict(skip) for skip in matrix.skips],
+    }
+    if path.exists() and read_json(path) == json.loads(json.dumps(described)):
+        return False
+    write_json(path, described)
+    return True
 
 
 def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:

@@ -94,6 +94,11 @@ def test_second_run_does_nothing_quickly_and_without_torch(finished):
     assert "nothing to do" in out
     after = {p: p.stat().st_mtime_ns for r in runs(grid) for p in r.rglob("*") if p.is_file()}
     assert before == after
+    out, _ = finish(command("run", "--matrix", grid, "--set", "axes.precond=[ctm, bcm]"))
+    assert "nothing to do" in out
+    assert "analytic" not in out  # the tables are this grid's, not those of the one before
+    out, _ = finish(command("run", "--matrix", grid))
+    assert "analytic" in out
     from tests.unit.test_imports import run_without_torch
 
     results = grid.parent / "results"
