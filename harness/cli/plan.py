@@ -9,6 +9,7 @@ from tabulate import tabulate
 from harness.cli import add_grid_arguments
 from harness.config.grid import load_grid
 from harness.config.matrix import expand
+from harness.config.needs import missing_weights
 from harness.errors import EXIT_DONE
 from harness.store.store import ResultStore
 
@@ -36,6 +37,9 @@ def main(args: argparse.Namespace) -> int:
             what = f"{len(missing)} of {len(wanted)} numbers, at steps {_short(steps)}"
         rows.append([spec.run_id, spec.precond.label, spec.seed, run.status()["state"], what])
     print(tabulate(rows, headers=["run", "precond", "seed", "state", "missing"]))
+    used = {measure.extractor_name for measure in wanted}
+    for missing in missing_weights(name for name in matrix.request.extractors if name in used):
+        print(f"not on this machine: {missing}")
     for skip in matrix.skips:
         print(f"skipped {skip.cell}: {skip.reason}")
     print(

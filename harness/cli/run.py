@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from pathlib import Path
 
-from harness.api import create
 from harness.cli import add_grid_arguments
 from harness.config.grid import load_grid
 from harness.config.matrix import Matrix, expand
-from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, EXIT_INTERRUPTED
+from harness.config.needs import missing_weights, told_at_once
+from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, EXIT_INTERRUPTED, HarnessError
 from harness.runner.scheduler import Outcome, Scheduler
 from harness.store.records import State
 from harness.store.store import ResultStore
@@ -38,9 +39,12 @@ def main(args: argparse.Namespace) -> int:
         return plan.main(args)
     grid = load_grid(args.matrix, args.set)
     matrix = expand(grid, args.only, args.plugin)
-    store = ResultStore(grid.results).prepare()
-    changed = save_matrix(store, matrix)
-    owed = [spec for spec in matrix.specs if store.open(spec).missing(matrix.wanted())]
+    store = ResultStore(grid.results)
+    wanted = matrix.wanted()
+    owed = [spec for spec in matrix.specs if store.run_at(spec.run_id).missing(wanted)]
+    if owed:
+        _check_evaluation(matrix)
+    changed = save_matrix(store.prepare(), matrix)
     tables = store.root / "tables" / grid.name
     if not owed:
         print(f"{len(matrix.specs)} of {len(matrix.specs)} cells are done, nothing to do.")
@@ -49,10 +53,6 @@ def main(args: argparse.Namespace) -> int:
         else:
             print(f"{(tables / 'leaderboard.txt').read_text()}\ntables: {tables}")
         return EXIT_DONE
-    for extractor in {measure.extractor for measure in matrix.wanted()} & set(
-        matrix.request.extractors
-    ):
-        create("extractor", extractor).ready()  # missing weights are told now, not after training
     print(
         f"{grid.name}: {len(matrix.specs)} cells, {len(matrix.specs) - len(owed)} done,"
         f" {len(owed)} to do; results in {store.root}",
@@ -70,6 +70,26 @@ def main(args: argparse.Namespace) -> int:
         ).run()
     _tables(store, matrix)
     return _conclude(outcome)
+
+
+def _check_evaluation(matrix: Matrix) -> None:
+    """Weights and reference statistics that lack or do not fit are told now, not after training.
+
+    Raises:
+        ConfigError: with all of them.
+    """
+    names = {measure.extractor_name for measure in matrix.wanted()}
+    wrong = missing_weights(name for name in matrix.request.extractors if name in names)
+    for name, file in matrix.request.references.items():
+        from harness.api import create
+        from harness.evaluate.reference import load_reference
+
+        try:
+            load_reference(Path(file["file"]), create("extractor", name), file["n"])
+        except HarnessError as error:
+            wrong.append(f"evaluate.references.{name}: {error}")
+    if wrong:
+        raise told_at_once(wrong, f"grid {matrix.grid.name!r}")
 
 
 def _tables(store: ResultStore, matrix: Matrix) -> None:

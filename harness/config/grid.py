@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from harness.config.needs import missing_weights, told_at_once
 from harness.config.schema import Grid
 from harness.errors import ConfigError, nearest
 
@@ -61,7 +62,7 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     unset: dict[str, str] = {}
     data = _expand(data, "", unset)
     if unset:
-        raise _unset_variables(path, unset, data.get("needs"))
+        raise _unset_variables(path, unset, data)
     try:
         return Grid.model_validate(data)
     except ValidationError as error:
@@ -106,18 +107,19 @@ def _expand(value: Any, where: str, unset: dict[str, str]) -> Any:
     return VARIABLE.sub(lookup, value)
 
 
-def _unset_variables(path: Path, unset: dict[str, str], needs: Any) -> ConfigError:
-    """One sentence for one variable, else a list; with what the grid's `needs` say of each."""
-    told = needs if isinstance(needs, dict) else {}
+def _unset_variables(path: Path, unset: dict[str, str], data: dict[str, Any]) -> ConfigError:
+    """What the grid's `needs` say of each variable; weights that lack too, so all is told once."""
+    told = data["needs"] if isinstance(data.get("needs"), dict) else {}
+    evaluate = data["evaluate"] if isinstance(data.get("evaluate"), dict) else {}
+    extractors = evaluate.get("extractors", [])
     lines = [
         f"environment variable {name} is not set ({where})"
         + (f": {told[name]}" if name in told else "")
         for name, where in unset.items()
     ]
-    if len(lines) == 1:
-        return ConfigError(f"{path}: {lines[0]}")
-    listed = "".join(f"\n  {line}" for line in lines)
-    return ConfigError(f"{path}: {len(lines)} things are missing:{listed}")
+    if isinstance(extractors, list):
+        lines += missing_weights(str(name) for name in extractors)
+    return told_at_once(lines, str(path))
 
 
 def _sentence(error: ValidationError) -> str:

@@ -44,12 +44,15 @@ def wanted(request: Request) -> list[Measure]:
     """Every (step, NFE, metric, extractor, n) that a request asks for.
 
     A trajectory metric compares samples themselves, so it is asked for once, under the name of
-    the ODE solution it is compared with.
+    the ODE solution it is compared with. Statistics in a file serve metrics that need no more.
     """
     measures = []
     for step, nfe, metric in itertools.product(request.budgets, request.nfe, request.metrics):
-        raw = registry.get("metric", metric).needs == "trajectory"
-        for extractor in [f"ode{request.ode_steps}"] if raw else request.extractors:
+        needs = registry.get("metric", metric).needs
+        names = [f"ode{request.ode_steps}"] if needs == "trajectory" else request.extractors
+        for name in names:
+            file = request.references.get(name) if needs == "moments" else None
+            extractor = f"{name}#{file['digest']}" if file else name
             measures.append(Measure(step, nfe, metric, extractor, request.samples))
     return measures
 
@@ -72,6 +75,7 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
     specs: dict[str, RunSpec] = {}
     skips: list[Skip] = []
     make = Workshop()
+    references = make.references(grid.evaluate.references)
     for refs in itertools.product(*(getattr(grid.axes, axis) for axis in AXES)):
         found = {axis: make.spec(axis, ref) for axis, ref in zip(AXES, refs, strict=True)}
         plugins_here = {axis: spec for axis, spec in found.items() if spec is not None}
@@ -116,7 +120,7 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
             f"report.baseline: {grid.report.baseline!r} is not on axes.precond"
             f"{nearest(grid.report.baseline, [ref.name for ref in grid.axes.precond])}"
         )
-    return Matrix(grid, tuple(specs.values()), tuple(skips), _request(grid, plugins))
+    return Matrix(grid, tuple(specs.values()), tuple(skips), _request(grid, references, plugins))
 
 
 def _nothing_to_run(grid: Grid, make: Workshop, skips: Sequence[Skip]) -> ConfigError:
@@ -133,7 +137,7 @@ def _nothing_to_run(grid: Grid, make: Workshop, skips: Sequence[Skip]) -> Config
     return ConfigError(f"grid {grid.name!r} cannot run, {len(wrong)} things are missing:{lines}")
 
 
-def _request(grid: Grid, plugins: Sequence[str]) -> Request:
+def _request(grid: Grid, references: dict[str, dict[str, Any]], plugins: Sequence[str]) -> Request:
     return Request(
         budgets=list(grid.budgets),
         nfe=list(dict.fromkeys(grid.evaluate.nfe)),
@@ -148,6 +152,7 @@ def _request(grid: Grid, plugins: Sequence[str]) -> Request:
         log_every=grid.train.log_every,
         processes=grid.launch.processes,
         plugins=[str(Path(plugin).resolve()) for plugin in plugins],
+        references=references,
     )
 
 

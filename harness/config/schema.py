@@ -108,17 +108,42 @@ class Backbone(Section):
         return self.model_dump(exclude={*others}) | {"name": fits}
 
 
+class ReferenceFile(Section):
+    """Published statistics to compare with: mu and sigma of `n` images, or a file of `fid --save`.
+
+    Files of EDM, ADM and clean-fid do not say of how many images they are; `n` does.
+    """
+
+    file: str
+    n: int | None = Field(default=None, ge=2)
+
+
 class Evaluate(Section):
-    """What is measured at each budget: every NFE, every metric, on `samples` samples."""
+    """What is measured at each budget: every NFE, every metric, on `samples` samples.
+
+    Generated samples are compared with the dataset of the cell; for Fréchet distances on an
+    extractor named in `references`, with the statistics in that file.
+    """
 
     nfe: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [1, 2, 3, 5, 10]
     samples: int = Field(default=10_000, ge=2)
     metrics: Annotated[list[str], Field(min_length=1)] = ["frechet", "alignment"]
     extractors: Annotated[list[str], Field(min_length=1)] = ["raw"]
+    references: dict[str, ReferenceFile] = Field(default_factory=dict)
     seed: int = 0
     ode_steps: int = Field(
         default=256, ge=16, description="Heun steps of the teacher's own solution"
     )
+
+    @model_validator(mode="after")
+    def _references_of_extractors(self) -> Evaluate:
+        for name in self.references:
+            if name not in self.extractors:
+                raise ValueError(
+                    f"references.{name}: there is no such extractor in evaluate.extractors"
+                    f" ({', '.join(self.extractors)})"
+                )
+        return self
 
 
 class Launch(Section):

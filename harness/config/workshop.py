@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from harness.api import Dataset, DatasetSpec, Teacher, create, make_params
-from harness.config.schema import PluginRef
+from harness.config.schema import PluginRef, ReferenceFile
 from harness.errors import HarnessError
 from harness.registry import registry
 from harness.store.records import PluginSpec
@@ -33,6 +38,22 @@ class Workshop:
             except HarnessError as error:
                 self.broken[key] = str(error)
         return self._specs.get(key)
+
+    def references(self, files: Mapping[str, ReferenceFile]) -> dict[str, dict[str, Any]]:
+        """Files of statistics by extractor, known by the beginning of their digest."""
+        found = {}
+        for name, reference in files.items():
+            path = Path(reference.file)
+            try:
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
+            except OSError as error:
+                self.broken[f"reference {name}"] = (
+                    f"evaluate.references.{name}.file: {path} cannot be read ({error.strerror})"
+                )
+                continue
+            found[name] = {"file": str(path.resolve()), "n": reference.n, "digest": digest}
+        return found
 
     def teacher(self, spec: PluginSpec | None) -> Teacher | None:
         """The teacher, or None if it is broken."""

@@ -19,6 +19,7 @@ from harness.core.solver import solve
 from harness.evaluate.features import Features, as_score, check_pair, few, score
 from harness.evaluate.images import is_image, quantise
 from harness.evaluate.moments import Moments
+from harness.evaluate.reference import Reference, load_reference
 from harness.store.artifacts import get_or_make
 from harness.store.records import Measure, Request
 
@@ -61,11 +62,28 @@ class Evaluator:
         if any(metric.needs != "trajectory" for metric in self.metrics.values()):
             for extractor in self.extractors.values():
                 extractor.ready().to(accelerator.device)
+        self._files: dict[str, Reference] = {
+            name: load_reference(
+                Path(file["file"]), self.extractors[name], file["n"], shape=list(dataset.spec.shape)
+            )
+            for name, file in request.references.items()
+        }
         self._references: dict[tuple[str, str], Features] = {}
         self._ends: Tensor | None = None
 
+    def protocol(self, measure: Measure) -> tuple[str | None, int]:
+        """What a number is compared through and with: extractor id, number of references."""
+        if self.metrics[measure.metric].needs == "trajectory":
+            return None, measure.n
+        extractor = self.extractors[measure.extractor_name]
+        if not measure.reference:
+            return extractor.id, self._data_n
+        file = self._files[extractor.name]
+        name = f"{extractor.id} vs {Path(file.meta['source']).stem}#{measure.reference}"
+        return name, file.moments.n
+
     @property
-    def reference_n(self) -> int:
+    def _data_n(self) -> int:
         """How many data samples generated ones are compared with."""
         return self.dataset.spec.size or self.request.samples
 
@@ -87,9 +105,11 @@ class Evaluator:
         features = {
             name: Features(
                 self.extractors[name],
-                keep=any(needs[m] in ("features", "logits") for m in group if m.extractor == name),
+                keep=any(
+                    needs[m] in ("features", "logits") for m in group if m.extractor_name == name
+                ),
             )
-            for name in dict.fromkeys(m.extractor for m in group if needs[m] != "trajectory")
+            for name in dict.fromkeys(m.extractor_name for m in group if needs[m] != "trajectory")
         }
         kept: list[Tensor] | None = [] if "trajectory" in needs.values() else None
         finite = True
@@ -113,12 +133,15 @@ class Evaluator:
                 self.metrics[measure.metric].compute(drawn.flatten(1).double(), self._trajectory())
             )
             if drawn is not None and needs[measure] == "trajectory"
-            else self._score(measure, whole[measure.extractor])
+            else self._score(measure, whole[measure.extractor_name])
             for measure in group
         }
 
     def _score(self, measure: Measure, found: Features) -> Score:
         metric = self.metrics[measure.metric]
+        if measure.reference:
+            moments = self._files[measure.extractor_name].moments
+            return score(metric, found, Features.restored(found.extractor, moments))
         return score(metric, found, self._reference(measure.extractor, metric.needs))
 
     def _seen(self, samples: Tensor) -> Tensor:
@@ -159,7 +182,7 @@ class Evaluator:
             key = {
                 "dataset": self.dataset.spec.digest,
                 "extractor": extractor.id,
-                "n": self.reference_n,
+                "n": self._data_n,
                 "seed": self.request.evaluation_seed,
             }
             made = get_or_make(
@@ -177,7 +200,7 @@ class Evaluator:
 
     def _make_reference(self, name: str, what: str) -> dict:
         found = Features(self.extractors[name], keep=what == "features")
-        for numbers in self._blocks(self.reference_n):
+        for numbers in self._blocks(self._data_n):
             data, _ = self.dataset.draw(self.request.evaluation_seed, "reference", numbers)
             found.add(self._seen(data).to(self.accelerator.device))
         moments = found.moments

@@ -21,11 +21,11 @@ def label(metric: str, extractor_id: str) -> str:
     Only features of the official Inception weights (by hash) make a FID, KID or Inception Score.
     """
     if is_official(extractor_id) and metric in SHORT:
-        return SHORT[metric] + CLEAN[extractor_id.partition(OFFICIAL)[2]]
+        return SHORT[metric] + CLEAN[extractor_id.partition(" vs ")[0].partition(OFFICIAL)[2]]
     return LONG.get(metric, metric)
 
 
 def is_official(extractor_id: str) -> bool:
     """Whether features with this id come from the official Inception weights, by hash."""
-    name, _, preprocess = extractor_id.partition(OFFICIAL)
+    name, _, preprocess = extractor_id.partition(" vs ")[0].partition(OFFICIAL)
     return name in ("inception", "inception-clean") and preprocess in CLEAN

@@ -98,7 +98,9 @@ def load_reference(
     resized as the extractor at hand does; for any other weights they are refused.
 
     Args:
-        expected: further fields of the metadata that have to agree, e.g. `content`.
+        n: how many images, where the file does not say; where it does they have to agree.
+        expected: further fields of the metadata that have to agree, where they are known, e.g.
+            `content` or `shape`.
 
     Raises:
         ConfigError: damaged, not statistics, or of something else; differing fields are listed.
@@ -106,7 +108,8 @@ def load_reference(
     arrays = read_npz(path)
     if {"mean", "m2", "n", "meta", "key"} <= set(arrays):
         reference = _own(path, arrays)
-        expected = {"format": FORMAT, "extractor": extractor.id, **expected}
+        told = {} if n is None else {"n": n}
+        expected = {"format": FORMAT, "extractor": extractor.id, **told, **expected}
     elif {"mu", "sigma"} <= set(arrays):
         reference = _imported(path, arrays, n, extractor)
         expected = {"extractor": extractor.id}
@@ -147,8 +150,8 @@ def _imported(
 ) -> Reference:
     if n is None or n < 2:
         raise ConfigError(
-            f"{path} holds mu and sigma but not of how many images: say so with --reference-n N"
-            " (EDM's CIFAR-10 file: 50000)"
+            f"{path} holds mu and sigma but not of how many images: say so with --reference-n N,"
+            " in a grid with `n` beside `file` (EDM's CIFAR-10 file: 50000)"
         )
     moments = _moments(path, n, arrays["mu"], np.asarray(arrays["sigma"], np.float64) * (n - 1))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

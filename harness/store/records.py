@@ -103,7 +103,11 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Measure:
-    """What one number is: at which step, with how many evaluations, measured how, on how many."""
+    """What one number is: at which step, with how many evaluations, measured how, on how many.
+
+    `extractor` is the name of an extractor, with `#` and the digest of a file of statistics where
+    samples are compared with that instead of the dataset; or `ode256` for a trajectory metric.
+    """
 
     step: int
     nfe: int
@@ -111,13 +115,24 @@ class Measure:
     extractor: str
     n: int
 
+    @property
+    def extractor_name(self) -> str:
+        """The extractor alone."""
+        return self.extractor.partition("#")[0]
+
+    @property
+    def reference(self) -> str:
+        """Digest of the file of statistics that is compared with; empty for the dataset."""
+        return self.extractor.partition("#")[2]
+
 
 @dataclass(frozen=True)
 class EvalRow:
     """One evaluation, one line of eval.jsonl. `seconds` is the train-only clock at that step.
 
     `std` is the standard deviation of the estimate, for metrics that have one; `extractor_id` names
-    weights and preprocessing, so that tables never mix two protocols under one name.
+    weights, preprocessing and the reference where it is a file, so that tables never mix two
+    protocols under one name.
     """
 
     step: int
@@ -156,6 +171,8 @@ class Request:
     log_every: int = 100
     processes: int = 1
     plugins: list[str] = field(default_factory=list)
+    #: extractor -> {file, n, digest}
+    references: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def _short(value: Any) -> str:

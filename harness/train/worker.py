@@ -123,8 +123,7 @@ def evaluate(
     for measure, (value, std) in scores.items():
         if value != value or abs(value) == float("inf"):
             raise DivergedError(measure.step, f"{measure.metric} at NFE {measure.nfe}")
-        metric = evaluator.metrics[measure.metric]
-        features = metric.needs != "trajectory"
+        extractor_id, reference_n = evaluator.protocol(measure)
         run.append(
             EvalRow(
                 step=measure.step,
@@ -134,11 +133,11 @@ def evaluate(
                 metric=measure.metric,
                 extractor=measure.extractor,
                 n=measure.n,
-                reference_n=evaluator.reference_n if features else measure.n,
+                reference_n=reference_n,
                 value=value,
-                lower_is_better=metric.lower_is_better,
+                lower_is_better=evaluator.metrics[measure.metric].lower_is_better,
                 std=std,
-                extractor_id=evaluator.extractors[measure.extractor].id if features else None,
+                extractor_id=extractor_id,
             )
         )
     if accelerator.is_main_process:

@@ -41,6 +41,15 @@ BAD = [
     ({"launch__processes": 3}, ["train.batch", "32", "multiple of 3"]),
     ({"train__micro_batch": 7}, ["micro_batch", "7 does not divide"]),
     ({"evaluate__metrics": ["fid"]}, ["no metric is called 'fid'"]),
+    (
+        {"evaluate__references": {"inception": {"file": "a.npz"}}},
+        ["references.inception", "no such extractor", "raw"],
+    ),
+    (
+        {"evaluate__references": {"raw": {"file": "absent.npz"}}},
+        ["evaluate.references.raw.file", "absent.npz", "No such file"],
+    ),
+    ({"evaluate__extractors": ["inception"]}, ["inception", "not found", "PRECONDBENCH_INCEPTION"]),
     ({"evaluate__nfe": [0]}, ["evaluate.nfe", "greater than or equal to 1"]),
     ({"report__baseline": "edm"}, ["report.baseline", "'edm'"]),
     ({"exclude": [{"precnd": "ctm"}]}, ["exclude", "precnd"]),

@@ -3,12 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from harness.api import ConfigError, create
+from harness.config.matrix import wanted
 from harness.evaluate.compare import extract, statistics
+from harness.evaluate.evaluator import Evaluator
+from harness.evaluate.features import Features
 from harness.evaluate.moments import frechet
-from harness.evaluate.reference import is_statistics, load_reference
+from harness.evaluate.reference import FORMAT, Reference, is_statistics, load_reference
 from harness.evaluate.sources import open_images
+from harness.store.records import Request
 
 
 @pytest.fixture
@@ -106,3 +111,63 @@ def test_nonsense_is_refused(tmp_path, change, why):
     path = published(tmp_path / "bad.npz", 16, **change)
     with pytest.raises(ConfigError, match=why):
         load_reference(path, create("extractor", "inception"), n=50)
+
+
+class Shrink:
+    """A student that only scales its noise down."""
+
+    def jump(self, x, t, s, labels=None):
+        return x / 40
+
+
+def statistics_of_the_data(data, n, path):
+    """A file with the moments of the first n reference samples of a data set of vectors."""
+    extractor = create("extractor", "raw")
+    features = Features(extractor, keep=False)
+    features.add(data.draw(0, "reference", torch.arange(n))[0])
+    meta = {"format": FORMAT, "extractor": "raw", "shape": [2], "content": "x", "n": n}
+    return Reference(features.moments, meta | {"source": "published.npz"}).save(path)
+
+
+def test_a_grid_compares_with_a_file_of_statistics_in_its_own_column(tmp_path):
+    teacher = create("teacher", "gmm")
+    file = statistics_of_the_data(teacher.dataset(), 300, tmp_path / "published.npz")
+    plain = Request([0], [1], ["frechet", "kid"], ["raw"], samples=300)
+    named = Request(
+        **vars(plain) | {"references": {"raw": {"file": str(file), "n": 300, "digest": "ab"}}}
+    )
+    values = {}
+    for request in (plain, named):
+        accelerator = Accelerator(cpu=True)
+        evaluator = Evaluator(teacher, teacher.dataset(), request, accelerator, tmp_path / "r")
+        for measure, score in evaluator.measure(Shrink(), wanted(request)).items():
+            values[measure.metric, evaluator.protocol(measure)] = score.value
+    here, there = ("raw", 300), ("raw vs published#ab", 300)
+    assert values["frechet", there] == pytest.approx(values["frechet", here], rel=1e-9)
+    assert values["frechet", here] > 0
+    # KID needs the features themselves: it stays with the data, in the column it always had
+    assert set(values) == {("frechet", here), ("frechet", there), ("kid", here)}
+
+
+@pytest.mark.parametrize(
+    ("told", "shape", "why"),
+    [(200, [2], r"n is 300 there, 200 here"), (None, [3], r"shape is \[2\] there, \[3\] here")],
+)
+def test_statistics_of_other_data_are_refused_before_sampling(tmp_path, told, shape, why):
+    data = create("teacher", "gmm").dataset()
+    file = statistics_of_the_data(data, 300, tmp_path / "published.npz")
+    with pytest.raises(ConfigError, match=why):
+        load_reference(file, create("extractor", "raw"), told, shape=shape)
+
+
+def test_run_refuses_a_reference_of_another_extractor(grid, harness, tmp_path):
+    file = statistics_of_the_data(create("teacher", "gmm").dataset(), 300, tmp_path / "p.npz")
+    other = np.load(file)
+    arrays = {name: other[name] for name in other.files}
+    np.savez(tmp_path / "mu.npz", mu=arrays["mean"], sigma=arrays["m2"] / 299)
+    where = f"evaluate.references={{raw: {{file: {tmp_path / 'mu.npz'}, n: 300}}}}"
+    code, _, err = harness("run", "--matrix", grid, "--set", where)
+    assert code == 2
+    assert "evaluate.references.raw" in err
+    assert "'official Inception' there, 'raw' here" in err
+    assert not (grid.parent / "results" / "runs").exists()
