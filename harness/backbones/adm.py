@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.backbones.block import BlockStyle, SecondTime, UNetBlock
+from harness.backbones.dropout import Dropout
 from harness.backbones.layers import Conv2d, GroupNorm, Init, Linear, PositionalEmbedding
-from harness.backbones.song import drop_rows
 
 
 class DhariwalUNet(SecondTime):
@@ -36,7 +36,8 @@ class DhariwalUNet(SecondTime):
         label_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.label_dim, self.label_dropout = label_dim, label_dropout
+        self.label_dim = label_dim
+        self.drop_labels = Dropout(label_dropout, whole=True)
         third = math.sqrt(1 / 3)
         init, zero = Init("kaiming_uniform", third, third), Init("kaiming_uniform", 0, 0)
         embedding = model_channels * channel_mult_emb
@@ -117,7 +118,7 @@ class DhariwalUNet(SecondTime):
             embedding = embedding + self.map_augment(augment)
         embedding = self.map_layer1(functional.silu(self.map_layer0(embedding)))
         if self.map_label is not None:
-            labels = drop_rows(labels, self.label_dropout if self.training else 0)
+            labels = self.drop_labels(labels)
             embedding = embedding + self.map_label(labels)
         return self.second_time(functional.silu(embedding), noise_s)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional
 
+from harness.backbones.dropout import Dropout
 from harness.backbones.layers import Conv2d, GroupNorm, Init, Linear
 
 
@@ -61,7 +62,7 @@ class UNetBlock(nn.Module):
         width = out_channels * (2 if style.adaptive else 1)
         self.affine = Linear(style.embedding, width, init=style.init)
         self.norm1 = GroupNorm(out_channels, style.eps)
-        self.dropout = nn.Dropout(style.dropout)
+        self.dropout = Dropout(style.dropout)
         self.conv1 = Conv2d(out_channels, out_channels, 3, init=style.init_zero)
         self.skip = None
         if out_channels != in_channels or resample:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.backbones.block import BlockStyle, SecondTime, UNetBlock
+from harness.backbones.dropout import Dropout
 from harness.backbones.layers import (
     Conv2d,
     FourierEmbedding,
@@ -50,7 +51,8 @@ class SongUNet(SecondTime):
         resample_filter: Sequence[float] = (1, 1),
     ) -> None:
         super().__init__()
-        self.label_dim, self.label_dropout = label_dim, label_dropout
+        self.label_dim = label_dim
+        self.drop_labels = Dropout(label_dropout, whole=True)
         init, zero = Init("xavier_uniform"), Init("xavier_uniform", 1e-5)
         embedding, noise = model_channels * channel_mult_emb, model_channels * channel_mult_noise
         style = BlockStyle(
@@ -144,7 +146,7 @@ class SongUNet(SecondTime):
         """The embedding [B, E] that modulates every block, float32."""
         embedding = self.embed_noise(noise)
         if self.map_label is not None:
-            labels = drop_rows(labels, self.label_dropout if self.training else 0)
+            labels = self.drop_labels(labels)
             embedding = embedding + self.map_label(labels * math.sqrt(self.label_dim))
         if self.map_augment is not None and augment is not None:
             embedding = embedding + self.map_augment(augment)
@@ -196,11 +198,3 @@ class SongUNet(SecondTime):
                     x = torch.cat([x, skips.pop()], dim=1)
                 x = layer(x, embedding)
         return out
-
-
-def drop_rows(labels: Tensor, probability: float) -> Tensor:
-    """Set whole rows of `labels` [B, classes] to zero with this probability."""
-    if not probability:
-        return labels
-    kept = torch.rand(len(labels), 1, device=labels.device) >= probability
-    return labels * kept.to(labels.dtype)

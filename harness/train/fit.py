@@ -9,6 +9,7 @@ import torch
 
 from harness.api import Dataset, Teacher, TeacherSpec, edm_inner
 from harness.backbones.base import Backbone
+from harness.backbones.dropout import hold_draws
 from harness.backbones.inner import EDM
 from harness.backbones.mlp import MLP
 from harness.backbones.song import SongUNet
@@ -100,6 +101,7 @@ def fit(teacher: Teacher, dataset: Dataset, settings: dict, device: Device = "cp
         n = normal(0, "fit log level", step, slots, (), torch.float64)
         t = torch.where(slots % 2 == 0, (1.2 * n - 1.2).exp(), spec.sigma_min * (u * span).exp())
         t = t.clamp(spec.sigma_min, spec.sigma_max)
+        hold_draws(backbone, 0, step, slots)
         x = x0.double() + per_sample(t, x0.double()) * normal(
             0, "fit noise", step, slots, spec.shape, torch.float64
         )

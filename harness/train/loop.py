@@ -109,10 +109,6 @@ class Trainer:
 
     def _step(self) -> None:
         cell, state, train = self.cell, self.state, self.cell.spec.train
-        # dropout is the only draw that is not counter-based: reseeded, it needs no saved state
-        torch.manual_seed(
-            (cell.spec.seed << 40) ^ (state.step << 8) ^ self.accelerator.process_index
-        )
         grads, logs = gradients(cell, state.step, self.micro, self.accelerator)
         for parameter, grad in zip(cell.network.parameters(), grads, strict=True):
             parameter.grad = grad

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from harness.api import Batch, Dataset
+from harness.backbones.dropout import hold_draws
 from harness.train.cell import Cell
 
 Gradients = list[Tensor]
@@ -51,6 +52,8 @@ def gradients(
     sums: dict[str, Gradients] = {}
     logs: dict[str, Tensor] = {}
     for part in batches(cell.dataset, cell.spec.seed, step, batch, micro, accelerator):
+        for network in (cell.network, cell.target):
+            hold_draws(network, part.seed, step, part.slots)
         terms = cell.objective.terms(cell.student, cell.ema_student, cell.teacher, part)
         for name, term in terms.items():
             with accelerator.autocast():

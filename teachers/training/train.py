@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from harness.api import ConfigError, Dataset, create
+from harness.backbones.dropout import hold_draws
 from harness.backbones.unet import UNetBackbone
 from harness.core.random import normal
 from harness.core.solver import per_sample
@@ -113,7 +114,7 @@ def _loop(
     bar = tqdm(total=last, initial=state.step, disable=not accelerator.is_main_process)
     while state.step < last:
         numbers = state.step * recipe.batch + slots
-        torch.manual_seed((recipe.seed << 40) ^ (state.step << 8) ^ accelerator.process_index)
+        hold_draws(state.network, recipe.seed, state.step, slots)
         x0, labels = dataset.draw(recipe.seed, "training data", numbers.cpu())
         x0, labels = x0.to(device), None if labels is None else labels.to(device)
         n = normal(recipe.seed, "teacher level", state.step, slots, (), torch.float64)

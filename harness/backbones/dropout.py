@@ -1,0 +1,71 @@
+"""Dropout whose masks belong to samples, not to processes: the same wherever a sample is computed.
+
+A training loop calls `hold_draws` before a step. A mask is then a function of (seed, step, slot of
+the global batch, layer): neither the number of processes, nor micro-batches, nor a resume changes
+it, and student and target see the same mask, as in consistency models' reference code.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from harness.core.random import words
+
+# SplitMix64 (Steele, Lea and Flood 2014): constants as signed 64-bit integers
+_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
+
+
+class Dropout(nn.Module):
+    """Zero a fraction `p` of the elements of [B, ...] and scale the rest by 1 / (1 - p).
+
+    `whole`: keep or zero samples as a whole, unscaled, as label dropout does. Without held draws
+    (outside a training loop of the harness) masks come from torch's global generator.
+    """
+
+    def __init__(self, p: float, *, whole: bool = False) -> None:
+        super().__init__()
+        self.p, self.whole = p, whole
+        self.keys: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, ...]; several batches of the held samples may lie one after the other in x."""
+        if not (self.training and self.p):
+            return x
+        count = 1 if self.whole else x[0].numel()
+        if self.keys is None:
+            kept = torch.rand(len(x), count, device=x.device) >= self.p
+        else:
+            kept = _uniform_words(self.keys, count) >= round(self.p * 2**32)
+            kept = kept.repeat(len(x) // len(kept), 1)
+        kept = kept.reshape(len(x), *([1] * (x.dim() - 1) if self.whole else x.shape[1:]))
+        return x * kept.to(x.dtype) if self.whole else x * (kept.to(x.dtype) / (1 - self.p))
+
+
+def hold_draws(network: nn.Module, seed: int, step: int, slots: Tensor) -> None:
+    """Fix the masks of every dropout of a network for one step's samples (`slots`, int64 [B])."""
+    layers = [layer for layer in network.modules() if isinstance(layer, Dropout) and layer.p]
+    if not layers:
+        return
+    low, high = words(seed, "dropout", step, slots, 2).unbind(1)
+    base = low | (high << 32)
+    for place, layer in enumerate(layers):
+        layer.keys = _mix(base + torch.tensor(place + 1, device=base.device) * _GAMMA)  # wraps
+
+
+def _uniform_words(keys: Tensor, count: int) -> Tensor:
+    """`count` uniform 32-bit words for each key, int64 [B, count]: SplitMix64 seeded by the key."""
+    steps = torch.arange(1, count + 1, device=keys.device) * _GAMMA
+    return _shift(_mix(keys[:, None] + steps), 32)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift(z, 30)) * _MIX[0]
+    z = (z ^ _shift(z, 27)) * _MIX[1]
+    return z ^ _shift(z, 31)
+
+
+def _shift(z: Tensor, by: int) -> Tensor:
+    """Logical right shift of int64, which torch shifts arithmetically."""
+    return (z >> by) & ((1 << (64 - by)) - 1)
