@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from harness.api import HarnessError
 from harness.core.random import words
+from harness.core.rows import select
 
 # SplitMix64 (Steele, Lea and Flood 2014): constants as signed 64-bit integers
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -37,8 +39,14 @@ class Dropout(nn.Module):
         if self.keys is None:
             kept = torch.rand(len(x), count, device=x.device) >= self.p
         else:
-            kept = _uniform_words(self.keys, count) >= round(self.p * 2**32)
-            kept = kept.repeat(len(x) // len(kept), 1)
+            keys = select(self.keys)
+            if len(x) % len(keys):
+                raise HarnessError(
+                    f"dropout: {len(x)} samples came, the batch has {len(keys)}; an objective that"
+                    " calls a student on some rows does so within harness.core.rows.of_batch(rows)"
+                )
+            kept = _uniform_words(keys, count) >= round(self.p * 2**32)
+            kept = kept.repeat(len(x) // len(keys), 1)
         kept = kept.reshape(len(x), *([1] * (x.dim() - 1) if self.whole else x.shape[1:]))
         return x * kept.to(x.dtype) if self.whole else x * (kept.to(x.dtype) / (1 - self.p))
 

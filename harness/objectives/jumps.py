@@ -18,9 +18,12 @@ def jump_rows(
     Differentiable in x. `rows` [k] int64 on the device of x; its length is known on the host, so
     nothing here waits for the device.
     """
+    from harness.core.rows import of_batch
+
     if len(rows) == 0:
         return x
     if len(rows) == len(x):
         return student.jump(x, t, s, labels)
-    part = student.jump(x[rows], t[rows], s[rows], None if labels is None else labels[rows])
+    with of_batch(rows):
+        part = student.jump(x[rows], t[rows], s[rows], None if labels is None else labels[rows])
     return x.index_copy(0, rows, part.to(x.dtype))

@@ -5,6 +5,8 @@ import torch
 
 from harness.backbones.dropout import Dropout, hold_draws
 from harness.backbones.song import SongUNet
+from harness.core.rows import of_batch
+from harness.errors import HarnessError
 
 
 def held(p, slots, *, step=3, whole=False):
@@ -32,6 +34,11 @@ def test_a_sample_has_one_mask_in_any_batch():
     whole = held(0.5, range(6))(x)
     parts = [held(0.5, slots)(x[slots]) for slots in ([0, 1, 2], [3], [4, 5])]
     assert torch.equal(whole, torch.cat(parts))
+    layer, rows = held(0.5, range(6)), torch.tensor([1, 4])
+    with of_batch(rows):
+        assert torch.equal(layer(x[rows]), whole[rows])
+    with pytest.raises(HarnessError, match="of_batch"):
+        layer(x[:4])
     twice = held(0.5, range(6))(torch.cat([x, x]))  # two passes in one batch
     assert torch.equal(twice, torch.cat([whole, whole]))
 
