@@ -5,15 +5,22 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.cli import add_grid_arguments
 from harness.config.grid import load_grid
 from harness.config.matrix import Matrix, expand
 from harness.config.needs import missing_weights, told_at_once
-from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, EXIT_INTERRUPTED, HarnessError
+from harness.errors import (
+    EXIT_CELL_FAILED,
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    ConfigError,
+    HarnessError,
+)
 from harness.runner.scheduler import Outcome, Scheduler
-from harness.store.records import State
+from harness.store.records import RunSpec, State
 from harness.store.store import ResultStore
 from harness.store.tables import save_matrix
 
@@ -27,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="try diverged cells again too (failed ones are always tried again)",
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", help="only every N-th cell from the I-th on; tables show them all"
     )
     parser.add_argument("--dry-run", action="store_true", help="show the plan and stop")
 
@@ -66,10 +76,29 @@ def main(args: argparse.Namespace) -> int:
     with Progress(matrix) as progress:
         rerun = frozenset(State(name) for name in args.rerun)
         outcome = Scheduler(
-            store, matrix.specs, matrix.request, grid.launch, progress.update, rerun
+            store,
+            shard(matrix.specs, args.shard),
+            matrix.request,
+            grid.launch,
+            progress.update,
+            rerun,
         ).run()
     _tables(store, matrix)
     return _conclude(outcome)
+
+
+def shard(specs: Sequence[RunSpec], which: str | None) -> Sequence[RunSpec]:
+    """Every N-th cell from the I-th on, for `I/N`; all of them without.
+
+    Raises:
+        ConfigError: not of that form, or I is not among 1..N.
+    """
+    if which is None:
+        return specs
+    first, slash, count = which.partition("/")
+    if not (slash and first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
+        raise ConfigError(f"--shard {which}: write I/N with 1 <= I <= N, e.g. --shard 1/4")
+    return specs[int(first) - 1 :: int(count)]
 
 
 def _check_evaluation(matrix: Matrix) -> None:

@@ -151,6 +151,7 @@ def _request(grid: Grid, references: dict[str, dict[str, Any]], plugins: Sequenc
         checkpoint_every=grid.train.checkpoint_every,
         log_every=grid.train.log_every,
         processes=grid.launch.processes,
+        track=list(grid.launch.track),
         plugins=[str(Path(plugin).resolve()) for plugin in plugins],
         references=references,
     )

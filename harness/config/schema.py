@@ -146,14 +146,43 @@ class Evaluate(Section):
         return self
 
 
+Tracker = Literal[
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+]
+
+
 class Launch(Section):
-    """Where cells run: `slots` at a time, each in `processes` processes."""
+    """Where cells run: `slots` at a time, each in `processes` processes; times are in minutes.
+
+    `timeout` ends a cell (a checkpoint is written; the next `run` continues it), `stall` ends one
+    that shows no sign of life, `retries` is for those and for processes that died. `grace` is the
+    time a cell gets to save before it is killed.
+    """
 
     launcher: Literal["local"] = "local"
-    processes: int = Field(default=1, ge=1)
+    processes: int = Field(default=1, ge=1, description="of a cell, over all its nodes")
+    nodes: int = Field(default=1, ge=1)
     slots: int = Field(default=1, ge=1)
     threads: int | None = Field(default=None, ge=1, description="CPU threads per process")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    timeout: float | None = Field(default=None, gt=0)
+    stall: float | None = Field(default=60.0, gt=0)
+    grace: float = Field(default=5.0, ge=0)
+    retries: int = Field(default=1, ge=0)
+    environment: dict[str, str] = Field(default_factory=dict)
+    accelerate_config: str | None = Field(
+        default=None, description="a file for `accelerate launch`, which then starts the processes"
+    )
+    track: list[Tracker] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _whole_nodes(self) -> Launch:
+        if self.processes % self.nodes:
+            raise ValueError(
+                f"processes: {self.processes} cannot be shared by {self.nodes} nodes; use a"
+                f" multiple of {self.nodes}"
+            )
+        return self
 
 
 class Report(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -46,12 +46,14 @@ class Evaluator:
         request: Request,
         accelerator: Accelerator,
         results: Path,
+        heartbeat: Callable[[], None] = lambda: None,
     ) -> None:
         self.teacher = teacher
         self.dataset = dataset
         self.request = request
         self.accelerator = accelerator
         self.results = results
+        self.heartbeat = heartbeat
         self.metrics: dict[str, Metric] = {name: create("metric", name) for name in request.metrics}
         self.extractors: dict[str, Extractor] = {
             name: create("extractor", name) for name in request.extractors
@@ -158,6 +160,7 @@ class Evaluator:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         share = torch.arange(len(blocks)).tensor_split(world)[rank].tolist()
         for indices in (blocks[k].to(device) for k in share):
+            self.heartbeat()
             x = self._noise(indices, torch.float32)
             yield sample(student, x, nfe, spec.sigma_min, spec.sigma_max, self._labels(indices))
 
@@ -201,6 +204,7 @@ class Evaluator:
     def _make_reference(self, name: str, what: str) -> dict:
         found = Features(self.extractors[name], keep=what == "features")
         for numbers in self._blocks(self._data_n):
+            self.heartbeat()
             data, _ = self.dataset.draw(self.request.evaluation_seed, "reference", numbers)
             found.add(self._seen(data).to(self.accelerator.device))
         moments = found.moments
@@ -233,6 +237,7 @@ class Evaluator:
         ends = []
         with torch.no_grad():
             for indices in torch.arange(self.request.samples, device=device).split(4 * BLOCK):
+                self.heartbeat()
                 labels = self._labels(indices)
                 x = self._noise(indices, torch.float64)
                 end = solve(

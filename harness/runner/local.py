@@ -1,37 +1,85 @@
-"""Starting a cell on this machine: one subprocess, or one torchrun group, per cell."""
+"""The processes of one cell on this machine: started together, ended together."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import IO
 
 from harness.config.schema import Launch
 from harness.store.store import Run
 
+#: seconds that the other processes of a cell get to say goodbye once one has failed
+FAREWELL = 15.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """This machine's place among those of a cell, and where the first one listens."""
+
+    rank: int = 0
+    address: str = "127.0.0.1"
+    port: int | None = None
+
+
+@dataclass
+class Exit:
+    """Exit codes by rank (negative: a signal), the first bad one, and whom we had to kill."""
+
+    codes: dict[int, int]
+    first: int | None
+    killed: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether every process ended well."""
+        return not any(self.codes.values())
+
 
 @dataclass
 class Handle:
-    """A started cell: its process group and its log."""
+    """A started cell: one process a rank, all in one process group, and their log."""
 
-    process: subprocess.Popen[bytes]
+    processes: dict[int, subprocess.Popen[bytes]]
     log: IO[bytes]
+    killed: bool = False
+    _first: int | None = None
+    _since: float = field(default=0.0)
 
-    def poll(self) -> int | None:
-        """The exit code, or None while it runs."""
-        code = self.process.poll()
-        if code is not None:
-            self.log.close()
-        return code
+    @property
+    def group(self) -> int:
+        """The process group's id: the pid of the first process."""
+        return next(iter(self.processes.values())).pid
+
+    def poll(self) -> Exit | None:
+        """How it ended, or None while a process runs.
+
+        Once a process has failed the others cannot go on; they are ended after a moment.
+        """
+        codes = {rank: process.poll() for rank, process in self.processes.items()}
+        if self._first is None:
+            self._first = next((rank for rank, code in codes.items() if code), None)
+            self._since = time.monotonic()
+        if None in codes.values():
+            if self._first is not None:
+                by_signal = (codes[self._first] or 0) < 0
+                if by_signal or time.monotonic() - self._since > FAREWELL:
+                    self.kill()
+            return None
+        self.log.close()
+        ended = {rank: code for rank, code in codes.items() if code is not None}
+        return Exit(ended, self._first, self.killed)
 
     def signal(self, number: int) -> None:
         """Send a signal to every process of the cell."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+            os.killpg(self.group, number)
 
     def stop(self) -> None:
         """Ask for a checkpoint and an end."""
@@ -39,29 +87,77 @@ class Handle:
 
     def kill(self) -> None:
         """End it now."""
+        self.killed = True
         self.signal(signal.SIGKILL)
-        self.process.wait()
+        for process in self.processes.values():
+            process.wait()
 
 
-def start(run: Run, launch: Launch) -> Handle:
-    """Start the worker of a run in a process group of its own, its output in worker.log."""
-    command = [sys.executable]
-    if launch.processes > 1:
-        # `accelerate launch --cpu` would silently start one process only; torchrun does not
-        command += ["-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", str(launch.processes)]
-    command += ["-m", "harness.train.worker", str(run.path), "--attached"]
-    environment = dict(os.environ)
-    threads = launch.threads or max(1, (os.cpu_count() or 1) // (launch.slots * launch.processes))
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        environment[name] = str(threads)
+def start(run: Run, launch: Launch, gpus: list[str], node: Node | None = None) -> Handle:
+    """Start this machine's ranks of a run in a process group of their own, logging to worker.log.
+
+    The ranks are ours, not torchrun's: its agent can be killed and leave them behind, hides which
+    of them died, and takes seconds to start.
+    """
+    node = node or Node()
+    here = launch.processes // launch.nodes
+    environment = {**os.environ, **launch.environment, **_threads(launch, here)}
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    # SLURM_*, PMI_* and the like would make Accelerate and torch guess at a job of their own
+    for name in [
+        name for name in environment if name.startswith(("PMI_", "OMPI_", "TORCHELASTIC_"))
+    ]:
+        del environment[name]
     log = (run.path / "worker.log").open("ab")
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,  # held open: its end tells the worker that we are gone
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,
-    )
-    return Handle(process, log)
+    port = node.port or _free_port()
+    processes: dict[int, subprocess.Popen[bytes]] = {}
+    for local in range(1 if launch.accelerate_config else here):
+        rank = node.rank * here + local
+        ranks = {
+            "RANK": rank,
+            "LOCAL_RANK": local,
+            "WORLD_SIZE": launch.processes,
+            "LOCAL_WORLD_SIZE": here,
+            "MASTER_ADDR": node.address,
+            "MASTER_PORT": port,
+        }
+        alone = launch.processes == 1 or launch.accelerate_config
+        group = next(iter(processes.values())).pid if processes else 0
+        processes[rank] = subprocess.Popen(
+            [*_command(launch, node, port), str(run.path), "--attached"],
+            stdin=subprocess.PIPE,  # held open: its end tells the worker that we are gone
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment | ({} if alone else {key: str(v) for key, v in ranks.items()}),
+            process_group=group,
+        )
+    return Handle(processes, log)
+
+
+def _command(launch: Launch, node: Node, port: int) -> list[str]:
+    worker = ["-m", "harness.train.worker"]
+    if not launch.accelerate_config:
+        return [sys.executable, *worker]
+    told = {
+        "config_file": launch.accelerate_config,
+        "num_processes": launch.processes,
+        "num_machines": launch.nodes,
+        "machine_rank": node.rank,
+        "main_process_ip": node.address,
+        "main_process_port": port,
+    }
+    flags = [text for key, value in told.items() for text in (f"--{key}", str(value))]
+    return [sys.executable, "-m", "accelerate.commands.launch", *flags, *worker]
+
+
+def _threads(launch: Launch, here: int) -> dict[str, str]:
+    """CPU threads per process: more than there are cores for would cost a factor of tens."""
+    count = launch.threads or max(1, (os.cpu_count() or 1) // (launch.slots * here))
+    return {name: str(count) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

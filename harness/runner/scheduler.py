@@ -7,16 +7,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
-from filelock import BaseFileLock, Timeout
+from filelock import SoftFileLease
 
 from harness.config.matrix import wanted
 from harness.config.schema import Launch
-from harness.runner import local
+from harness.runner import devices
+from harness.runner.watch import Watched
 from harness.store.files import write_json
+from harness.store.lease import taken
 from harness.store.records import Measure, Request, RunSpec, State
 from harness.store.store import ResultStore, Run
 
 POLL = 0.1
+ASK_AGAIN = 1.0  # seconds between looks at cells that somebody else works on
 
 
 @dataclass
@@ -31,19 +34,20 @@ class Outcome:
 
 @dataclass
 class Working:
-    """A cell in progress here: its run, its process, and the lock that keeps others away."""
+    """A cell in progress here: its processes, its slot, and the lease that keeps others away."""
 
     run: Run
-    handle: local.Handle
-    lock: BaseFileLock
+    watched: Watched
+    slot: int
+    lease: SoftFileLease
 
 
 class Scheduler:
     """Works through the cells that owe numbers of a request.
 
-    A cell is taken under an operating-system lock: runners on the same results folder share the
-    work, and a runner that dies gives its cells back at once. Cells held by another runner are
-    looked at again until they are done or free.
+    A cell is taken under a lease: runners on the same results folder, on one machine or several,
+    share the work, and those of a runner that died are taken over. Cells held by another runner
+    are looked at again until they are done or free.
 
     Args:
         progress: called about ten times a second with this scheduler.
@@ -66,19 +70,23 @@ class Scheduler:
         self.rerun = rerun
         self.wanted = wanted(request)
         self.working: list[Working] = []
-        self.elsewhere: list[Run] = []
+        self.elsewhere: list[tuple[Run, SoftFileLease]] = []
         self.outcome = Outcome()
+        self._shares = devices.shares(launch, devices.visible())
+        self._free = list(range(launch.slots))
+        self._asked = 0.0
 
     def run(self) -> Outcome:
         """Run everything that is missing; returns when nothing is left to do here or elsewhere."""
         queue = deque(self._owing())
         try:
             while queue or self.working or self.elsewhere:
-                while queue and len(self.working) < self.launch.slots:
-                    self._take(queue.popleft())
+                while queue and self._free:
+                    run = queue.popleft()
+                    self._take(run, run.lease())
                 self._reap()
-                if not queue and len(self.working) < self.launch.slots:
-                    queue.extend(self._given_back())
+                if not queue and self._free:
+                    self._ask_again()
                 self.progress(self)
                 time.sleep(POLL)
         except KeyboardInterrupt:
@@ -106,59 +114,79 @@ class Scheduler:
             owing.append(run)
         return owing
 
-    def _take(self, run: Run) -> None:
-        lock = run.lock()
+    def _take(self, run: Run, lease: SoftFileLease) -> None:
+        """Start a run, or put it aside if another runner has it."""
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self.elsewhere.append(run)
+            if not taken(lease):
+                self.elsewhere.append((run, lease))
+                return
+            if not self.missing(run):  # somebody else finished it meanwhile
+                lease.release()
+                self.outcome.done.append(run.run_id)
+                return
+            write_json(run.path / "request.json", asdict(self.request))
+            run.set_status(State.QUEUED)
+            watched = Watched(run, self.launch, self._shares[self._free[0]])
+        except OSError as error:
+            self._lost(run, lease, error)
             return
-        if not self.missing(run):  # somebody else finished it meanwhile
-            lock.release()
-            self.outcome.done.append(run.run_id)
-            return
-        write_json(run.path / "request.json", asdict(self.request))
-        run.set_status(State.QUEUED)
-        self.working.append(Working(run, local.start(run, self.launch), lock))
+        self.working.append(Working(run, watched, self._free.pop(0), lease))
 
     def _reap(self) -> None:
         for work in list(self.working):
-            code = work.handle.poll()
-            if code is None:
-                continue
+            try:
+                if work.lease.compromise is not None:  # we were thought dead: it is theirs now
+                    work.watched.kill()
+                    self.elsewhere.append((work.run, work.run.lease()))
+                elif work.watched.poll():
+                    self._close(work)
+                else:
+                    continue
+            except OSError as error:
+                work.watched.kill()
+                self._lost(work.run, work.lease, error)
             self.working.remove(work)
-            self._close(work, code)
-            work.lock.release()
+            self._free.append(work.slot)
 
-    def _close(self, work: Working, code: int) -> None:
+    def _close(self, work: Working) -> None:
         run = work.run
-        status = run.status()
-        if code == 0 and not self.missing(run):
+        if self.missing(run):
+            status = run.status()
+            self.outcome.failed[run.run_id] = f"{status['state']}: {status['reason']}"
+        else:
             self.outcome.done.append(run.run_id)
             self.outcome.fresh.append(run.run_id)
-            return
-        if status["state"] in (State.RUNNING, State.QUEUED):  # it could not say how it ended
-            died = f"signal {-code}" if code < 0 else f"exit code {code}"
-            reason = f"the worker died with {died}; see {run.path / 'worker.log'}"
-            run.set_status(State.FAILED, reason, step=status.get("step", 0))
-            status = run.status()
-        self.outcome.failed[run.run_id] = f"{status['state']}: {status['reason']}"
+        work.lease.release()
 
-    def _given_back(self) -> list[Run]:
-        """Cells that another runner has let go of."""
-        free = [run for run in self.elsewhere if not run.is_locked()]
-        self.elsewhere = [run for run in self.elsewhere if run not in free]
-        return free
+    def _lost(self, run: Run, lease: SoftFileLease, error: OSError) -> None:
+        """This runner cannot write about a run, e.g. on a full disk: its neighbours go on."""
+        reason = f"failed: {error.filename or run.path}: {error.strerror}"
+        self.outcome.failed[run.run_id] = reason
+        lease.release(force=True)
+
+    def _ask_again(self) -> None:
+        """Take cells that another runner has finished or let go of."""
+        if time.monotonic() - self._asked < ASK_AGAIN:
+            return
+        self._asked = time.monotonic()
+        waiting, self.elsewhere = self.elsewhere, []
+        for place, (run, lease) in enumerate(waiting):
+            if not self._free:
+                self.elsewhere += waiting[place:]
+                return
+            self._take(run, lease)
 
     def _stop(self) -> None:
         """Ask the cells to save and end; a second interrupt kills them."""
+        left = list(self.working)
         try:
             for work in self.working:
-                work.handle.stop()
-            while any(work.handle.poll() is None for work in self.working):
+                work.watched.stop()
+            while left := [work for work in left if not work.watched.poll()]:
                 time.sleep(POLL)
         except KeyboardInterrupt:
-            for work in self.working:
-                work.handle.kill()
+            for work in left:
+                work.watched.kill()
+                work.watched.poll()
         for work in self.working:
-            work.lock.release()
+            work.lease.release()

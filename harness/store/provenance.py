@@ -10,12 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from harness.store.records import Request
-
 PACKAGES = ("precondbench", "torch", "accelerate", "numpy", "scipy", "torch-fidelity", "clean-fid")
 
 
-def collect(costs: dict[str, float], accelerator: Any, request: Request) -> dict[str, Any]:
+def collect(costs: dict[str, float], accelerator: Any, micro_batch: int) -> dict[str, Any]:
     """What a reader needs to trust or repeat a run; times are comparable within one `hardware`."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -24,7 +22,7 @@ def collect(costs: dict[str, float], accelerator: Any, request: Request) -> dict
         "commit": _commit(),
         "hardware": hardware(accelerator),
         "processes": accelerator.num_processes,
-        "micro_batch": request.micro_batch,
+        "micro_batch": micro_batch,
         "costs": costs,
     }
 

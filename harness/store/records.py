@@ -170,6 +170,7 @@ class Request:
     checkpoint_every: int = 1000
     log_every: int = 100
     processes: int = 1
+    track: list[str] = field(default_factory=list)
     plugins: list[str] = field(default_factory=list)
     #: extractor -> {file, n, digest}
     references: dict[str, dict[str, Any]] = field(default_factory=dict)

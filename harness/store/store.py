@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import SoftFileLease
 
 from harness.errors import ArtifactError, ConfigError
 from harness.store.files import append_line, read_json, read_lines, write_json
+from harness.store.lease import lease, taken
 from harness.store.records import EvalRow, Measure, Request, RunSpec, State
 
 
@@ -74,18 +75,36 @@ class Run:
         have = self.rows()
         return [measure for measure in wanted if measure not in have]
 
-    def lock(self) -> FileLock:
-        """An inter-process lock that the operating system releases when its holder dies."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.path / ".lock")
+    def fail(self, rank: int, state: State, reason: str, cause: str, **more: Any) -> None:
+        """Leave a note of why a process of this run ended; its runner reads and removes it."""
+        note = {**more, "state": state, "reason": reason, "cause": cause, "time": time.time()}
+        write_json(self.path / f"failure-{rank}.json", note)
+
+    def failures(self) -> list[Path]:
+        """Files that processes of this run left to say why they ended."""
+        return sorted(self.path.glob("failure-*.json"))
+
+    def failure(self, path: Path) -> dict[str, Any] | None:
+        """One such note; None if it cannot be read."""
+        try:
+            note: dict[str, Any] = read_json(path)
+        except (OSError, ArtifactError):
+            return None
+        return note
+
+    def lease(self) -> SoftFileLease:
+        """Who works on this run; see harness/store/lease.py."""
+        return lease(self.path / ".lease")
 
     def is_locked(self) -> bool:
-        """Whether another process works on this run right now."""
-        try:
-            with self.lock().acquire(timeout=0):
-                return False
-        except Timeout:
+        """Whether somebody works on this run right now."""
+        if not (self.path / ".lease").exists():
+            return False
+        mine = self.lease()
+        if not taken(mine):
             return True
+        mine.release()
+        return False
 
 
 class ResultStore:

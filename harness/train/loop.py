@@ -10,22 +10,19 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from harness.errors import DivergedError, HarnessError
+from harness.errors import DivergedError
 from harness.store.records import Request
 from harness.store.store import Run
 from harness.train.cell import Cell
 from harness.train.checkpoint import TrainingState, load_checkpoint, save_checkpoint, save_ema
+from harness.train.status import Interrupted
 from harness.train.step import gradients
 
 log = logging.getLogger(__name__)
 
+AGREE = 10  # steps between two times that processes ask each other whether to stop
+
 OPTIMIZERS = {"radam": torch.optim.RAdam, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-
-
-class Interrupted(HarnessError):
-    """The process was asked to stop; everything up to the last step is on disk."""
-
-    exit_code = 130
 
 
 class Trainer:
@@ -99,13 +96,10 @@ class Trainer:
         return self.run.path / "ema" / f"step-{step:08d}.safetensors"
 
     def _must_stop(self) -> bool:
-        """Whether to save and end; processes agree on it at log intervals, lest one waits."""
-        if self.accelerator.num_processes == 1:
-            return self.stopping()
-        if self.state.step % self.request.log_every:
+        """Whether to save and end; processes agree on it now and then, which costs a message."""
+        if self.accelerator.num_processes > 1 and self.state.step % AGREE:
             return False
-        asked = torch.tensor(float(self.stopping()), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(asked, "sum") > 0)
+        return self.stopping()
 
     def _step(self) -> None:
         cell, state, train = self.cell, self.state, self.cell.spec.train
@@ -144,6 +138,8 @@ class Trainer:
                     **record,
                 }
             )
+            if self.request.track:
+                self.accelerator.log(record, step=self.state.step)
 
     def _check_weights(self) -> None:
         if not all(bool(p.isfinite().all()) for p in self.cell.network.parameters()):

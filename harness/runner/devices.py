@@ -1,0 +1,48 @@
+"""Which GPUs a cell gets; torch is not asked, it would take two seconds and a CUDA context."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from harness.config.schema import Launch
+from harness.errors import ConfigError
+
+
+def visible() -> list[str]:
+    """GPUs this process may use: CUDA_VISIBLE_DEVICES if it is set, else all of the machine."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip()]
+    try:
+        query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return answer.stdout.split()
+
+
+def shares(launch: Launch, gpus: list[str]) -> list[list[str]]:
+    """The GPUs of each slot, one a process; slots share them in turn where there are too few.
+
+    Empty lists on a machine without a GPU, or with `launch.device: cpu`.
+
+    Raises:
+        ConfigError: GPUs are demanded and there are fewer than a cell has processes.
+    """
+    here = launch.processes // launch.nodes
+    if launch.device == "cpu" or not gpus:
+        if launch.device == "cuda":
+            raise ConfigError(
+                "launch.device: cuda, but no GPU is visible (CUDA_VISIBLE_DEVICES, nvidia-smi);"
+                " use device: cpu"
+            )
+        return [[] for _ in range(launch.slots)]
+    if here > len(gpus):
+        raise ConfigError(
+            f"launch.processes: a cell wants {here} GPUs on one machine, {len(gpus)} are visible;"
+            " lower it, or use device: cpu"
+        )
+    return [
+        [gpus[(slot * here + k) % len(gpus)] for k in range(here)] for slot in range(launch.slots)
+    ]

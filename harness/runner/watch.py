@@ -1,0 +1,160 @@
+"""One cell, watched to its end: time limit, signs of life, another try, less memory at a time."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from harness.config.matrix import wanted
+from harness.config.schema import Launch
+from harness.runner import local
+from harness.store.files import write_json
+from harness.store.records import State
+from harness.store.store import Run
+
+log = logging.getLogger(__name__)
+
+LOOK = 1.0  # seconds between looks at the limits
+#: causes after which another try may do better: neither a wrong input nor mathematics
+TRANSIENT = ("died", "stalled", "unexpected")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an attempt ended: a state, a reason for people, a cause for us."""
+
+    state: State
+    reason: str
+    cause: str
+
+
+class Watched:
+    """The processes of a cell on this machine, started at once and started again where it helps.
+
+    Used by the local runner, which polls several, and by a cluster job, which has one.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        launch: Launch,
+        gpus: Sequence[str] = (),
+        node: local.Node | None = None,
+    ) -> None:
+        self.run = run
+        self.launch = launch
+        self.gpus = list(gpus)
+        self.node = node
+        self.attempts = 0
+        self._started = time.monotonic()
+        self._asked = False
+        self._ending: Verdict | None = None
+        self._deadline = 0.0
+        self._start()
+
+    def poll(self) -> bool:
+        """Whether it has ended for good; status.json then says how."""
+        ended = self.handle.poll()
+        if ended is None:
+            self._watch()
+            return False
+        return self._ended(ended)
+
+    def stop(self) -> None:
+        """Ask for a checkpoint and an end; there is no other try."""
+        self._asked = True
+        self.handle.stop()
+
+    def kill(self) -> None:
+        """End it now."""
+        self._asked = True
+        self.handle.kill()
+
+    def _start(self) -> None:
+        self.attempts += 1
+        self._looked = self._alive = time.monotonic()
+        self._updated: object = None
+        for note in self.run.failures():
+            note.unlink(missing_ok=True)
+        self.handle = local.start(self.run, self.launch, self.gpus, self.node)
+
+    def _watch(self) -> None:
+        """Apply the limits; once one is passed: ask, wait for the checkpoint, kill."""
+        now = time.monotonic()
+        if now - self._looked < LOOK:
+            return
+        self._looked = now
+        if self._ending is not None:
+            if now > self._deadline:
+                self.handle.kill()
+            return
+        status = self.run.status()
+        if status.get("updated") != self._updated or status.get("phase") == "preparing":
+            self._updated, self._alive = status.get("updated"), now
+        limits = self.launch
+        if limits.timeout is not None and now - self._started > limits.timeout * 60:
+            reason = f"it ran for {limits.timeout:g} minutes (launch.timeout)"
+            self._end(Verdict(State.TIMEOUT, reason, "timeout"), limits.grace * 60)
+        elif limits.stall is not None and now - self._alive > limits.stall * 60:
+            reason = f"no sign of life for {limits.stall:g} minutes (launch.stall)"
+            self._end(Verdict(State.FAILED, reason, "stalled"), 0.0)
+
+    def _end(self, verdict: Verdict, grace: float) -> None:
+        self._ending, self._deadline = verdict, time.monotonic() + grace
+        self.handle.stop()
+
+    def _ended(self, ended: local.Exit) -> bool:
+        if ended.ok and not self.run.missing(wanted(self.run.request)):
+            return True
+        verdict = self._ending or self._explain(ended)
+        self._ending = None
+        if not self._asked:
+            smaller = self._smaller() if verdict.cause == "memory" else None
+            if smaller is not None:
+                request = replace(self.run.request, micro_batch=smaller)
+                write_json(self.run.path / "request.json", asdict(request))
+                self._say(f"out of memory: the micro-batch is now {smaller}")
+                self._start()
+                return False
+            if verdict.cause in TRANSIENT and self.attempts <= self.launch.retries:
+                self._say(f"{verdict.reason}; attempt {self.attempts + 1}")
+                self._start()
+                return False
+        step = self.run.status().get("step", 0)
+        self.run.set_status(verdict.state, verdict.reason, step=step, attempts=self.attempts)
+        return True
+
+    def _explain(self, ended: local.Exit) -> Verdict:
+        """The first cause: later failures of other processes are only its consequences."""
+        notes = sorted(self._notes(), key=lambda note: float(note["time"]))
+        code = 0 if ended.first is None else ended.codes[ended.first]
+        if notes and not code < 0:
+            note = notes[0]
+            return Verdict(State(note["state"]), note["reason"], note["cause"])
+        where = f"see {self.run.path.name}/worker.log"
+        if code < 0:
+            name = signal.Signals(-code).name
+            who = f"process {ended.first}" if self.launch.processes > 1 else "the worker"
+            why = ", by hand or for want of memory" if -code == signal.SIGKILL else ""
+            return Verdict(State.FAILED, f"{who} was killed ({name}{why}); {where}", "died")
+        return Verdict(State.FAILED, f"the worker ended with exit code {code}; {where}", "died")
+
+    def _notes(self) -> list[dict[str, Any]]:
+        return [note for path in self.run.failures() if (note := self.run.failure(path))]
+
+    def _smaller(self) -> int | None:
+        """The next smaller micro-batch that divides a process's share; None at one sample."""
+        tried = next((n["micro_batch"] for n in self._notes() if n.get("micro_batch")), None)
+        if not tried:
+            return None
+        share = self.run.spec.train["batch"] // self.launch.processes
+        return next((size for size in range(tried // 2, 0, -1) if share % size == 0), None)
+
+    def _say(self, text: str) -> None:
+        log.warning("%s: %s", self.run.run_id, text)
+        with (self.run.path / "worker.log").open("a") as file:
+            file.write(f"--- {text}\n")

@@ -1,0 +1,67 @@
+"""From weights to rows: evaluate a budget, append every number as soon as it is known."""
+
+from __future__ import annotations
+
+import itertools
+
+from harness.errors import DivergedError
+from harness.evaluate.evaluator import Evaluator
+from harness.evaluate.pictures import save_pictures
+from harness.store.records import EvalRow, Measure
+from harness.store.store import Run
+from harness.train.cell import Cell
+from harness.train.status import Interrupted, Status
+
+
+def measure(
+    cell: Cell,
+    evaluator: Evaluator,
+    measures: list[Measure],
+    run: Run,
+    seconds: float,
+    status: Status,
+) -> None:
+    """Measure the EMA student at one budget, NFE by NFE, and append one row per number.
+
+    Raises:
+        DivergedError: a number is not finite; no row is written for it.
+        Interrupted: a stop was asked for; the rows of the NFEs so far are written.
+    """
+    accelerator = status.accelerator
+    cell.target.eval()
+    ordered = sorted(measures, key=lambda measure: measure.nfe)
+    for nfe, group in itertools.groupby(ordered, key=lambda measure: measure.nfe):
+        scores = evaluator.measure(cell.ema_student, list(group))
+        for measure, (value, std) in scores.items():
+            if value != value or abs(value) == float("inf"):
+                raise DivergedError(measure.step, f"{measure.metric} at NFE {nfe}")
+            extractor_id, reference_n = evaluator.protocol(measure)
+            row = EvalRow(
+                step=measure.step,
+                images=measure.step * cell.spec.train["batch"],
+                seconds=round(seconds, 4),
+                nfe=nfe,
+                metric=measure.metric,
+                extractor=measure.extractor,
+                n=measure.n,
+                reference_n=reference_n,
+                value=value,
+                lower_is_better=evaluator.metrics[measure.metric].lower_is_better,
+                std=std,
+                extractor_id=extractor_id,
+            )
+            run.append(row)
+            if run.request.track:
+                accelerator.log({f"{row.metric}/nfe {nfe}": value}, step=row.step)
+        if nfe != ordered[-1].nfe and status.stopping():
+            raise Interrupted(f"stopped after NFE {nfe} of step {measures[0].step}, rows written")
+    if accelerator.is_main_process:
+        seed, device = run.request.evaluation_seed, accelerator.device
+        student, spec = cell.ema_student, cell.teacher.spec
+        save_pictures(run.path / "samples", student, spec, measures, seed, device)
+    accelerator.wait_for_everyone()
+
+
+def seconds_at(run: Run, step: int) -> float:
+    """The train clock of a budget that was reached earlier, from the rows it left."""
+    return max((row.seconds for key, row in run.rows().items() if key.step == step), default=0.0)

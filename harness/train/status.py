@@ -1,0 +1,111 @@
+"""What a worker says of itself: status.json while it lives, a note of why it failed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import signal
+import time
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
+
+from harness.errors import DivergedError, HarnessError
+from harness.store.records import State
+from harness.store.store import Run
+
+log = logging.getLogger(__name__)
+
+BEAT = 0.5  # seconds between two writings of status.json
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Interrupted(HarnessError):
+    """The process was asked to stop; everything up to the last step or row is on disk."""
+
+    exit_code = 130
+
+
+class Status:
+    """status.json of a run, written by its main process, and the wish to stop.
+
+    SIGTERM and SIGINT ask for a checkpoint, then an end. SIGUSR2, which a cluster sends before it
+    takes a machine away, is for the job's own process and not for us.
+    """
+
+    def __init__(self, run: Run, accelerator: Accelerator) -> None:
+        self.run = run
+        self.accelerator = accelerator
+        self.step = 0
+        self.phase = "preparing"
+        self.micro_batch: int | None = None
+        self._asked = False
+        self._beaten = 0.0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        self._write(State.RUNNING, "")
+
+    def enter(self, phase: str, step: int) -> None:
+        """Say what comes now: `training` or `evaluating`; both have to show signs of life."""
+        self.phase, self.step = phase, step
+        self._write(State.RUNNING, "")
+
+    def beat(self, step: int | None = None) -> None:
+        """A sign of life, and the step; status.json is rewritten twice a second at most."""
+        self.step = self.step if step is None else step
+        if time.monotonic() - self._beaten > BEAT:
+            self._write(State.RUNNING, "")
+
+    def stopping(self) -> bool:
+        """Whether any process of the cell was asked to stop; every one must ask at once."""
+        if self.accelerator.num_processes == 1:
+            return self._asked
+        asked = torch.tensor(float(self._asked), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, "sum") > 0)
+
+    def fail(self, error: Exception) -> None:
+        """Leave a note of why this process ends; the main one tells status.json, too."""
+        state, cause, reason = explain(error)
+        log.error("%s: %s", state, reason)
+        with contextlib.suppress(OSError):  # a full disk: the runner still sees the exit code
+            told = {"phase": self.phase, "step": self.step}
+            if cause == "memory" and self.phase == "training":
+                told["micro_batch"] = self.micro_batch
+            self.run.fail(self.accelerator.process_index, state, reason, cause, **told)
+        self._write(state, reason)
+
+    def done(self) -> None:
+        """Everything that was asked for is on disk."""
+        self._write(State.DONE, "")
+
+    def _ask(self, *_: object) -> None:
+        self._asked = True
+
+    def _write(self, state: State, reason: str) -> None:
+        self._beaten = time.monotonic()
+        if self.accelerator.is_main_process:
+            with contextlib.suppress(OSError):  # a beat that cannot be written is no reason to end
+                pid = os.getpid()
+                self.run.set_status(state, reason, step=self.step, phase=self.phase, pid=pid)
+
+
+def explain(error: Exception) -> tuple[State, str, str]:
+    """What an exception means: the state of the cell, a cause for the runner, a sentence."""
+    sentence = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, DivergedError):
+        return State.DIVERGED, "diverged", sentence
+    if isinstance(error, Interrupted):
+        return State.INTERRUPTED, "interrupted", sentence
+    if isinstance(error, HarnessError):
+        return State.FAILED, "refused", str(error)
+    if isinstance(error, MemoryError) or should_reduce_batch_size(error):
+        return State.FAILED, "memory", f"out of memory: {sentence}"
+    if isinstance(error, OSError) and error.strerror:
+        mend = "; free some space, the same command continues" if error.errno in FULL else ""
+        where = f"{error.filename}: " if error.filename else ""
+        return State.FAILED, "file", f"{where}{error.strerror}{mend}"
+    return State.FAILED, "unexpected", f"{type(error).__name__}: {sentence}"
