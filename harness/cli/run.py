@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.cli import add_grid_arguments
 from harness.config.grid import load_grid
 from harness.config.matrix import Matrix, expand
-from harness.config.needs import missing_weights, told_at_once
+from harness.config.needs import missing_trackers, missing_weights, told_at_once
 from harness.errors import (
     EXIT_CELL_FAILED,
     EXIT_DONE,
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     wanted = matrix.wanted()
     owed = [spec for spec in matrix.specs if store.run_at(spec.run_id).missing(wanted)]
     if owed:
-        _check_evaluation(matrix)
+        _check_machine(matrix)
     changed = save_matrix(store.prepare(), matrix)
     tables = store.root / "tables" / grid.name
     if not owed:
@@ -101,14 +101,15 @@ def shard(specs: Sequence[RunSpec], which: str | None) -> Sequence[RunSpec]:
     return specs[int(first) - 1 :: int(count)]
 
 
-def _check_evaluation(matrix: Matrix) -> None:
-    """Weights and reference statistics that lack or do not fit are told now, not after training.
+def _check_machine(matrix: Matrix) -> None:
+    """Weights, statistics and packages that lack or do not fit are told now, not after training.
 
     Raises:
         ConfigError: with all of them.
     """
     names = {measure.extractor_name for measure in matrix.wanted()}
     wrong = missing_weights(name for name in matrix.request.extractors if name in names)
+    wrong += missing_trackers(matrix.request.track)
     for name, file in matrix.request.references.items():
         from harness.api import create
         from harness.evaluate.reference import load_reference

@@ -1,7 +1,8 @@
-"""What a grid needs from this machine beside its own files: the weights of its extractors."""
+"""What a grid needs from this machine beside its own files: weights, and trackers' packages."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 
 from harness.api import create
@@ -17,6 +18,15 @@ def missing_weights(extractors: Iterable[str]) -> list[str]:
         except HarnessError as error:
             missing.append(f"evaluate.extractors: {name}: {error}")
     return missing
+
+
+def missing_trackers(trackers: Iterable[str]) -> list[str]:
+    """One sentence for each tracker of `launch.track` whose package is not installed."""
+    return [
+        f"launch.track: {name} is not installed; pip install {name.replace('_', '-')}"
+        for name in trackers
+        if importlib.util.find_spec(name) is None
+    ]
 
 
 def told_at_once(missing: list[str], start: str) -> ConfigError:

@@ -291,6 +291,33 @@ def test_damage_is_named_and_nothing_finished_is_lost(finished, tmp_path):
     assert max(r["step"] for r in rows(run)) == 30
 
 
+def test_trackers_show_what_the_files_say(grid):
+    """TensorBoard's event file and eval.jsonl agree; results do not depend on it."""
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    finish(
+        command(
+            *["run", "--matrix", grid, "--only", "precond=ctm"],
+            *["--set", "launch.track=[tensorboard]"],
+        )
+    )
+    (run,) = runs(grid)
+    folder = run / "trackers" / "precondbench"
+    events = event_accumulator.EventAccumulator(str(folder)).Reload()
+    shown = {
+        (tag, event.step): event.value
+        for tag in events.Tags()["scalars"]
+        for event in events.Scalars(tag)
+    }
+    for row in rows(run):
+        assert shown[f"{row['metric']}/nfe {row['nfe']}", row["step"]] == pytest.approx(
+            row["value"], rel=1e-6
+        )
+    logged = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
+    assert shown["ctm", logged[-1]["step"]] == pytest.approx(logged[-1]["ctm"], rel=1e-6)
+
+
 def test_plugin_file_runs_as_a_strategy(grid, tmp_path):
     plugin = tmp_path / "mine.py"
     plugin.write_text(
