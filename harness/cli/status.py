@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 from tabulate import tabulate
 
 from harness.errors import EXIT_DONE, HarnessError
-from harness.store.store import ResultStore
+from harness.store.store import ResultStore, Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,24 +17,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print state, step and number of evaluations of every run."""
-    rows = []
+    """Print state, step, number of evaluations and last sign of life of every run."""
+    rows, states = [], []
     for run in ResultStore(args.results).existing().runs():
         try:
-            status = run.status()
-            state = status["state"]
-            if state == "running" and not run.is_locked():
-                state = "interrupted"  # its runner is gone; `run` continues it
-            rows.append(
-                [
-                    run.run_id,
-                    state,
-                    status.get("step", 0),
-                    len(run.rows()),
-                    status.get("reason", ""),
-                ]
-            )
+            rows.append(_row(run))
         except HarnessError as error:
-            rows.append([run.run_id, "unreadable", "", "", str(error)])
-    print(tabulate(rows, headers=["run", "state", "step", "numbers", "reason"]))
+            rows.append([run.run_id, "unreadable", "", "", "", str(error)])
+        states.append(rows[-1][1])
+    headers = ["run", "state", "step", "numbers", "seen", "reason"]
+    print(tabulate(rows, headers=headers, disable_numparse=True))
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    print(f"\n{len(rows)} runs: {counts or 'none'}")
     return EXIT_DONE
+
+
+def _row(run: Run) -> list[str]:
+    status = run.status()
+    state, reason = status["state"], status.get("reason", "")
+    if state == "running" and not run.is_locked():
+        state, reason = "interrupted", "its runner is gone; `run` continues it"
+    elif state == "running" and status.get("phase"):
+        state = status["phase"]  # preparing, training, evaluating
+    if status.get("attempts", 1) > 1:
+        reason = f"{reason} (attempt {status['attempts']})".strip()
+    seen = _ago(time.time() - status["updated"]) if "updated" in status else ""
+    return [run.run_id, state, str(status.get("step", 0)), str(len(run.rows())), seen, reason]
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"
