@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict
+import math
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
+from harness.errors import ArtifactError
+from harness.report.merge import FoundRun, Stores, read_runs
 from harness.store.files import read_json
-from harness.store.records import RunSpec, State
-from harness.store.store import ResultStore
+from harness.store.records import Measure, RunSpec, State
 
 #: what makes two numbers comparable; a table never mixes two of these
-PROBLEM = ["teacher", "objective", "dataset"]
+PROBLEM = ["teacher", "objective", "dataset", "setting"]
 PROTOCOL = ["metric", "extractor", "n", "reference_n"]
 COLUMNS = [
     "run_id",
@@ -26,62 +30,124 @@ COLUMNS = [
     "nfe",
     *PROTOCOL,
     "value",
+    "std",
     "lower_is_better",
+]
+CELL_COLUMNS = [
+    "precond",
+    *PROBLEM,
+    "seed",
+    "run_id",
+    "state",
+    "reason",
+    "have",
+    "wanted",
+    "hardware",
+    "commit",
+    "date",
+    "folder",
+    "calibration_seconds",
+    "calibration_evaluations",
 ]
 
 
-def load_rows(store: ResultStore, matrix: dict[str, Any]) -> pd.DataFrame:
-    """One row per evaluation that the grid asked for; columns `COLUMNS`."""
-    wanted = {json.dumps(measure, sort_keys=True) for measure in matrix["wanted"]}
-    records = []
-    for cell in matrix["cells"]:
-        spec = RunSpec.from_json(cell)
-        for measure, row in store.run_at(cell["run_id"]).rows().items():
-            if json.dumps(asdict(measure), sort_keys=True) in wanted:
-                named = {"run_id": cell["run_id"], "extractor": row.extractor_id or row.extractor}
-                records.append({**_labels(spec), **asdict(row), **named})
-    return pd.DataFrame(records, columns=COLUMNS)
+def load_rows(
+    stores: Stores, matrix: dict[str, Any], runs: dict[str, FoundRun] | None = None
+) -> pd.DataFrame:
+    """One row per evaluation that the grid asked for; columns `COLUMNS`.
+
+    `stores` is one results folder or several, `matrix` what `read_grid` (or, of one folder,
+    `load_matrix`) says of the grid, `runs` what `read_runs` found, where it was called before.
+    """
+    runs = read_runs(stores, matrix) if runs is None else runs
+    wanted = {Measure(**measure) for measure in matrix["wanted"]}
+    labels = label_cells(matrix)
+    records = [
+        {
+            **labels[run_id],
+            **vars(row),
+            "run_id": run_id,
+            "extractor": row.extractor_id or row.extractor,
+        }
+        for run_id, run in runs.items()
+        for row in run.rows
+        if row.measure in wanted
+    ]
+    frame = pd.DataFrame(records, columns=COLUMNS)
+    _check_direction(frame)
+    return frame
 
 
-def load_cells(store: ResultStore, matrix: dict[str, Any]) -> pd.DataFrame:
-    """One row per cell, run or not: labels, state, reason, numbers present and wanted, costs."""
+def load_cells(
+    stores: Stores, matrix: dict[str, Any], runs: dict[str, FoundRun] | None = None
+) -> pd.DataFrame:
+    """One row per cell, run or not: labels, state, reason, numbers present and wanted, costs.
+
+    `hardware` is empty where it is unknown or not one: such seconds are compared with nothing.
+    """
+    runs = read_runs(stores, matrix) if runs is None else runs
+    wanted = {Measure(**measure) for measure in matrix["wanted"]}
+    labels = label_cells(matrix)
     records = []
-    wanted = len(matrix["wanted"])
-    for cell in matrix["cells"]:
-        spec = RunSpec.from_json(cell)
-        run = store.run_at(cell["run_id"])
-        status = run.status()
-        provenance = run.path / "provenance.json"
-        origin = read_json(provenance) if provenance.exists() else {}
-        have = sum(1 for m in run.rows() if asdict(m) in matrix["wanted"])
-        state = status["state"]
-        if state == State.DONE and have < wanted:
-            state = State.PARTIAL
+    for run_id, run in runs.items():
+        have = len({row.measure for row in run.rows if row.measure in wanted})
+        state = str(run.status["state"])
+        if state == State.DONE and have < len(wanted):
+            state = str(State.PARTIAL)
+        machines = {origin.get("hardware", "") for origin in run.origins}
+        costs = run.origins[0].get("costs", {}) if run.origins else {}
         records.append(
             {
-                **_labels(spec),
-                "run_id": cell["run_id"],
-                "state": str(state),
-                "reason": status.get("reason", ""),
+                **labels[run_id],
+                "run_id": run_id,
+                "state": state,
+                "reason": run.status.get("reason", ""),
                 "have": have,
-                "wanted": wanted,
-                "hardware": origin.get("hardware", ""),
-                "calibration_seconds": origin.get("costs", {}).get("calibration_seconds", 0.0),
-                "calibration_evaluations": origin.get("costs", {}).get(
-                    "calibration_evaluations", 0.0
-                ),
+                "wanted": len(wanted),
+                "hardware": machines.pop() if len(machines) == 1 else "",
+                "commit": _joined(origin.get("commit") for origin in run.origins),
+                "date": _joined(origin.get("date") for origin in run.origins),
+                "folder": str(run.folders[0]) if run.folders else "",
+                "calibration_seconds": costs.get("calibration_seconds", 0.0),
+                "calibration_evaluations": costs.get("calibration_evaluations", 0.0),
             }
         )
-    return pd.DataFrame(records)
+    return pd.DataFrame(records, columns=CELL_COLUMNS)
 
 
-def same_coefficients(store: ResultStore, cells: pd.DataFrame) -> dict[tuple[str, str], str]:
+def settled(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Rows with a column `cost` (smaller is better, inf where not finite) and no survivors' bias.
+
+    Divergence is an outcome, not a missing number: a diverged cell gets a row of value nan for
+    everything that other cells of its problem were measured at and it was not.
+    """
+    lost = cells[cells["state"] == str(State.DIVERGED)]
+    if len(lost) and len(rows):
+        points = rows.drop_duplicates([*PROBLEM, *PROTOCOL, "nfe", "step"])
+        points = points[[*PROBLEM, *PROTOCOL, "nfe", "step", "images", "lower_is_better"]]
+        owed = lost[[*PROBLEM, "precond", "seed", "run_id"]].merge(points, on=PROBLEM)
+        have = rows.set_index(["run_id", *PROTOCOL, "nfe", "step"]).index
+        owed = owed[~owed.set_index(["run_id", *PROTOCOL, "nfe", "step"]).index.isin(have)]
+        if len(owed):
+            owed = owed.assign(value=math.nan, seconds=math.nan)
+            rows = pd.concat([rows, owed.reindex(columns=rows.columns)], ignore_index=True)
+    value = rows["value"].astype(float)
+    better = rows["lower_is_better"].astype(bool)
+    cost = value.where(better, -value)
+    finite = value.abs() < math.inf
+    return rows.assign(cost=cost.where(finite, math.inf))
+
+
+def same_coefficients(
+    stores: Stores, cells: pd.DataFrame, runs: dict[str, FoundRun]
+) -> dict[tuple[str, str], str]:
     """(teacher, precond) -> an earlier strategy with equal coefficients, where there is one."""
     first: dict[str, dict[str, Any]] = {}
     marks: dict[tuple[str, str], str] = {}
     for cell in cells.drop_duplicates(["teacher", "dataset", "precond"]).itertuples():
-        path = store.run_at(str(cell.run_id)).path / "coefficients.json"
-        if not path.exists():
+        paths = [folder / "coefficients.json" for folder in runs[str(cell.run_id)].folders]
+        path = next((path for path in paths if path.exists()), None)
+        if path is None:
             continue
         mine = read_json(path)
         known = first.setdefault(f"{cell.teacher}/{cell.dataset}", {})
@@ -102,11 +168,88 @@ def same_function(a: dict[str, Any], b: dict[str, Any], tolerance: float = 1e-9)
     )
 
 
-def _labels(spec: RunSpec) -> dict[str, Any]:
-    return {
-        "precond": spec.precond.label,
-        "teacher": spec.teacher.label,
-        "objective": spec.objective.label,
-        "dataset": spec.dataset.label,
-        "seed": spec.seed,
+def label_cells(matrix: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """run id -> precond, problem and seed, so named that equal names are equal things.
+
+    Within one grid the labels of the plugins do. Folders of several people may give one name to
+    two things (another revision, other weights): then a hash is added. Cells of one problem
+    trained differently differ in `setting`, which names the keys that differ and is empty where
+    none does.
+    """
+    specs = {cell["run_id"]: RunSpec.from_json(cell) for cell in matrix["cells"]}
+    seeds = {
+        cell["run_id"]: cell.get("evaluation_seed", matrix["request"]["evaluation_seed"])
+        for cell in matrix["cells"]
     }
+    names = _names(specs.values())
+    labels: dict[str, dict[str, Any]] = {
+        run_id: {axis: names[_identity(axis, spec)] for axis in AXES} | {"seed": spec.seed}
+        for run_id, spec in specs.items()
+    }
+    settings: dict[tuple, dict[str, dict[str, str]]] = defaultdict(dict)
+    for run_id, spec in specs.items():
+        problem = tuple(labels[run_id][axis] for axis in AXES[1:])
+        settings[problem][run_id] = _flat(spec, seeds[run_id])
+    for flats in settings.values():
+        keys = sorted({key for flat in flats.values() for key in flat})
+        differing = [key for key in keys if len({f.get(key) for f in flats.values()}) > 1]
+        for run_id, flat in flats.items():
+            parts = (f"{key}={flat.get(key, 'none')}" for key in differing)
+            labels[run_id]["setting"] = ", ".join(parts)
+    return labels
+
+
+AXES = ("precond", "teacher", "objective", "dataset")
+
+
+def _names(specs: Iterable[RunSpec]) -> dict[str, str]:
+    """identity -> label; a label that two identities would share gets four digits of a hash."""
+    names: dict[str, str] = {}
+    sharing: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for spec in specs:
+        for axis in AXES:
+            identity = _identity(axis, spec)
+            label = names.setdefault(identity, getattr(spec, axis).label)
+            # `teacher` is the name of every teacher's own data: there is one for each teacher
+            within = _identity("teacher", spec) if axis == "dataset" else ""
+            sharing[axis, within, label].add(identity)
+    for identities in sharing.values():
+        if len(identities) > 1:
+            for identity in identities:
+                names[identity] += f" #{hashlib.sha256(identity.encode()).hexdigest()[:4]}"
+    return names
+
+
+def _identity(axis: str, spec: RunSpec) -> str:
+    """What a plugin of a cell is: its name, revision and parameters, and the digest of its data."""
+    plugin = getattr(spec, axis).identity
+    return json.dumps([axis, plugin, spec.digests.get(axis)], sort_keys=True)
+
+
+def _flat(spec: RunSpec, evaluation_seed: int) -> dict[str, str]:
+    """Everything that decides a cell's numbers and is none of its axes, as dotted keys."""
+    sections = {
+        "train": spec.train,
+        "backbone": spec.backbone or {},
+        "evaluate": {"seed": evaluation_seed},
+    }
+    return {
+        f"{section}.{key}": json.dumps(value, sort_keys=True)
+        for section, values in sections.items()
+        for key, value in values.items()
+    }
+
+
+def _check_direction(rows: pd.DataFrame) -> None:
+    """One metric, one direction: versions of a plugin may differ, and a median over both lies."""
+    for (metric, extractor), group in rows.groupby(["metric", "extractor"], sort=False):
+        if group["lower_is_better"].nunique() > 1:
+            first, second = group.drop_duplicates("lower_is_better")["run_id"]
+            raise ArtifactError(
+                f"lower_is_better of {metric} ({extractor}) differs between runs {first} and"
+                f" {second}; report their folders apart"
+            )
+
+
+def _joined(values: Iterable[Any]) -> str:
+    return "; ".join(dict.fromkeys(str(value) for value in values if value))

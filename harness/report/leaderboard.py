@@ -1,16 +1,30 @@
-"""Leaderboard and coverage: the last budget, median and range over seeds, what is missing."""
+"""Leaderboard and coverage: the last budget, median and range over seeds, ranks, what is missing.
+
+Ranks are per NFE, from seeds paired with each other: the rank of a strategy is one more than the
+number of strategies that are better than it beyond the noise between seeds (`is_better`). Two that
+are not told apart by the seeds share a rank. The combined rank orders the mean of these over NFEs.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from itertools import product
+from typing import Any
+
 import pandas as pd
 
-from harness.report.frame import PROBLEM, PROTOCOL
+from harness.report.frame import PROBLEM, PROTOCOL, settled
+from harness.report.speed import twins_of
+from harness.report.statistics import is_better
+from harness.store.records import State
 
 BOARD_COLUMNS = [
     *PROBLEM,
     *PROTOCOL,
     "nfe",
     "rank",
+    "tied",
     "precond",
     "same_as",
     "median",
@@ -18,6 +32,10 @@ BOARD_COLUMNS = [
     "high",
     "seeds",
     "seeds_planned",
+    "diverged",
+    "coverage",
+    "mean_rank",
+    "combined_rank",
     "step",
     "images",
     "lower_is_better",
@@ -27,42 +45,122 @@ BOARD_COLUMNS = [
 def leaderboard(
     rows: pd.DataFrame, cells: pd.DataFrame, marks: dict[tuple[str, str], str]
 ) -> pd.DataFrame:
-    """One row per (problem, protocol, NFE, strategy) at the last budget.
+    """One row per (problem, protocol, NFE, planned strategy) at the last budget of the protocol.
 
-    Ranks are by the median over seeds and only among strategies with all their seeds: a partial
-    row is shown, without a rank. Strategies with equal coefficients share the better rank.
+    Ranks are given only to strategies with all their seeds: a partial row is shown, without a rank.
+    A diverged seed counts, as worse than every number. Strategies with equal coefficients share
+    the better rank.
     """
     if rows.empty:
         return pd.DataFrame(columns=BOARD_COLUMNS)
-    last = rows[rows["step"] == rows["step"].max()]
-    keys = [*PROBLEM, *PROTOCOL, "nfe", "precond"]
-    board = (
-        last.groupby(keys, sort=False)
-        .agg(
-            median=("value", "median"),
-            low=("value", "min"),
-            high=("value", "max"),
-            seeds=("seed", "nunique"),
-            step=("step", "max"),
-            images=("images", "max"),
-            lower_is_better=("lower_is_better", "first"),
-        )
-        .reset_index()
-    )
-    planned = cells.groupby([*PROBLEM, "precond"])["seed"].nunique().rename("seeds_planned")
-    board = board.merge(planned.reset_index(), on=[*PROBLEM, "precond"])
-    board["same_as"] = [
-        marks.get((teacher, precond), "")
-        for teacher, precond in zip(board["teacher"], board["precond"], strict=True)
-    ]
-    signed = board["median"].where(board["lower_is_better"], -board["median"])
-    signed = signed.where(board["seeds"] == board["seeds_planned"])
-    group = [board[key] for key in [*PROBLEM, *PROTOCOL, "nfe"]]
-    name = board["same_as"].where(board["same_as"] != "", board["precond"])
-    best = signed.groupby([*group, name]).transform("min")
-    board["rank"] = best.groupby(group).rank(method="min").astype("Int64")
-    order = [*PROBLEM, *PROTOCOL, "nfe", "rank", "precond"]
+    rows = settled(rows, cells)
+    tables = []
+    for protocol, group in rows.groupby([*PROBLEM, *PROTOCOL], sort=True):
+        last = group[group["step"] == group["step"].max()]
+        where = dict(zip([*PROBLEM, *PROTOCOL], protocol, strict=True))
+        mine = cells[(cells[PROBLEM] == [where[axis] for axis in PROBLEM]).all(axis=1)]
+        twins = twins_of(marks, where["teacher"])
+        board = _at_last(last, mine, twins)
+        tables.append(pd.DataFrame([where | record for record in _combined(board)]))
+    board = pd.concat(tables, ignore_index=True)
+    board = board.astype({"rank": "Int64", "combined_rank": "Int64"})
+    order = [*PROBLEM, *PROTOCOL, "nfe", "rank", "median", "precond"]
     return board.sort_values(order, na_position="last")[BOARD_COLUMNS].reset_index(drop=True)
+
+
+def ranks(costs: dict[str, dict[int, float]], twins: dict[str, str]) -> dict[str, int]:
+    """strategy -> 1 + number of strategies better than it; costs by strategy and seed.
+
+    `twins` maps a strategy to one with the same coefficients, whose costs stand for both: rounding
+    must not rank them apart. Only seeds that both have are compared.
+    """
+    ours = {name: costs.get(twins.get(name, name), mine) for name, mine in costs.items()}
+    better: Counter[str] = Counter()
+    for mine, theirs in product(ours, ours):
+        seeds = sorted(ours[mine].keys() & ours[theirs].keys())
+        if is_better([ours[theirs][s] for s in seeds], [ours[mine][s] for s in seeds]):
+            better[mine] += 1
+    return {name: 1 + better[name] for name in ours}
+
+
+def _at_last(
+    last: pd.DataFrame, cells: pd.DataFrame, twins: dict[str, str]
+) -> list[dict[str, Any]]:
+    """The rows of one problem and protocol, without the combined rank."""
+    lower = bool(last["lower_is_better"].iloc[0])
+    records = []
+    for nfe, group in last.groupby("nfe", sort=True):
+        costs: dict[str, dict[int, float]] = {}
+        for precond, seed, cost in group[["precond", "seed", "cost"]].itertuples(index=False):
+            costs.setdefault(precond, {})[seed] = cost
+        complete = {}
+        shown = []
+        for precond, planned in cells.groupby("precond", sort=False):
+            mine = costs.get(str(precond), {})
+            if len(mine) == planned["seed"].nunique():
+                complete[str(precond)] = mine
+            shown.append(
+                {
+                    "nfe": nfe,
+                    "precond": precond,
+                    "same_as": twins.get(str(precond), ""),
+                    **_spread(list(mine.values()), lower),
+                    "seeds": len(mine),
+                    "seeds_planned": planned["seed"].nunique(),
+                    "diverged": sum(cost == math.inf for cost in mine.values()),
+                    "coverage": _covered(mine, planned),
+                    "step": last["step"].max(),
+                    "images": last["images"].max(),
+                    "lower_is_better": lower,
+                }
+            )
+        ranked = ranks(complete, twins)
+        shared = Counter(ranked.values())
+        for record in shown:
+            rank = ranked.get(str(record["precond"]))
+            records.append(record | {"rank": rank, "tied": shared[rank] > 1 if rank else False})
+    return records
+
+
+def _combined(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add mean rank over NFEs and its order, for strategies with a rank at every NFE."""
+    by_name: dict[str, list[int | None]] = {}
+    for record in records:
+        by_name.setdefault(record["precond"], []).append(record["rank"])
+    means = {
+        name: sum(ranks) / len(ranks)  # type: ignore[arg-type]
+        for name, ranks in by_name.items()
+        if None not in ranks
+    }
+    order = {name: 1 + sum(m < mean for m in means.values()) for name, mean in means.items()}
+    return [
+        record
+        | {
+            "mean_rank": means.get(record["precond"], math.nan),
+            "combined_rank": order.get(record["precond"]),
+        }
+        for record in records
+    ]
+
+
+def _spread(costs: list[float], lower: bool) -> dict[str, float]:
+    """Median and range in the metric's own sign; a diverged seed is inf (or -inf) there."""
+    if not costs:
+        return dict.fromkeys(("median", "low", "high"), math.nan)
+    ordered = sorted(costs)
+    n = len(ordered)
+    middle = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    low, high = (ordered[0], ordered[-1]) if lower else (-ordered[-1], -ordered[0])
+    return {"median": middle if lower else -middle, "low": low, "high": high}
+
+
+def _covered(mine: dict[int, float], planned: pd.DataFrame) -> str:
+    """`3 of 3`, or `1 of 3 (1 diverged, 2 queued)`: what the seeds that give no number do."""
+    absent = planned[[mine.get(seed, math.inf) == math.inf for seed in planned["seed"]]]
+    states = absent["state"].replace(str(State.DONE), "without this number").value_counts()
+    why = ", ".join(f"{count} {state}" for state, count in states.items())
+    numbers = sum(cost < math.inf for cost in mine.values())
+    return f"{numbers} of {planned['seed'].nunique()}" + (f" ({why})" if why else "")
 
 
 def coverage(cells: pd.DataFrame, skips: list[dict[str, str]]) -> pd.DataFrame:
@@ -80,8 +178,14 @@ def coverage(cells: pd.DataFrame, skips: list[dict[str, str]]) -> pd.DataFrame:
                 ),
                 "numbers": f"{group['have'].sum()} of {group['wanted'].sum()}",
                 "reasons": "; ".join(reasons),
+                "hardware": _distinct(group["hardware"]),
+                "commit": _distinct(group["commit"]),
             }
         )
     for skip in skips:
         records.append({"precond": skip["cell"], "states": "skipped", "reasons": skip["reason"]})
     return pd.DataFrame(records)
+
+
+def _distinct(values: pd.Series) -> str:
+    return "; ".join(sorted({value for value in values if value}))

@@ -1,50 +1,130 @@
 """Training speed: how many images until a strategy is as good as the baseline ends up?
 
 For every seed the target is the value the *baseline of that seed* ends with (or a given number).
-images(strategy) is where its curve first reaches the target, log-linear between evaluations. The
-speed-up is images(baseline) / images(strategy), paired by seed; the median and the range over
-seeds are shown. A curve that never reaches the target is censored: it counts as slower than
-images(baseline) / last budget and is printed with a `<`, never dropped.
+images(strategy) is where its curve first reaches the target, log-linear between evaluations, and
+the speed-up of that seed is images(baseline) / images(strategy).
+
+What is not known stays unknown. A curve that never reaches its target takes more images than its
+last budget; one that is there at its first evaluation takes at most that budget. Images are
+therefore intervals, [x, x] where the crossing was seen, and so are their ratios; median and
+bootstrap interval (harness/report/statistics.py) are taken of all lower ends and of all upper
+ends. No seed is dropped, and nothing is made up.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
-from harness.report.frame import PROBLEM, PROTOCOL
+from harness.report.frame import PROBLEM, PROTOCOL, settled
+from harness.report.statistics import confidence, interval, lower_median
 
 CURVE = [*PROBLEM, *PROTOCOL, "nfe"]
+LAST = "baseline's last"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a number that is not negative: at least `low`, at most `high`."""
+
+    low: float
+    high: float
+
+    def __truediv__(self, other: Known) -> Known:
+        """What is known of the ratio; nothing over nothing is 1."""
+        return Known(_divide(self.low, other.high), _divide(self.high, other.low))
+
+    def plus(self, more: float) -> Known:
+        """What is known of the sum with a number."""
+        return Known(self.low + more, self.high + more)
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Where a curve reaches its target, in images and training seconds; censored if it does not."""
+    """Where a curve reaches its target, in images and in training seconds."""
 
-    images: float
-    seconds: float
-    censored: bool
+    images: Known
+    seconds: Known
+
+    @property
+    def censored(self) -> bool:
+        """Whether it never did."""
+        return self.images.high == math.inf
 
 
-def reach(curve: pd.DataFrame, target: float) -> Reach:
-    """First crossing of `target` by one cell's curve (columns images, seconds, value, ...)."""
-    curve = curve.sort_values("images")
-    sign = 1.0 if curve["lower_is_better"].iloc[0] else -1.0
-    images, seconds = curve["images"].tolist(), curve["seconds"].tolist()
-    values = [sign * value for value in curve["value"]]
-    goal = sign * target
-    for k, value in enumerate(values):
-        if value <= goal:
-            part = 1.0 if k == 0 else _fraction(values[k - 1], value, goal)
-            before = max(k - 1, 0)
-            return Reach(
-                images[before] + part * (images[k] - images[before]),
-                seconds[before] + part * (seconds[k] - seconds[before]),
-                False,
+@dataclass(frozen=True)
+class Curve:
+    """One cell's quality against training images: costs (smaller is better), images increasing."""
+
+    images: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+
+    def reach(self, goal: float) -> Reach:
+        """First crossing of a cost, log-linear between evaluations."""
+        k = next((k for k, cost in enumerate(self.costs) if cost <= goal < math.inf), None)
+        if k is None:
+            return Reach(_at_least(self.images[-1]), _at_least(self.seconds[-1]))
+        if k == 0:
+            return Reach(Known(0.0, self.images[0]), Known(0.0, self.seconds[0]))
+        part = _fraction(self.costs[k - 1], self.costs[k], goal)
+        return Reach(
+            *(
+                Known(at, at)
+                for at in (
+                    clock[k - 1] + part * (clock[k] - clock[k - 1])
+                    for clock in (self.images, self.seconds)
+                )
             )
-    return Reach(images[-1], seconds[-1], True)
+        )
+
+
+def summarise(known: Sequence[Known]) -> tuple[float, str, float, float]:
+    """Lower median of what is known, how to read it, and the interval of the median.
+
+    The k-th smallest of the true numbers lies between the k-th smallest lower and the k-th smallest
+    upper end, whatever the true numbers are. The mark is empty where both medians agree, `>` where
+    the value is a lower bound, `<` an upper one, `?` where nothing is known (the value is nan).
+    """
+    lows, highs = [k.low for k in known], [k.high for k in known]
+    low, high = lower_median(lows), lower_median(highs)
+    ends = interval(lows)[0], interval(highs)[1]
+    if low == high:
+        return low, "", *ends
+    if low > 0:
+        return low, ">", *ends
+    return (high, "<", *ends) if high < math.inf else (math.nan, "?", *ends)
+
+
+SPEED_COLUMNS = [
+    *CURVE,
+    "target",
+    "target_value",
+    "precond",
+    "same_as",
+    "seeds",
+    "seeds_planned",
+    "censored",
+    "images",
+    "images_low",
+    "images_high",
+    "images_bound",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "bound",
+    "confidence",
+    "seconds",
+    "speedup_seconds",
+    "calibration_seconds",
+    "calibration_evaluations",
+    "speedup_seconds_with_calibration",
+]
 
 
 def speed_table(
@@ -56,132 +136,180 @@ def speed_table(
 ) -> pd.DataFrame:
     """One row per (problem, protocol, NFE, target, strategy); columns: docs/tables.md.
 
-    Seeds are used only where both the baseline and the strategy were evaluated at every budget.
+    Seeds are used only where both the baseline and the strategy were evaluated at every budget, or
+    diverged; a strategy without such a seed has a row that says 0 seeds.
     """
     records = []
-    full = rows.groupby([*CURVE, "precond", "seed"])["step"].transform("nunique")
-    complete = rows[full == rows["step"].nunique()] if len(rows) else rows
-    for key, group in complete.groupby(CURVE, sort=True):
+    rows = settled(rows, cells)
+    known = strategies(cells)
+    for key, group in rows.groupby(CURVE, sort=True):
         problem = dict(zip(CURVE, key, strict=True))
-        curves = dict(list(group.groupby(["precond", "seed"])))
-        if not any(name == baseline for name, _ in curves):
+        planned = known[tuple(problem[axis] for axis in PROBLEM)]
+        curves = whole_curves(group)
+        if baseline not in curves:
             continue
-        for target in ["baseline", *targets.get(str(problem["metric"]), [])]:
-            for precond in group["precond"].drop_duplicates():
-                record = _compare(curves, baseline, str(precond), target)
-                if record is not None:
-                    cost = _calibration(cells, problem, str(precond))
-                    twin = marks.get((str(problem["teacher"]), str(precond)), "")
-                    record |= {**problem, "precond": precond, "same_as": twin, **cost}
-                    records.append(_with_calibration(record, cells, problem, baseline))
+        sign = 1.0 if group["lower_is_better"].iloc[0] else -1.0
+        twins = twins_of(marks, str(problem["teacher"]))
+        for target in [LAST, *targets.get(str(problem["metric"]), [])]:
+            for precond, mine in planned.items():
+                theirs = paired(curves, baseline, precond, twins)
+                pairs = [_pair(seed, *both, target, sign) for seed, both in theirs.items()]
+                records.append(
+                    problem
+                    | {
+                        "target": str(target),
+                        "precond": precond,
+                        "same_as": twins.get(precond, ""),
+                        "seeds_planned": len(mine.hardware),
+                        "calibration_seconds": mine.calibration_seconds,
+                        "calibration_evaluations": mine.calibration_evaluations,
+                    }
+                    | _compare(pairs, sign)
+                    | _clock(pairs, mine, planned[baseline])
+                )
     return pd.DataFrame(records, columns=SPEED_COLUMNS)
 
 
-SPEED_COLUMNS = [
-    *CURVE,
-    "target",
-    "target_value",
-    "precond",
-    "same_as",
-    "seeds",
-    "censored",
-    "images",
-    "images_low",
-    "images_high",
-    "speedup",
-    "speedup_low",
-    "speedup_high",
-    "bound",
-    "seconds",
-    "speedup_seconds",
-    "calibration_seconds",
-    "calibration_evaluations",
-    "speedup_seconds_with_calibration",
-]
+def whole_curves(group: pd.DataFrame) -> dict[str, dict[int, Curve]]:
+    """precond -> seed -> curve, of the cells with a row at every budget that any cell has.
+
+    `group` holds the rows of one problem, protocol and NFE, with the column `cost` of `settled`.
+    """
+    curves: dict[str, dict[int, Curve]] = defaultdict(lambda: defaultdict(Curve))
+    columns = ["precond", "seed", "images", "seconds", "cost"]
+    for precond, seed, images, seconds, cost in group.sort_values("step")[columns].itertuples(
+        index=False
+    ):
+        curve = curves[precond][seed]
+        curve.images.append(images)
+        curve.seconds.append(seconds)
+        curve.costs.append(cost)
+    budgets = group["step"].nunique()
+    whole = {
+        precond: {seed: curve for seed, curve in seeds.items() if len(curve.costs) == budgets}
+        for precond, seeds in curves.items()
+    }
+    return {precond: seeds for precond, seeds in whole.items() if seeds}
 
 
-def _compare(
-    curves: dict[tuple[str, int], pd.DataFrame],
-    baseline: str,
-    precond: str,
-    target: str | float,
-) -> dict[str, object] | None:
-    """Paired comparison of one strategy with the baseline at one target; None without pairs."""
-    pairs: list[tuple[Reach, Reach, float]] = []
-    for (name, seed), curve in sorted(curves.items(), key=lambda item: item[0][1]):
-        base = curves.get((baseline, seed))
-        if name != precond or base is None:
-            continue
-        last = base.sort_values("images")["value"].iloc[-1]
-        value = float(last) if target == "baseline" else float(target)
-        pairs.append((reach(base, value), reach(curve, value), value))
+@dataclass(frozen=True)
+class Strategy:
+    """What the cells of one strategy and problem cost beside training, and where they ran."""
+
+    hardware: dict[int, str]
+    calibration_seconds: float
+    calibration_evaluations: float
+
+
+def strategies(cells: pd.DataFrame) -> dict[tuple, dict[str, Strategy]]:
+    """problem -> precond -> its cells, in the grid's order; `hardware` has every planned seed."""
+    found: dict[tuple, dict[str, Strategy]] = defaultdict(dict)
+    for key, group in cells.groupby([*PROBLEM, "precond"], sort=False):
+        found[key[:-1]][str(key[-1])] = Strategy(
+            dict(zip(group["seed"], group["hardware"], strict=True)),
+            float(group["calibration_seconds"].median()),
+            float(group["calibration_evaluations"].median()),
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Baseline and strategy of one seed, and the cost both are to reach."""
+
+    seed: int
+    base: Reach
+    mine: Reach
+    speedup: Known
+    goal: float
+
+
+def twins_of(marks: dict[tuple[str, str], str], teacher: str) -> dict[str, str]:
+    """strategy -> an earlier one with the same coefficients, for one teacher."""
+    return {precond: twin for (name, precond), twin in marks.items() if name == teacher}
+
+
+def paired(
+    curves: dict[str, dict[int, Curve]], baseline: str, precond: str, twins: dict[str, str]
+) -> dict[int, tuple[Curve, Curve]]:
+    """seed -> curves of the baseline and of the strategy, in the order of the seeds.
+
+    A strategy that is the baseline's function is compared with the baseline's own curve: their
+    runs differ by rounding only, and rounding is neither fast nor slow.
+    """
+    bases, mine = curves[baseline], curves.get(precond, {})
+    seeds = sorted(bases.keys() & mine.keys())
+    same = twins.get(precond, precond) == twins.get(baseline, baseline)
+    return {seed: (bases[seed], bases[seed] if same else mine[seed]) for seed in seeds}
+
+
+def _pair(seed: int, base: Curve, mine: Curve, target: str | float, sign: float) -> Pair:
+    goal = base.costs[-1] if isinstance(target, str) else sign * target
+    there = base.reach(goal)
+    if base is mine:
+        return Pair(seed, there, there, Known(1.0, 1.0), goal)
+    reached = mine.reach(goal)
+    return Pair(seed, there, reached, there.images / reached.images, goal)
+
+
+def _compare(pairs: list[Pair], sign: float) -> dict[str, Any]:
+    """Images to the target and the speed-up in images, over seeds."""
     if not pairs:
-        return None
-    images = sorted((p.censored, p.images) for _, p, _ in pairs)
-    ratios = sorted((_ratio(b.images, p.images), _mark(b, p)) for b, p, _ in pairs)
-    by_seconds = sorted(_ratio(b.seconds, p.seconds) for b, p, _ in pairs)
-    middle = (len(pairs) - 1) // 2  # the lower median: never better than what was seen
+        return {"seeds": 0, "censored": 0, "bound": "", "images_bound": ""}
+    speedup, bound, low, high = summarise([p.speedup for p in pairs])
+    images, images_bound, images_low, images_high = summarise([p.mine.images for p in pairs])
+    goal = lower_median([p.goal for p in pairs])
     return {
-        "target": "baseline's last" if target == "baseline" else str(target),
-        "target_value": sorted(v for _, _, v in pairs)[middle],
+        "target_value": sign * goal if math.isfinite(goal) else math.nan,
         "seeds": len(pairs),
-        "censored": sum(p.censored for _, p, _ in pairs),
-        "images": images[len(pairs) // 2][1],
-        "images_low": images[0][1],
-        "images_high": images[-1][1],
-        "speedup": ratios[middle][0],
-        "speedup_low": ratios[0][0],
-        "speedup_high": ratios[-1][0],
-        "bound": ratios[middle][1],
-        "seconds": sorted(p.seconds for _, p, _ in pairs)[len(pairs) // 2],
-        "speedup_seconds": by_seconds[middle],
+        "censored": sum(p.mine.censored for p in pairs),
+        "images": images,
+        "images_low": images_low,
+        "images_high": images_high,
+        "images_bound": images_bound,
+        "speedup": speedup,
+        "speedup_low": low,
+        "speedup_high": high,
+        "bound": bound,
+        "confidence": confidence(len(pairs)),
     }
 
 
-def _mark(base: Reach, strategy: Reach) -> str:
-    """How to read a ratio: exact, `<` (the strategy never got there), `>` (the baseline never)."""
-    if base.censored and strategy.censored:
-        return "?"
-    return "<" if strategy.censored else ">" if base.censored else ""
+def _clock(pairs: list[Pair], mine: Strategy, base: Strategy) -> dict[str, float]:
+    """The same on the train-only clock, where both runs of every pair had one known hardware."""
+    if not pairs:
+        return {}
+    record = {"seconds": summarise([p.mine.seconds for p in pairs])[0]}
+    for p in pairs:
+        if not mine.hardware[p.seed] or mine.hardware[p.seed] != base.hardware[p.seed]:
+            return record
+    cost = mine.calibration_seconds
+    record["speedup_seconds"] = summarise([_seconds(p, 0.0) for p in pairs])[0]
+    record["speedup_seconds_with_calibration"] = summarise([_seconds(p, cost) for p in pairs])[0]
+    return record
 
 
-def _ratio(a: float, b: float) -> float:
-    return a / b if b > 0 else math.inf
+def _seconds(pair: Pair, calibration: float) -> Known:
+    """Ratio of seconds of one pair, the strategy's calibration added to its training."""
+    if pair.base is pair.mine and not calibration:
+        return Known(1.0, 1.0)
+    return pair.base.seconds / pair.mine.seconds.plus(calibration)
+
+
+def _at_least(last: float) -> Known:
+    return Known(0.0 if math.isnan(last) else last, math.inf)
+
+
+def _divide(a: float, b: float) -> float:
+    if b == math.inf:
+        return 0.0
+    return a / b if b > 0 else 1.0 if a == 0 else math.inf
 
 
 def _fraction(before: float, after: float, goal: float) -> float:
     """How far between two evaluations the goal lies: log-linear, linear where a value is <= 0."""
+    if before == math.inf:
+        return 1.0
     if min(before, after, goal) > 0:
         before, after, goal = math.log(before), math.log(after), math.log(goal)
     return (before - goal) / (before - after) if before != after else 1.0
-
-
-def _calibration(cells: pd.DataFrame, problem: dict, precond: str) -> dict[str, float]:
-    mine = _cells_of(cells, problem, precond)
-    return {
-        "calibration_seconds": float(mine["calibration_seconds"].median()),
-        "calibration_evaluations": float(mine["calibration_evaluations"].median()),
-    }
-
-
-def _with_calibration(record: dict, cells: pd.DataFrame, problem: dict, baseline: str) -> dict:
-    """Add the ratio of seconds, calibration included, where both ran on the same hardware."""
-    hardware = {
-        machine
-        for name in (baseline, record["precond"])
-        for machine in _cells_of(cells, problem, name)["hardware"]
-    }
-    if len(hardware) != 1:
-        record["speedup_seconds"] = record["speedup_seconds_with_calibration"] = math.nan
-        return record
-    base_seconds = record["speedup_seconds"] * record["seconds"]
-    total = record["seconds"] + record["calibration_seconds"]
-    record["speedup_seconds_with_calibration"] = _ratio(base_seconds, total)
-    return record
-
-
-def _cells_of(cells: pd.DataFrame, problem: dict, precond: str) -> pd.DataFrame:
-    mask = cells["precond"] == precond
-    for axis in PROBLEM:
-        mask &= cells[axis] == problem[axis]
-    return cells[mask]

@@ -1,55 +1,117 @@
-"""From frames to files: tables/<grid>/{leaderboard,speed,coverage}.{csv,md,tex,txt}."""
+"""From folders to tables: tables/<grid>/{leaderboard,speed,area,coverage}.{csv,md,tex,txt}."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
-from harness.report.frame import PROBLEM, PROTOCOL, load_cells, load_rows, same_coefficients
+from harness.errors import ConfigError, nearest
+from harness.report.area import area_table
+from harness.report.frame import load_cells, load_rows, same_coefficients
 from harness.report.leaderboard import coverage, leaderboard
+from harness.report.merge import UNREADABLE, Conflict, FoundRun, Stores, read_grid, read_runs
+from harness.report.render import STYLES, render
 from harness.report.speed import speed_table
 from harness.store.files import write_atomic
+from harness.store.records import State
 from harness.store.store import ResultStore
-from harness.store.tables import load_matrix
 
-FORMATS = {"txt": "simple", "md": "github", "tex": "latex_booktabs"}
+TABLES = ("leaderboard", "speed", "area", "coverage")
+EXTENSIONS = (*STYLES, "csv")
 
 
 @dataclass(frozen=True)
 class Report:
-    """The three tables of a grid in long form, as the csv files hold them."""
+    """All that is known of a grid: the tables in long form, as the csv files hold them.
+
+    `rows` and `cells` are what they were computed from, `notes` sentences that a reader of the
+    tables must know, `conflicts` (columns of `Conflict`) where folders disagree.
+    """
 
     grid: str
     baseline: str
     leaderboard: pd.DataFrame
     speed: pd.DataFrame
     coverage: pd.DataFrame
+    area: pd.DataFrame
+    rows: pd.DataFrame
+    cells: pd.DataFrame
+    conflicts: pd.DataFrame
+    notes: tuple[str, ...] = ()
+    matrix: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    def text(self, table: str, extension: str = "txt") -> str:
-        """One table for people (txt, md, tex) or for programs (csv)."""
+    @property
+    def unreadable(self) -> bool:
+        """Whether a run's files could not be read: the tables lack what is in them."""
+        return bool((self.cells["state"] == UNREADABLE).any())
+
+    def text(self, table: str, extension: str = "txt", metric: str | None = None) -> str:
+        """One table for people (txt, md, tex) or for programs (csv), of one metric or all.
+
+        Raises:
+            ConfigError: no number of the grid has that metric.
+        """
+        frame: pd.DataFrame = getattr(self, table)
+        if metric is not None:
+            known = set(self.rows["metric"])
+            if metric not in known:
+                raise ConfigError(
+                    f"grid {self.grid} has no metric {metric!r}{nearest(metric, known)}"
+                )
+            frame = frame[frame["metric"] == metric] if "metric" in frame else frame
         if extension == "csv":
-            frame: pd.DataFrame = getattr(self, table)
             return str(frame.to_csv(index=False))
-        render = {"leaderboard": _board_text, "speed": _speed_text, "coverage": _coverage_text}
-        return render[table](self, FORMATS[extension])
+        return render(table, frame, self.baseline, self.notes, extension)
 
 
-def build_report(store: ResultStore, grid: str) -> Report:
-    """Read a grid's runs and compute its tables; imports no torch."""
-    matrix = load_matrix(store, grid)
-    rows, cells = load_rows(store, matrix), load_cells(store, matrix)
-    marks = same_coefficients(store, cells)
+def build_report(
+    stores: Stores,
+    grid: str,
+    baseline: str | None = None,
+    targets: dict[str, list[float]] | None = None,
+) -> Report:
+    """Read a grid's runs from one folder or several and compute its tables; imports no torch.
+
+    `baseline` replaces the grid's own, `targets` (metric -> values to reach) are added to its.
+
+    Raises:
+        ConfigError: no folder has such a grid, or no strategy or metric has such a name.
+    """
+    matrix, notes = read_grid(stores, grid)
+    runs = read_runs(stores, matrix)
+    rows, cells = load_rows(stores, matrix, runs), load_cells(stores, matrix, runs)
     settings: dict[str, Any] = matrix["grid"]["report"]
+    asked = targets or {}
+    known = [measure["metric"] for measure in matrix["wanted"]]
+    for metric in asked:
+        if metric not in known:
+            raise ConfigError(f"grid {grid} has no metric {metric!r}{nearest(metric, known)}")
+    if baseline is not None and baseline not in set(cells["precond"]):
+        known = list(cells["precond"])
+        raise ConfigError(f"grid {grid} has no strategy {baseline!r}{nearest(baseline, known)}")
+    baseline = baseline or settings["baseline"]
+    goals = {
+        metric: list(dict.fromkeys([*settings["targets"].get(metric, []), *asked.get(metric, [])]))
+        for metric in [*settings["targets"], *asked]
+    }
+    marks = same_coefficients(stores, cells, runs)
+    conflicts = [conflict for run in runs.values() for conflict in run.conflicts]
     return Report(
         grid=grid,
-        baseline=settings["baseline"],
+        baseline=baseline,
         leaderboard=leaderboard(rows, cells, marks),
-        speed=speed_table(rows, cells, settings["baseline"], settings["targets"], marks),
+        speed=speed_table(rows, cells, baseline, goals, marks),
         coverage=coverage(cells, matrix["skips"]),
+        area=area_table(rows, cells, baseline, marks),
+        rows=rows,
+        cells=cells,
+        conflicts=pd.DataFrame(conflicts, columns=list(Conflict.__dataclass_fields__)),
+        notes=(*notes, *_notes(runs, rows, cells, baseline, settings)),
+        matrix=matrix,
     )
 
 
@@ -57,92 +119,58 @@ def write_tables(store: ResultStore, grid: str) -> str:
     """Write every table in every format; return the text of leaderboard and speed table."""
     report = build_report(store, grid)
     folder = store.root / "tables" / grid
-    for table in ("leaderboard", "speed", "coverage"):
-        for extension in (*FORMATS, "csv"):
-            write_atomic(folder / f"{table}.{extension}", report.text(table, extension))
+    write_report(report, folder)
     return f"{report.text('leaderboard')}\n{report.text('speed')}\ntables: {folder}"
 
 
-def _board_text(report: Report, style: str) -> str:
-    """Strategies down, NFEs across: median [low, high], rank 1 marked with *."""
-    board = report.leaderboard
-    if board.empty:
-        return "No evaluation yet: the leaderboard is empty.\n"
-    parts = []
-    for key, group in board.groupby([*PROBLEM, *PROTOCOL], sort=False):
-        better = "lower" if group["lower_is_better"].all() else "higher"
-        more = f"at {int(group['images'].max()):,} images; {better} is better"
-        title = _title("Leaderboard", key, more)
-        parts.append(title + _pivot(group, _board_cell, style))
-    note = "Median over seeds [lowest, highest]; * best of the complete rows."
-    return "\n".join([*parts, note, ""])
+def write_report(report: Report, folder: Path) -> None:
+    """Write every table in every format, and conflicts.csv where folders disagree."""
+    for table in TABLES:
+        for extension in EXTENSIONS:
+            write_atomic(folder / f"{table}.{extension}", report.text(table, extension))
+    if len(report.conflicts):
+        write_atomic(folder / "conflicts.csv", report.conflicts.to_csv(index=False))
+    else:
+        (folder / "conflicts.csv").unlink(missing_ok=True)
 
 
-def _speed_text(report: Report, style: str) -> str:
-    """Strategies down, NFEs across: speed-up over the baseline, median [low, high] over seeds."""
-    speed = report.speed
-    if speed.empty:
-        return f"No training-speed table: no seed of {report.baseline!r} is complete.\n"
-    parts = []
-    for key, group in speed.groupby([*PROBLEM, *PROTOCOL, "target"], sort=False):
-        title = _title("Training speed", key[:-1], f"to reach {key[-1]} value ({report.baseline})")
-        parts.append(title + _pivot(group, _speed_cell, style, _cost_columns(group)))
-    note = (
-        f"Speed-up = images {report.baseline} needs / images the strategy needs, paired by seed:"
-        " median [lowest, highest].\n< never reached within the budgets (upper bound);"
-        " > the baseline never did; ? neither did."
-    )
-    return "\n".join([*parts, note, ""])
+def _notes(
+    runs: dict[str, FoundRun],
+    rows: pd.DataFrame,
+    cells: pd.DataFrame,
+    baseline: str,
+    settings: dict[str, Any],
+) -> list[str]:
+    """What a reader of the tables must know and the tables themselves do not say."""
+    notes = [note for run in runs.values() for note in run.notes]
+    notes += [_told(run.conflicts) for run in runs.values() if run.conflicts]
+    states = cells["state"].value_counts()
+    if diverged := states.get(str(State.DIVERGED), 0):
+        notes.append(f"{diverged} of {len(cells)} cells diverged: they rank below every number")
+    lacking = cells[(cells["have"] < cells["wanted"]) & (cells["state"] != str(State.DIVERGED))]
+    if len(lacking):
+        notes.append(f"{len(lacking)} of {len(cells)} cells lack numbers: see coverage")
+    if len(cells) and cells["seed"].nunique() == 1:
+        notes.append("one seed: its noise is unknown, so ranks and speed-ups have no interval")
+    if baseline not in set(cells["precond"]):
+        notes.append(
+            f"baseline {baseline!r} is not in the grid, so nothing is compared with it"
+            f"{nearest(baseline, cells['precond'])}"
+        )
+    for metric in settings["targets"]:
+        if len(rows) and metric not in set(rows["metric"]):
+            notes.append(
+                f"report.targets names metric {metric!r}, of which there is no number"
+                f"{nearest(metric, rows['metric'])}"
+            )
+    return notes
 
 
-def _coverage_text(report: Report, style: str) -> str:
+def _told(conflicts: Sequence[Conflict]) -> str:
+    """One run's conflicts in a sentence; conflicts.csv has all of them."""
+    first = conflicts[0]
+    more = f" and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
     return (
-        tabulate(report.coverage.fillna(""), headers="keys", tablefmt=style, showindex=False) + "\n"
+        f"conflict in {first.run_id}: {first.measure} is {first.value} in {first.folder} (used) and"
+        f" {first.other_value} in {first.other_folder} (not used){more}; see conflicts.csv"
     )
-
-
-def _pivot(group: pd.DataFrame, cell: Any, style: str, more: pd.DataFrame | None = None) -> str:
-    names = group.drop_duplicates("precond").set_index("precond")["same_as"]
-    rows = []
-    for precond, twin in names.items():
-        mine = group[group["precond"] == precond].set_index("nfe")
-        row = {"precond": f"{precond} (= {twin})" if twin else precond}
-        row |= {f"NFE {nfe}": cell(mine.loc[nfe]) for nfe in sorted(mine.index)}
-        if more is not None:
-            row |= more.loc[precond].to_dict()
-        rows.append(row)
-    return (
-        tabulate(rows, headers="keys", tablefmt=style, missingval="—", disable_numparse=True) + "\n"
-    )
-
-
-def _board_cell(row: Any) -> str:
-    star = "*" if not pd.isna(row["rank"]) and row["rank"] == 1 else ""
-    partial = "" if row["seeds"] == row["seeds_planned"] else f" ({row['seeds']} seeds)"
-    return f"{row['median']:.4g}{star} [{row['low']:.4g}, {row['high']:.4g}]{partial}"
-
-
-def _speed_cell(row: Any) -> str:
-    if math.isinf(row["speedup"]):
-        return "from the start"
-    some = (
-        ""
-        if row["speedup_low"] == row["speedup_high"]
-        else (f" [{row['speedup_low']:.2f}, {row['speedup_high']:.2f}]")
-    )
-    return f"{row['bound']}{row['speedup']:.2f}{some}"
-
-
-def _cost_columns(group: pd.DataFrame) -> pd.DataFrame:
-    """Calibration seconds, beside the speed-ups that do not include them."""
-    cost = group.groupby("precond")["calibration_seconds"].max()
-    return pd.DataFrame({"calibration": cost.map(lambda s: f"{s:.1f} s" if s else "none")})
-
-
-def _title(what: str, key: Any, more: str) -> str:
-    named = dict(zip([*PROBLEM, *PROTOCOL], key, strict=True))
-    problem = f"{named['teacher']} / {named['objective']} / {named['dataset']}"
-    protocol = f"{named['metric']}, {named['extractor']}, n={named['n']}"
-    if named["reference_n"] != named["n"]:
-        protocol += f" against {named['reference_n']}"
-    return f"\n{what}: {problem}; {protocol}; {more}\n\n"

@@ -77,6 +77,18 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             ) from None
 
 
+def is_torn(path: Path) -> bool:
+    """Whether a jsonl file ends in a line that `read_lines` passes over."""
+    if not path.exists():
+        return False
+    last = path.read_bytes().rpartition(b"\n")[2].strip()
+    try:
+        json.loads(last or b"null")
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return True
+    return False
+
+
 def _cut_torn_line(file: Any) -> None:
     """Truncate an append-mode file after its last newline."""
     size = file.seek(0, os.SEEK_END)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import PurePath
 from typing import Any
@@ -152,6 +152,25 @@ class EvalRow:
     def measure(self) -> Measure:
         """The key of this row: a later row with the same key replaces it."""
         return Measure(self.step, self.nfe, self.metric, self.extractor, self.n)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> EvalRow:
+        """A line of eval.jsonl, of this version or an earlier one.
+
+        Raises:
+            ValueError: a field is unknown (a newer version wrote it), or a needed one is absent.
+        """
+        if not isinstance(record, dict):
+            raise ValueError("it is no object")
+        if unknown := sorted(record.keys() - _ROW_FIELDS):
+            raise ValueError(f"unknown field {unknown[0]!r}: a newer precondbench wrote it")
+        if lacking := sorted(_ROW_NEEDS - record.keys()):
+            raise ValueError(f"field {lacking[0]!r} is missing")
+        return cls(**record)
+
+
+_ROW_FIELDS = {each.name for each in fields(EvalRow)}
+_ROW_NEEDS = {each.name for each in fields(EvalRow) if each.default is MISSING}
 
 
 @dataclass(frozen=True)

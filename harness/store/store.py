@@ -12,9 +12,10 @@ from typing import Any
 from filelock import SoftFileLease
 
 from harness.errors import ArtifactError, ConfigError
-from harness.store.files import append_line, read_json, read_lines, write_json
+from harness.store.files import append_line, is_torn, read_json, read_lines, write_json
 from harness.store.lease import lease, taken
 from harness.store.records import EvalRow, Measure, Request, RunSpec, State
+from harness.store.schema import read_versioned, write_versioned
 
 
 class Run:
@@ -32,7 +33,7 @@ class Run:
     def spec(self) -> RunSpec:
         """The identity this run was opened with."""
         try:
-            return RunSpec.from_json(read_json(self.path / "spec.json"))
+            return RunSpec.from_json(read_versioned(self.path / "spec.json"))
         except (KeyError, TypeError) as error:
             raise ArtifactError(
                 f"{self.path / 'spec.json'} was written by another version ({error!r}):"
@@ -58,9 +59,27 @@ class Run:
         )
 
     def rows(self) -> dict[Measure, EvalRow]:
-        """Evaluations by key; the last row of a key wins."""
-        rows = (EvalRow(**record) for record in read_lines(self.path / "eval.jsonl"))
-        return {row.measure: row for row in rows}
+        """Evaluations by key; the last row of a key wins.
+
+        Raises:
+            ArtifactError: a line is damaged, or of a version that this one cannot read.
+        """
+        path = self.path / "eval.jsonl"
+        rows: dict[Measure, EvalRow] = {}
+        for record in read_lines(path):
+            try:
+                row = EvalRow.from_json(record)
+            except ValueError as error:
+                raise ArtifactError(
+                    f"{path}: a line cannot be read: {error};"
+                    " update precondbench, or move this run's folder away"
+                ) from None
+            rows[row.measure] = row
+        return rows
+
+    def is_torn(self) -> bool:
+        """Whether the last line of eval.jsonl was cut short by a crash; `rows` passes it over."""
+        return is_torn(self.path / "eval.jsonl")
 
     def append(self, row: EvalRow) -> None:
         """Add one evaluation, flushed to disk before this returns."""
@@ -176,5 +195,5 @@ class ResultStore:
         run = self.run_at(spec.run_id)
         path = run.path / "spec.json"
         if not path.exists():
-            write_json(path, spec.to_json())
+            write_versioned(path, spec.to_json())
         return run

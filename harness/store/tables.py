@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError, nearest
-from harness.store.files import read_json, write_json
+from harness.store.schema import read_versioned, write_versioned
 
 if TYPE_CHECKING:
     from harness.config.matrix import Matrix
@@ -29,9 +29,9 @@ def save_matrix(store: ResultStore, matrix: Matrix) -> bool:
         "cells": [spec.to_json() for spec in matrix.specs],
         "skips": [asdict(skip) for skip in matrix.skips],
     }
-    if path.exists() and read_json(path) == json.loads(json.dumps(described)):
+    if path.exists() and read_versioned(path) == json.loads(json.dumps(described)):
         return False
-    write_json(path, described)
+    write_versioned(path, described)
     return True
 
 
@@ -44,8 +44,7 @@ def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:
     path = store.root / "tables" / grid / "matrix.json"
     if not path.exists():
         raise ConfigError(f"{store.root} has no grid {grid!r}{nearest(grid, grids(store))}")
-    matrix: dict[str, Any] = read_json(path)
-    return matrix
+    return read_versioned(path)
 
 
 def grids(store: ResultStore) -> list[str]:

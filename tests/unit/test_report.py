@@ -5,9 +5,10 @@ import math
 import pandas as pd
 import pytest
 
-from harness.report.frame import COLUMNS
+from harness.report.area import area_table
+from harness.report.frame import CELL_COLUMNS, COLUMNS
 from harness.report.leaderboard import coverage, leaderboard
-from harness.report.speed import reach, speed_table
+from harness.report.speed import Curve, Known, speed_table
 
 STEPS = [100, 200, 400, 800]
 
@@ -21,6 +22,7 @@ def rows(values, nfe=2, lower=True, metric="frechet"):
             "teacher": "gmm",
             "objective": "ctm",
             "dataset": "teacher",
+            "setting": "",
             "seed": seed,
             "step": step,
             "images": step * 10,
@@ -31,6 +33,7 @@ def rows(values, nfe=2, lower=True, metric="frechet"):
             "n": 50,
             "reference_n": 50,
             "value": value,
+            "std": None,
             "lower_is_better": lower,
         }
         for (precond, seed), curve in values.items()
@@ -41,7 +44,7 @@ def rows(values, nfe=2, lower=True, metric="frechet"):
 
 def cells(frame, **more):
     base = frame.drop_duplicates("run_id")[
-        ["run_id", "precond", "teacher", "objective", "dataset", "seed"]
+        ["run_id", "precond", "teacher", "objective", "dataset", "setting", "seed"]
     ]
     defaults = {
         "state": "done",
@@ -49,28 +52,44 @@ def cells(frame, **more):
         "have": 4,
         "wanted": 4,
         "hardware": "cpu",
+        "commit": "abc",
+        "date": "",
+        "folder": "",
         "calibration_seconds": 0.0,
         "calibration_evaluations": 0.0,
     }
-    return base.assign(**{**defaults, **more})
+    return base.assign(**{**defaults, **more})[CELL_COLUMNS]
 
 
-def curve(values, lower=True):
-    return rows({("a", 0): values}, lower=lower)
+def curve(costs):
+    return Curve([step * 10 for step in STEPS], [step / 100 for step in STEPS], costs)
 
 
 def test_reach_interpolates_log_linearly():
-    found = reach(curve([16.0, 4.0, 1.0, 0.25]), 2.0)
-    assert found.images == pytest.approx(3000)  # half way in log between 2000 and 4000
-    assert found.seconds == pytest.approx(3.0)
+    found = curve([16.0, 4.0, 1.0, 0.25]).reach(2.0)
+    assert found.images.low == found.images.high == pytest.approx(3000)  # half way in log
+    assert found.seconds.low == pytest.approx(3.0)
     assert not found.censored
 
 
-def test_reach_edges():
-    assert reach(curve([1.0, 0.5, 0.4, 0.3]), 2.0).images == 1000  # there at the first look
-    assert reach(curve([4.0, 3.0, 3.0, 2.5]), 2.0).censored
-    assert reach(curve([4.0, 1.0, 9.0, 9.0]), 2.0).images < 2000  # the first crossing counts
-    assert reach(curve([-1.0, 1.0, 3.0, 5.0], lower=False), 2.0).images == pytest.approx(3000)
+def test_reach_knows_what_it_does_not_know():
+    assert curve([1.0, 0.5, 0.4, 0.3]).reach(2.0).images == Known(0, 1000)  # there at first sight
+    assert curve([4.0, 3.0, 3.0, 2.5]).reach(2.0).images == Known(8000, math.inf)  # never
+    assert curve([4.0, 1.0, 9.0, 9.0]).reach(2.0).images.high < 2000  # the first crossing counts
+    assert curve([-1.0, -3.0, -5.0, -7.0]).reach(-2.0).images.low == pytest.approx(1500)
+    diverged = curve([4.0, math.inf, math.inf, math.inf])
+    assert diverged.reach(2.0).censored
+    assert diverged.reach(math.inf).censored  # a target that is no number is reached by nobody
+
+
+def test_ratios_keep_their_bounds():
+    seen, never, early = Known(100, 100), Known(200, math.inf), Known(0, 50)
+    assert seen / Known(50, 50) == Known(2, 2)
+    assert seen / never == Known(0, 0.5)
+    assert never / seen == Known(2, math.inf)
+    assert seen / early == Known(2, math.inf)
+    assert early / never == Known(0, 0.25)
+    assert early / early == never / never == Known(0, math.inf)
 
 
 def test_speed_up_is_paired_by_seed_and_censored_honestly():
@@ -81,18 +100,71 @@ def test_speed_up_is_paired_by_seed_and_censored_honestly():
             ("ctm", 2): [8.0, 4.0, 2.0, 0.5],
             ("new", 0): [4.0, 2.0, 1.0, 0.5],  # reaches 1.0 at 400: twice as fast
             ("new", 1): [2.0, 1.0, 0.5, 0.2],  # at 200: four times
-            ("new", 2): [8.0, 4.0, 2.0, 0.6],  # never reaches 0.5
+            ("new", 2): [8.0, 4.0, 2.0, 0.6],  # never reaches 0.5: at most once
         }
     )
     table = speed_table(frame, cells(frame), "ctm", {"frechet": [4.0]}, {})
     new = table[(table["precond"] == "new") & (table["target"] == "baseline's last")].iloc[0]
     assert new["speedup"] == pytest.approx(2)
-    assert (new["speedup_low"], new["speedup_high"]) == (pytest.approx(1), pytest.approx(4))
+    assert (new["speedup_low"], new["speedup_high"]) == (0, pytest.approx(4))
     assert (new["seeds"], new["censored"], new["bound"]) == (3, 1, "")
+    assert new["confidence"] == 0.75
+    assert new["images"] == pytest.approx(4000)
     absolute = table[(table["precond"] == "new") & (table["target"] == "4.0")].iloc[0]
-    assert absolute["speedup"] == pytest.approx(2)
-    own = table[(table["precond"] == "ctm") & (table["target"] == "baseline's last")].iloc[0]
-    assert own["speedup"] == 1
+    assert (absolute["bound"], absolute["speedup"]) == (">", 2)  # early, early, 1
+    own = table[table["precond"] == "ctm"]
+    assert (own["speedup"] == 1).all()
+    assert (own["bound"] == "").all()
+
+
+def test_one_seed_has_no_interval_and_early_crossings_are_bounds():
+    frame = rows({("ctm", 0): [8.0, 4.0, 2.0, 1.0], ("new", 0): [0.9, 0.8, 0.7, 0.6]})
+    new = speed_table(frame, cells(frame), "ctm", {}, {}).set_index("precond").loc["new"]
+    assert (new["bound"], new["speedup"]) == (">", 8.0)
+    assert math.isnan(new["speedup_low"])
+    assert math.isnan(new["confidence"])
+    twin = speed_table(frame, cells(frame), "ctm", {}, {("gmm", "new"): "ctm"})
+    assert twin.set_index("precond").loc["new", "speedup"] == 1  # rounding is no speed-up
+
+
+def test_a_diverged_seed_is_the_worst_and_never_vanishes():
+    frame = rows(
+        {
+            ("ctm", 0): [8.0, 4.0, 2.0, 1.0],
+            ("ctm", 1): [8.0, 4.0, 2.0, 1.0],
+            ("new", 0): [4.0, 2.0, 1.0, 0.5],
+            ("new", 1): [4.0, 2.0],
+        }
+    )
+    info = cells(frame)
+    info.loc[info["run_id"] == "new-1", "state"] = "diverged"
+    board = leaderboard(frame, info, {}).set_index("precond")
+    assert board.loc["new", "median"] == math.inf
+    assert board.loc["new", "coverage"] == "1 of 2 (1 diverged)"
+    assert (board.loc["new", "seeds"], board.loc["new", "diverged"]) == (2, 1)
+    new = speed_table(frame, info, "ctm", {}, {}).set_index("precond").loc["new"]
+    assert (new["seeds"], new["censored"]) == (2, 1)
+    assert (new["bound"], new["speedup"]) == ("<", 1.0)  # the lower median of 2 and [0, 1]
+    assert new["speedup_high"] == pytest.approx(2)
+    areas = area_table(frame, info, "ctm", {}).set_index("precond")
+    assert areas.loc["new", "area"] == -math.inf
+    # where a diverged baseline ends up, nobody can be faster or slower
+    info.loc[info["run_id"] == "ctm-0", "state"] = "diverged"
+    frame = frame.drop(frame[(frame["run_id"] == "ctm-0") & (frame["step"] > 200)].index)
+    new = speed_table(frame, info, "ctm", {}, {}).set_index("precond").loc["new"]
+    assert (new["seeds"], new["speedup_low"], new["speedup_high"]) == (2, 0, math.inf)
+
+
+def test_area_is_the_mean_log_ratio_over_log_images():
+    frame = rows({("ctm", 0): [8.0, 4.0, 2.0, 1.0], ("new", 0): [4.0, 2.0, 1.0, 0.5]})
+    areas = area_table(frame, cells(frame), "ctm", {}).set_index("precond")["area"]
+    assert (areas["ctm"], areas["new"]) == (0, pytest.approx(math.log(2)))
+    frame["lower_is_better"] = False
+    areas = area_table(frame, cells(frame), "ctm", {}).set_index("precond")["area"]
+    assert areas["new"] == pytest.approx(-math.log(2))
+    frame.loc[frame["precond"] == "new", "value"] -= 1  # a value that has no logarithm
+    areas = area_table(frame, cells(frame), "ctm", {}).set_index("precond")["area"]
+    assert math.isnan(areas["new"])
 
 
 def test_median_of_censored_speed_ups_is_marked_as_a_bound():
@@ -125,12 +197,18 @@ def test_partial_seeds_are_shown_without_rank_and_left_out_of_speed():
     assert pd.isna(board.loc["new", "rank"])
     assert (board.loc["new", "seeds"], board.loc["new", "seeds_planned"]) == (1, 2)
     half = rows({("ctm", 0): [4, 3, 2, 1.0], ("new", 0): [4, 3]})
-    assert "new" not in set(speed_table(half, cells(half), "ctm", {}, {})["precond"])
+    info = cells(half)
+    info.loc[info["precond"] == "new", "state"] = "interrupted"
+    new = speed_table(half, info, "ctm", {}, {}).set_index("precond").loc["new"]
+    assert new["seeds"] == 0
+    assert math.isnan(new["speedup"])
+    new = leaderboard(half, info, {}).set_index("precond").loc["new"]
+    assert new["coverage"] == "0 of 1 (1 interrupted)"
 
 
 def test_equal_strategies_share_a_rank_and_higher_can_be_better():
     frame = rows(
-        {("ctm", 0): [1, 1, 1, 1.0], ("bcm", 0): [1, 1, 1, 1.0], ("edm", 0): [1, 1, 1, 3.0]}
+        {("ctm", 0): [1, 1, 1, 1.0], ("bcm", 0): [1, 1, 1, 1.1], ("edm", 0): [1, 1, 1, 3.0]}
     )
     marks = {("gmm", "bcm"): "ctm"}
     board = leaderboard(frame, cells(frame), marks).set_index("precond")["rank"]
@@ -138,6 +216,31 @@ def test_equal_strategies_share_a_rank_and_higher_can_be_better():
     frame["lower_is_better"] = False
     board = leaderboard(frame, cells(frame), marks).set_index("precond")["rank"]
     assert board["edm"] == 1
+
+
+def test_what_the_seeds_do_not_tell_apart_is_a_tie():
+    last = {"a": [1.0, 1.2, 1.4], "b": [0.9, 1.1, 1.5], "c": [1.1, 1.3, 1.5]}
+    frame = rows(
+        {
+            (name, seed): [9, 9, 9, v]
+            for name, values in last.items()
+            for seed, v in enumerate(values)
+        }
+    )
+    board = leaderboard(frame, cells(frame), {}).set_index("precond")
+    # c loses to a on every seed (though their ranges overlap); b beats nobody on every seed
+    assert board["rank"].to_dict() == {"a": 1, "b": 1, "c": 2}
+    assert board["tied"].to_dict() == {"a": True, "b": True, "c": False}
+
+
+def test_combined_rank_orders_the_mean_over_nfes():
+    few = rows({("a", 0): [9, 9, 9, 1.0], ("b", 0): [9, 9, 9, 2.0], ("c", 0): [9, 9, 9, 3.0]})
+    many = rows({("a", 0): [9, 9, 9, 3.0], ("b", 0): [9, 9, 9, 1.0]}, nfe=9)
+    frame = pd.concat([few, many])
+    board = leaderboard(frame, cells(frame), {}).drop_duplicates("precond").set_index("precond")
+    assert board["mean_rank"][["a", "b"]].tolist() == [1.5, 1.5]
+    assert board["combined_rank"][["a", "b"]].tolist() == [1, 1]
+    assert pd.isna(board.loc["c", "combined_rank"])  # it has no rank at 9
 
 
 def test_coverage_counts_states_and_skips():

@@ -1,0 +1,101 @@
+"""Area between curves: one number for a whole training run, against the baseline's.
+
+For one seed, with v the metric (smaller is better) and u = log(images) over the budgets,
+
+    area = 1 / (u_last - u_first)  *  integral of [log v_baseline(u) - log v_strategy(u)] du
+
+by the trapezoid rule: the log of how many times better the strategy is, averaged over training on
+a log axis of images. It is 0 for equal curves, positive for a better strategy, changes sign when
+the two change places, and exp(area) is the geometric mean of v_baseline / v_strategy. Where larger
+is better the bracket changes sign. Values that are not positive have no logarithm and one budget
+has no width: then there is no area.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pandas as pd
+
+from harness.report.frame import PROBLEM, settled
+from harness.report.speed import CURVE, Curve, paired, strategies, twins_of, whole_curves
+from harness.report.statistics import confidence, difference, interval, lower_median
+
+AREA_COLUMNS = [
+    *CURVE,
+    "precond",
+    "same_as",
+    "seeds",
+    "seeds_planned",
+    "area",
+    "area_low",
+    "area_high",
+    "confidence",
+    "images_first",
+    "images_last",
+]
+
+
+def area(baseline: Curve, mine: Curve, lower_is_better: bool = True) -> float:
+    """The area between two curves evaluated at the same budgets; nan where there is none."""
+    heights = [
+        (math.log(images), difference(base, cost))
+        for images, base, cost in zip(
+            baseline.images,
+            _logs(baseline, lower_is_better),
+            _logs(mine, lower_is_better),
+            strict=True,
+        )
+        if images > 0
+    ]
+    if len(heights) < 2:
+        return math.nan
+    whole = sum((u - t) * (a + b) / 2 for (t, a), (u, b) in pairwise(heights))
+    return whole / (heights[-1][0] - heights[0][0])
+
+
+def area_table(
+    rows: pd.DataFrame, cells: pd.DataFrame, baseline: str, marks: dict[tuple[str, str], str]
+) -> pd.DataFrame:
+    """One row per (problem, protocol, NFE, strategy): median over the pairs of seeds, interval."""
+    records = []
+    rows = settled(rows, cells)
+    known = strategies(cells)
+    for key, group in rows.groupby(CURVE, sort=True):
+        problem = dict(zip(CURVE, key, strict=True))
+        curves = whole_curves(group)
+        if baseline not in curves:
+            continue
+        lower = bool(group["lower_is_better"].iloc[0])
+        twins = twins_of(marks, str(problem["teacher"]))
+        for precond, planned in known[tuple(problem[axis] for axis in PROBLEM)].items():
+            pairs = paired(curves, baseline, precond, twins)
+            areas = [area(base, mine, lower) for base, mine in pairs.values()]
+            defined = bool(areas) and not any(math.isnan(value) for value in areas)
+            low, high = interval(areas) if defined else (math.nan, math.nan)
+            records.append(
+                problem
+                | {
+                    "precond": precond,
+                    "same_as": twins.get(precond, ""),
+                    "seeds": len(areas),
+                    "seeds_planned": len(planned.hardware),
+                    "area": lower_median(areas) if defined else math.nan,
+                    "area_low": low,
+                    "area_high": high,
+                    "confidence": confidence(len(areas)),
+                    "images_first": group["images"].min(),
+                    "images_last": group["images"].max(),
+                }
+            )
+    return pd.DataFrame(records, columns=AREA_COLUMNS)
+
+
+def _logs(curve: Curve, lower_is_better: bool) -> list[float]:
+    """log of the metric, signed so that smaller is better; inf where the run had diverged."""
+    sign = 1.0 if lower_is_better else -1.0
+    return [
+        cost if cost == math.inf else sign * math.log(sign * cost) if sign * cost > 0 else math.nan
+        for cost in curve.costs
+    ]

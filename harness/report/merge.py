@@ -1,0 +1,190 @@
+"""Several results folders read as one: runs by id, grids by name, disagreements named.
+
+A run's id says what decides its numbers, so folders that hold the same run hold the same row twice:
+one is kept. On other hardware the same run may end in other numbers. Then the folder named first
+is believed *for the whole run*: nothing of the other folder's run is used, because a curve stitched
+from two trainings would be the curve of neither. Every differing number is kept as a `Conflict`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ArtifactError, ConfigError, nearest
+from harness.store.files import read_json
+from harness.store.records import EvalRow, State
+from harness.store.store import ResultStore, Run
+from harness.store.tables import grids, load_matrix
+
+Stores = ResultStore | Sequence[ResultStore]
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """One measure of one run on which two folders disagree; `value` in `folder` is the one used."""
+
+    run_id: str
+    measure: str
+    value: Any
+    folder: str
+    other_value: Any
+    other_folder: str
+
+
+@dataclass
+class FoundRun:
+    """A run as all folders together know it; `folders` are those its rows come from."""
+
+    run_id: str
+    rows: list[EvalRow] = field(default_factory=list)
+    status: dict[str, Any] = field(default_factory=lambda: {"state": State.QUEUED})
+    origins: list[dict[str, Any]] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def as_stores(stores: Stores) -> list[ResultStore]:
+    """One results folder or several, as a list."""
+    return [stores] if isinstance(stores, ResultStore) else list(stores)
+
+
+def read_runs(stores: Stores, matrix: dict[str, Any]) -> dict[str, FoundRun]:
+    """Every run of a grid, by id, in the grid's order."""
+    found = as_stores(stores)
+    return {cell["run_id"]: read_run(found, cell["run_id"]) for cell in matrix["cells"]}
+
+
+def read_run(stores: Sequence[ResultStore], run_id: str) -> FoundRun:
+    """One run from all folders that have it; the first that can be read wins a disagreement."""
+    merged = FoundRun(run_id)
+    for run in (store.run_at(run_id) for store in stores):
+        if not run.path.is_dir():
+            continue
+        try:
+            status, rows, origin = run.status(), _rows(run), _origin(run)
+        except ArtifactError as error:
+            merged.notes.append(str(error))
+            if not merged.folders:
+                merged.status = {"state": UNREADABLE, "reason": str(error)}
+            continue
+        if run.is_torn():
+            merged.notes.append(
+                f"{run.path / 'eval.jsonl'}: its last line was cut short by a crash and is not"
+                " counted; `run` computes it again"
+            )
+        _add(merged, run, status, rows, origin)
+    return merged
+
+
+#: state of a cell whose files are damaged or of a version that cannot be read
+UNREADABLE = "unreadable"
+
+
+def _add(
+    merged: FoundRun,
+    run: Run,
+    status: dict[str, Any],
+    rows: dict[tuple, EvalRow],
+    origin: dict[str, Any],
+) -> None:
+    """Add one folder's run to what earlier folders had, or its conflicts with that."""
+    if not merged.folders:
+        merged.status, merged.rows = status, list(rows.values())
+    else:
+        folder, other = str(merged.folders[0]), str(run.path)
+        mine = {_key(row): row for row in merged.rows}
+        clashes = [
+            Conflict(run.run_id, _name(row), mine[key].value, folder, row.value, other)
+            for key, row in rows.items()
+            if key in mine and not _equal(mine[key].value, row.value)
+        ]
+        ends = {str(merged.status["state"]), str(status["state"])}
+        if ends == {State.DONE, State.DIVERGED}:
+            states = (str(merged.status["state"]), str(status["state"]))
+            clashes.append(Conflict(run.run_id, "state", states[0], folder, states[1], other))
+        if clashes:
+            merged.conflicts += clashes
+            return
+        merged.rows += [row for key, row in rows.items() if key not in mine]
+        if status["state"] in (State.DONE, State.DIVERGED):
+            merged.status = status
+    merged.origins.append(origin)
+    merged.folders.append(run.path)
+
+
+def read_grid(stores: Stores, grid: str) -> tuple[dict[str, Any], list[str]]:
+    """matrix.json of a grid from all folders that ran it, and what they disagree about.
+
+    Cells, numbers wanted and skips are united; the first folder says how to compare.
+
+    Raises:
+        ConfigError: no folder has seen a grid of that name.
+    """
+    found = as_stores(stores)
+    having = [store for store in found if grid in grids(store)]
+    if not having:
+        known = {name for store in found for name in grids(store)}
+        where = ", ".join(str(store.root) for store in found)
+        raise ConfigError(f"{where} has no grid {grid!r}{nearest(grid, known)}")
+    merged: dict[str, Any] = {"wanted": [], "cells": [], "skips": []}
+    notes = []
+    for store in having:
+        matrix = load_matrix(store, grid)
+        try:
+            seed = matrix["request"]["evaluation_seed"]
+            if "grid" not in merged:
+                merged |= {"grid": matrix["grid"], "request": matrix["request"]}
+            elif matrix["grid"]["report"] != merged["grid"]["report"]:
+                notes.append(
+                    f"{grid}: the report section of {store.root} differs from that of"
+                    f" {having[0].root}, which counts"
+                )
+            cells = [{**cell, "evaluation_seed": seed} for cell in matrix["cells"]]
+            _extend(merged["cells"], cells, lambda cell: cell["run_id"])
+            _extend(merged["wanted"], matrix["wanted"], _text)
+            _extend(merged["skips"], matrix["skips"], _text)
+        except (KeyError, TypeError) as error:
+            path = store.root / "tables" / grid / "matrix.json"
+            raise ArtifactError(
+                f"{path} is not what this version writes ({error!r}); run the grid again"
+            ) from None
+    return merged, notes
+
+
+def _extend(items: list, more: list, key: Any) -> None:
+    known = {key(item) for item in items}
+    items += [item for item in more if key(item) not in known]
+
+
+def _text(item: Any) -> str:
+    return json.dumps(item, sort_keys=True)
+
+
+def _rows(run: Run) -> dict[tuple, EvalRow]:
+    return {_key(row): row for row in run.rows().values()}
+
+
+def _key(row: EvalRow) -> tuple:
+    """What must agree for two rows to be one number: the measure, and its whole protocol."""
+    return (row.measure, row.reference_n, row.extractor_id or row.extractor)
+
+
+def _name(row: EvalRow) -> str:
+    extractor = row.extractor_id or row.extractor
+    return f"{row.metric} ({extractor}, n={row.n}) at step {row.step}, NFE {row.nfe}"
+
+
+def _equal(a: float, b: float) -> bool:
+    return a == b or (math.isnan(a) and math.isnan(b))
+
+
+def _origin(run: Run) -> dict[str, Any]:
+    path = run.path / "provenance.json"
+    origin: dict[str, Any] = read_json(path) if path.exists() else {}
+    return origin

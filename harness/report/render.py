@@ -1,0 +1,233 @@
+"""Long tables for people: strategies down, NFEs across, one table per problem and protocol."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from harness.report.frame import PROBLEM, PROTOCOL
+from harness.report.speed import LAST
+
+#: extension -> tabulate's name of the style
+STYLES = {"txt": "simple", "md": "github", "tex": "latex_booktabs"}
+GROUP = [*PROBLEM, *PROTOCOL]
+
+
+def render(
+    table: str, frame: pd.DataFrame, baseline: str, notes: Sequence[str], extension: str
+) -> str:
+    """One of the long tables as text in a style of `STYLES`."""
+    write: dict[str, Callable[[], Iterable[str]]] = {
+        "leaderboard": lambda: _leaderboard(frame, extension),
+        "speed": lambda: _speed(frame, baseline, extension),
+        "area": lambda: _area(frame, baseline, extension),
+        "coverage": lambda: _coverage(frame, notes, extension),
+    }
+    return "\n".join(write[table]())
+
+
+def _leaderboard(board: pd.DataFrame, extension: str) -> Iterable[str]:
+    """Median [lowest, highest] (rank), and the rank over all NFEs."""
+    if board.empty:
+        yield _plain("No evaluation yet: the leaderboard is empty.", extension)
+        return
+    for key, group in board.groupby(GROUP, sort=False):
+        better = "lower" if group["lower_is_better"].all() else "higher"
+        title = _title(
+            "Leaderboard", key, f"at {int(group['images'].max()):,} images; {better} is better"
+        )
+        ordered = group.sort_values(["nfe", "mean_rank"], na_position="last")
+        several = group["nfe"].nunique() > 1
+        last = _overall(ordered) if several else {}
+        yield _pivot(title, ordered, _board_cell, extension, last)
+    yield _plain(
+        "Median over seeds [lowest, highest] (rank). A rank is one more than the number of"
+        " strategies that are better beyond the noise between seeds; = is a tie."
+        " Overall: order of the mean rank over NFEs.",
+        extension,
+    )
+
+
+def _speed(speed: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
+    """Speed-up over the baseline, its interval, and what calibration cost."""
+    if speed.empty:
+        yield _plain(f"No training-speed table: no seed of {baseline!r} is complete.", extension)
+        return
+    for key, group in speed.groupby([*GROUP, "target"], sort=False):
+        goal = f"{baseline}'s last value" if key[-1] == LAST else key[-1]
+        title = _title("Training speed", key[:-1], f"to reach {goal}")
+        cost = group.groupby("precond")["calibration_seconds"].max()
+        last = {"calibration": {name: f"{s:.1f} s" if s else "none" for name, s in cost.items()}}
+        yield _pivot(title, group, _speed_cell, extension, last)
+    yield _plain(
+        f"Speed-up = images {baseline} needs / images the strategy needs, paired by seed:"
+        f" median [bootstrap interval]{_worth(speed)}."
+        "\n< upper bound: never reached within the budgets; > lower bound: reached before the first"
+        " evaluation, or never by the baseline; ? neither is known.",
+        extension,
+    )
+
+
+def _area(areas: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
+    """Area to the baseline's curve on a log axis of images."""
+    if areas.empty:
+        yield _plain(f"No areas: no seed of {baseline!r} is complete.", extension)
+        return
+    for key, group in areas.groupby(GROUP, sort=False):
+        span = f"{int(group['images_first'].min()):,} to {int(group['images_last'].max()):,} images"
+        title = _title(f"Area to {baseline}'s curve", key, span)
+        yield _pivot(title, group, _area_cell, extension, {})
+    yield _plain(
+        f"Mean of log({baseline}'s value / the strategy's) over log images, signed so that above 0"
+        f" is better, paired by seed: median [bootstrap interval]{_worth(areas)}.",
+        extension,
+    )
+
+
+def _coverage(coverage: pd.DataFrame, notes: Sequence[str], extension: str) -> Iterable[str]:
+    """What ran and what did not, and every note."""
+    shown = coverage.drop(columns=["hardware", "commit", "done"], errors="ignore").fillna("")
+    if "setting" in shown and not (shown["setting"] != "").any():
+        shown = shown.drop(columns="setting")
+    rows = [{str(key): value for key, value in row.items()} for row in shown.to_dict("records")]
+    yield _table("Coverage", rows, extension)
+    for origin in _origins(coverage):
+        yield _plain(origin, extension)
+    for note in notes:
+        yield _plain(f"Note: {note}.", extension)
+
+
+def _origins(coverage: pd.DataFrame) -> Iterable[str]:
+    """Where the numbers were made: hardware, and commits of the harness."""
+    for name, column in (("Hardware", "hardware"), ("Commits of the harness", "commit")):
+        if column in coverage:
+            values = coverage[column].dropna().str.split("; ").explode()
+            found = list(dict.fromkeys(value for value in values if value))
+            if found:
+                yield f"{name}: {'; '.join(found)}."
+
+
+def _pivot(
+    title: str,
+    group: pd.DataFrame,
+    cell: Callable[[Any], str],
+    extension: str,
+    last: dict[str, dict[str, str]],
+) -> str:
+    """Strategies in the group's order down, NFEs across, then the columns of `last`."""
+    rows: dict[str, dict[str, str]] = {}
+    for row in group.to_dict("records"):
+        name, twin = row["precond"], row["same_as"]
+        mine = rows.setdefault(name, {"precond": f"{name} (= {twin})" if twin else name})
+        mine[f"NFE {row['nfe']}"] = cell(row)
+    for heading, values in last.items():
+        for name, mine in rows.items():
+            mine[heading] = values.get(name, "—")
+    return _table(title, list(rows.values()), extension)
+
+
+def _board_cell(row: dict[str, Any]) -> str:
+    if not row["seeds"]:
+        return "—"
+    number = "diverged" if math.isinf(row["median"]) else f"{row['median']:.4g}"
+    spread = f" [{row['low']:.4g}, {row['high']:.4g}]" if row["seeds"] > 1 else ""
+    if pd.isna(row["rank"]):
+        return f"{number}{spread} ({row['seeds']} of {row['seeds_planned']} seeds)"
+    return f"{number}{spread} ({row['rank']}{'=' if row['tied'] else ''})"
+
+
+def _overall(board: pd.DataFrame) -> dict[str, dict[str, str]]:
+    first = board.drop_duplicates("precond").set_index("precond")
+    shared = first["combined_rank"].value_counts()
+    return {
+        "overall": {
+            str(name): f"{rank}{'=' if shared[rank] > 1 else ''} (mean {mean:.2g})"
+            for name, rank, mean in first[["combined_rank", "mean_rank"]].itertuples()
+            if not pd.isna(rank)
+        }
+    }
+
+
+def _speed_cell(row: dict[str, Any]) -> str:
+    if not row["seeds"]:
+        return "—"
+    value, low, high = row["speedup"], row["speedup_low"], row["speedup_high"]
+    partial = _partial(row)
+    if row["bound"] == "?":
+        return f"?{partial}"
+    number = "from the start" if math.isinf(value) else f"{row['bound']}{value:.2f}"
+    told = {"<": (0.0, value), ">": (value, math.inf), "": (value, value)}[row["bound"]]
+    if math.isnan(low) or (low, high) == told:
+        return number + partial
+    return f"{number} [{low:.2f}, {high:.2f}]{partial}"
+
+
+def _area_cell(row: dict[str, Any]) -> str:
+    if math.isnan(row["area"]):
+        return "—"
+    low, high = row["area_low"], row["area_high"]
+    some = "" if math.isnan(low) or low == high else f" [{low:+.3f}, {high:+.3f}]"
+    return f"{row['area']:+.3f}{some}{_partial(row)}"
+
+
+def _partial(row: dict[str, Any]) -> str:
+    seeds, planned = row["seeds"], row["seeds_planned"]
+    return "" if seeds == planned else f" ({seeds:.0f} of {planned:.0f} seeds)"
+
+
+def _worth(table: pd.DataFrame) -> str:
+    """What the intervals are worth, per number of seeds in the table."""
+    found = table[["seeds", "confidence"]].dropna().drop_duplicates().sort_values("seeds")
+    told = [
+        f"{level:.0%} with {int(seeds)} seeds" for seeds, level in found.itertuples(index=False)
+    ]
+    return f", which holds the true median with probability {', '.join(told)}" if told else ""
+
+
+def _title(what: str, key: Any, more: str) -> str:
+    named = dict(zip(GROUP, key, strict=True))
+    problem = f"{named['teacher']} / {named['objective']} / {named['dataset']}"
+    problem += f" ({named['setting']})" if named["setting"] else ""
+    protocol = f"{named['metric']}, {named['extractor']}, n={named['n']}"
+    if named["reference_n"] != named["n"]:
+        protocol += f" against {named['reference_n']}"
+    return f"{what}: {problem}; {protocol}; {more}"
+
+
+def _table(title: str, rows: list[dict[str, str]], extension: str) -> str:
+    """A titled table; in LaTeX a float that compiles with the package booktabs."""
+    body = tabulate(
+        rows,
+        headers="keys",
+        tablefmt=STYLES[extension],
+        missingval="—",
+        disable_numparse=True,
+    )
+    if extension != "tex":
+        return f"\n{title}\n\n{body}\n"
+    caption = "  \\caption{" + _escape(title) + "}"
+    body = body.replace("—", "--")
+    return f"\\begin{{table}}\n  \\centering\n{caption}\n{body}\n\\end{{table}}\n"
+
+
+def _plain(text: str, extension: str) -> str:
+    return _escape(text) + "\n" if extension == "tex" else text + "\n"
+
+
+def _escape(text: str) -> str:
+    """LaTeX for plain text."""
+    for sign, code in (
+        ("\\", "\0"),
+        *((sign, "\\" + sign) for sign in "&%$#_{}"),
+        ("~", "\\textasciitilde{}"),
+        ("^", "\\textasciicircum{}"),
+        ("<", "\\ensuremath{<}"),
+        (">", "\\ensuremath{>}"),
+        ("\0", "\\textbackslash{}"),
+    ):
+        text = text.replace(sign, code)
+    return text
