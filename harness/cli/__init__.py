@@ -24,8 +24,8 @@ VERBS = {
     "fid": ("harness.cli.fid", "compare two sets of images: folders, zips, .npz; no training"),
     "status": ("harness.cli.status", "one line per run of a results folder"),
     "show": ("harness.cli.show", "everything known of one run"),
-    "report": ("harness.cli.report", "leaderboard, training-speed and coverage tables"),
-    "leaderboard": ("harness.cli.leaderboard", "the leaderboard alone"),
+    "report": ("harness.cli.report", "tables of one results folder or several"),
+    "leaderboard": ("harness.cli.leaderboard", "the leaderboard alone, or --update README.md"),
 }
 
 EPILOG = """\

@@ -1,34 +1,118 @@
-"""`report`: the tables of a results folder, read from its files alone; imports no torch."""
+"""`report`: the tables of one results folder or of several, from files alone; imports no torch."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
-from harness.errors import EXIT_DONE, ConfigError
-from harness.report.write import build_report, write_tables
+from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ConfigError, nearest
+from harness.report.write import TABLES, Report, build_report, write_report
 from harness.store.store import ResultStore
 from harness.store.tables import grids
 
-TABLES = ("leaderboard", "speed", "coverage")
 EXTENSIONS = {"text": "txt", "md": "md", "csv": "csv", "latex": "tex"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `report`."""
-    parser.add_argument("results", nargs="?", default="results", metavar="RESULTS")
-    parser.add_argument("--grid", metavar="NAME", help="one grid only (default: all)")
+    add_source_arguments(parser)
+    parser.add_argument(
+        "--table",
+        choices=TABLES,
+        action="append",
+        help="print this table only; repeat for more (default: all)",
+    )
     parser.add_argument("--format", choices=EXTENSIONS, default="text")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="write every table in every format into DIR/<grid>"
+        " (default: RESULTS/tables/<grid> of a single folder)",
+    )
+    parser.epilog = (
+        "Several folders, of several machines or people, are read as one: cells of grids of the"
+        "\nsame name are united, equal numbers of one run count once. Where two folders disagree"
+        "\nabout a run, the first one named is believed for that run and the conflict is reported."
+    )
 
 
-def main(args: argparse.Namespace, tables: tuple[str, ...] = TABLES) -> int:
-    """Rewrite RESULTS/tables and print the tables in the chosen format."""
-    store = ResultStore(args.results).existing()
-    names = [args.grid] if args.grid else grids(store)
-    if not names:
-        raise ConfigError(f"{store.root}: no grid was run into this folder yet")
-    for name in names:
-        report = build_report(store, name)
-        write_tables(store, name)
-        for table in tables:
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which numbers, compared how: the same for every verb that reads results."""
+    parser.add_argument(
+        "results", nargs="*", default=["results"], metavar="RESULTS", help="default: results"
+    )
+    parser.add_argument("--grid", metavar="NAME", help="one grid only (default: all)")
+    parser.add_argument(
+        "--baseline", metavar="PRECOND", help="compare with this strategy, not the grid's baseline"
+    )
+    parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="METRIC=VALUE",
+        help="a further value to reach in the training-speed table; repeat for more",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the tables in the chosen format and write them in every format."""
+    reports = build(args)
+    for report in reports:
+        for table in args.table or TABLES:
             print(report.text(table, EXTENSIONS[args.format]))
-    return EXIT_DONE
+        if args.format == "csv" or (args.table and "coverage" not in args.table):
+            tell(report)
+    for report in reports:
+        if folder := _destination(args, report):
+            write_report(report, folder)
+    return conclude(reports)
+
+
+def build(args: argparse.Namespace) -> list[Report]:
+    """The report of every grid asked for.
+
+    Raises:
+        ConfigError: a folder holds no results, or no grid, strategy or metric has such a name.
+    """
+    stores = [ResultStore(root).existing() for root in args.results]
+    known = list(dict.fromkeys(name for store in stores for name in grids(store)))
+    where = ", ".join(str(store.root) for store in stores)
+    if not known:
+        raise ConfigError(f"{where}: no grid was run into this folder yet; see `run --matrix`")
+    if args.grid and args.grid not in known:
+        raise ConfigError(f"{where} has no grid {args.grid!r}{nearest(args.grid, known)}")
+    targets = _targets(args.target)
+    names = [args.grid] if args.grid else known
+    return [build_report(stores, name, args.baseline, targets) for name in names]
+
+
+def tell(report: Report) -> None:
+    """The notes of a report on stderr, where what is printed does not show them."""
+    for note in report.notes:
+        print(f"note: {report.grid}: {note}", file=sys.stderr)
+
+
+def conclude(reports: list[Report]) -> int:
+    """0, or 1 where the files of a run could not be read."""
+    return EXIT_CELL_FAILED if any(report.unreadable for report in reports) else EXIT_DONE
+
+
+def _destination(args: argparse.Namespace, report: Report) -> Path | None:
+    """Where tables are written: --out, or beside the runs if they are the grid's own tables."""
+    if args.out:
+        return Path(args.out) / report.grid
+    if len(args.results) > 1 or args.baseline or args.target:
+        return None
+    return Path(args.results[0]) / "tables" / report.grid
+
+
+def _targets(words: list[str]) -> dict[str, list[float]]:
+    targets: dict[str, list[float]] = {}
+    for word in words:
+        metric, _, value = word.partition("=")
+        try:
+            targets.setdefault(metric, []).append(float(value))
+        except ValueError:
+            raise ConfigError(f"--target {word}: give METRIC=VALUE, e.g. frechet=10") from None
+    return targets

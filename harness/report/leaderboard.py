@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from itertools import product
+from itertools import permutations
 from typing import Any
 
 import pandas as pd
@@ -54,11 +54,16 @@ def leaderboard(
     if rows.empty:
         return pd.DataFrame(columns=BOARD_COLUMNS)
     rows = settled(rows, cells)
+    planned: dict[tuple, dict[str, dict[int, str]]] = {}
+    for *problem, precond, seed, state in cells[[*PROBLEM, "precond", "seed", "state"]].itertuples(
+        index=False
+    ):
+        planned.setdefault(tuple(problem), {}).setdefault(precond, {})[seed] = state
     tables = []
     for protocol, group in rows.groupby([*PROBLEM, *PROTOCOL], sort=True):
         last = group[group["step"] == group["step"].max()]
         where = dict(zip([*PROBLEM, *PROTOCOL], protocol, strict=True))
-        mine = cells[(cells[PROBLEM] == [where[axis] for axis in PROBLEM]).all(axis=1)]
+        mine = planned[tuple(where[axis] for axis in PROBLEM)]
         twins = twins_of(marks, where["teacher"])
         board = _at_last(last, mine, twins)
         tables.append(pd.DataFrame([where | record for record in _combined(board)]))
@@ -71,23 +76,28 @@ def leaderboard(
 def ranks(costs: dict[str, dict[int, float]], twins: dict[str, str]) -> dict[str, int]:
     """strategy -> 1 + number of strategies better than it; costs by strategy and seed.
 
-    `twins` maps a strategy to one with the same coefficients, whose costs stand for both: rounding
-    must not rank them apart. Only seeds that both have are compared.
+    `twins` maps a strategy to one with the same coefficients, which stands for both and counts
+    once: rounding must not rank them apart, nor a second name for one function push others down.
+    Only seeds that both have are compared.
     """
-    ours = {name: costs.get(twins.get(name, name), mine) for name, mine in costs.items()}
+    stands = {name: twin if (twin := twins.get(name, name)) in costs else name for name in costs}
     better: Counter[str] = Counter()
-    for mine, theirs in product(ours, ours):
-        seeds = sorted(ours[mine].keys() & ours[theirs].keys())
-        if is_better([ours[theirs][s] for s in seeds], [ours[mine][s] for s in seeds]):
+    for mine, theirs in permutations(dict.fromkeys(stands.values()), 2):
+        seeds = sorted(costs[mine].keys() & costs[theirs].keys())
+        if is_better([costs[theirs][s] for s in seeds], [costs[mine][s] for s in seeds]):
             better[mine] += 1
-    return {name: 1 + better[name] for name in ours}
+    return {name: 1 + better[stands[name]] for name in costs}
 
 
 def _at_last(
-    last: pd.DataFrame, cells: pd.DataFrame, twins: dict[str, str]
+    last: pd.DataFrame, planned: dict[str, dict[int, str]], twins: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """The rows of one problem and protocol, without the combined rank."""
+    """The rows of one problem and protocol, without the combined rank.
+
+    `planned` maps strategy and seed to the state of that cell.
+    """
     lower = bool(last["lower_is_better"].iloc[0])
+    step, images = last["step"].max(), last["images"].max()
     records = []
     for nfe, group in last.groupby("nfe", sort=True):
         costs: dict[str, dict[int, float]] = {}
@@ -95,22 +105,22 @@ def _at_last(
             costs.setdefault(precond, {})[seed] = cost
         complete = {}
         shown = []
-        for precond, planned in cells.groupby("precond", sort=False):
-            mine = costs.get(str(precond), {})
-            if len(mine) == planned["seed"].nunique():
-                complete[str(precond)] = mine
+        for precond, states in planned.items():
+            mine = costs.get(precond, {})
+            if len(mine) == len(states):
+                complete[precond] = mine
             shown.append(
                 {
                     "nfe": nfe,
                     "precond": precond,
-                    "same_as": twins.get(str(precond), ""),
+                    "same_as": twins.get(precond, ""),
                     **_spread(list(mine.values()), lower),
                     "seeds": len(mine),
-                    "seeds_planned": planned["seed"].nunique(),
+                    "seeds_planned": len(states),
                     "diverged": sum(cost == math.inf for cost in mine.values()),
-                    "coverage": _covered(mine, planned),
-                    "step": last["step"].max(),
-                    "images": last["images"].max(),
+                    "coverage": _covered(mine, states),
+                    "step": step,
+                    "images": images,
                     "lower_is_better": lower,
                 }
             )
@@ -154,13 +164,12 @@ def _spread(costs: list[float], lower: bool) -> dict[str, float]:
     return {"median": middle if lower else -middle, "low": low, "high": high}
 
 
-def _covered(mine: dict[int, float], planned: pd.DataFrame) -> str:
-    """`3 of 3`, or `1 of 3 (1 diverged, 2 queued)`: what the seeds that give no number do."""
-    absent = planned[[mine.get(seed, math.inf) == math.inf for seed in planned["seed"]]]
-    states = absent["state"].replace(str(State.DONE), "without this number").value_counts()
-    why = ", ".join(f"{count} {state}" for state, count in states.items())
-    numbers = sum(cost < math.inf for cost in mine.values())
-    return f"{numbers} of {planned['seed'].nunique()}" + (f" ({why})" if why else "")
+def _covered(mine: dict[int, float], states: dict[int, str]) -> str:
+    """`3 of 3`, or `1 of 3 (1 diverged, 1 queued)`: what the seeds that give no number do."""
+    absent = [state for seed, state in states.items() if mine.get(seed, math.inf) == math.inf]
+    why = Counter(state if state != State.DONE else "without it" for state in absent)
+    told = ", ".join(f"{count} {state}" for state, count in why.items())
+    return f"{len(states) - len(absent)} of {len(states)}" + (f" ({told})" if told else "")
 
 
 def coverage(cells: pd.DataFrame, skips: list[dict[str, str]]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.errors import ArtifactError, ConfigError, nearest
 from harness.store.files import read_json
-from harness.store.records import EvalRow, State
+from harness.store.records import EvalRow, Measure, RunSpec, State
 from harness.store.store import ResultStore, Run
 from harness.store.tables import grids, load_matrix
 
@@ -67,7 +67,7 @@ def read_run(stores: Sequence[ResultStore], run_id: str) -> FoundRun:
         if not run.path.is_dir():
             continue
         try:
-            status, rows, origin = run.status(), _rows(run), _origin(run)
+            status, rows, origin = _status(run), _rows(run), _origin(run)
         except ArtifactError as error:
             merged.notes.append(str(error))
             if not merged.folders:
@@ -146,13 +146,18 @@ def read_grid(stores: Stores, grid: str) -> tuple[dict[str, Any], list[str]]:
                     f" {having[0].root}, which counts"
                 )
             cells = [{**cell, "evaluation_seed": seed} for cell in matrix["cells"]]
+            for cell in cells:
+                RunSpec.from_json(cell)
+            for measure in matrix["wanted"]:
+                Measure(**measure)
             _extend(merged["cells"], cells, lambda cell: cell["run_id"])
             _extend(merged["wanted"], matrix["wanted"], _text)
             _extend(merged["skips"], matrix["skips"], _text)
         except (KeyError, TypeError) as error:
             path = store.root / "tables" / grid / "matrix.json"
             raise ArtifactError(
-                f"{path} is not what this version writes ({error!r}); run the grid again"
+                f"{path} cannot be read by this version ({error!r}): update precondbench, or run"
+                " the grid again"
             ) from None
     return merged, notes
 
@@ -166,8 +171,15 @@ def _text(item: Any) -> str:
     return json.dumps(item, sort_keys=True)
 
 
+def _status(run: Run) -> dict[str, Any]:
+    status = run.status()
+    if "state" not in status:
+        raise ArtifactError(f"{run.path / 'status.json'} has no state; delete it and run again")
+    return status
+
+
 def _rows(run: Run) -> dict[tuple, EvalRow]:
-    return {_key(row): row for row in run.rows().values()}
+    return {_key(row): row for row in run.rows().values()}  # one measure, one row: the last
 
 
 def _key(row: EvalRow) -> tuple:

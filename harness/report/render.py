@@ -170,8 +170,13 @@ def _area_cell(row: dict[str, Any]) -> str:
     if math.isnan(row["area"]):
         return "—"
     low, high = row["area_low"], row["area_high"]
-    some = "" if math.isnan(low) or low == high else f" [{low:+.3f}, {high:+.3f}]"
-    return f"{row['area']:+.3f}{some}{_partial(row)}"
+    some = "" if math.isnan(low) or low == high else f" [{_signed(low)}, {_signed(high)}]"
+    return f"{_signed(row['area'])}{some}{_partial(row)}"
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.3f}"
+    return "0.000" if float(text) == 0 else text
 
 
 def _partial(row: dict[str, Any]) -> str:

@@ -158,7 +158,8 @@ class EvalRow:
         """A line of eval.jsonl, of this version or an earlier one.
 
         Raises:
-            ValueError: a field is unknown (a newer version wrote it), or a needed one is absent.
+            ValueError: a field is unknown (a newer version wrote it), or a needed one is absent
+                or no number.
         """
         if not isinstance(record, dict):
             raise ValueError("it is no object")
@@ -166,6 +167,8 @@ class EvalRow:
             raise ValueError(f"unknown field {unknown[0]!r}: a newer precondbench wrote it")
         if lacking := sorted(_ROW_NEEDS - record.keys()):
             raise ValueError(f"field {lacking[0]!r} is missing")
+        if not isinstance(record["value"], int | float):
+            raise ValueError(f"value {record['value']!r} is no number")
         return cls(**record)
 
 
