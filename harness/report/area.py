@@ -69,7 +69,7 @@ def area_table(
             continue
         lower = bool(group["lower_is_better"].iloc[0])
         twins = twins_of(marks, str(problem["teacher"]))
-        for precond, planned in known[tuple(problem[axis] for axis in PROBLEM)].items():
+        for precond, planned in known[tuple(str(problem[axis]) for axis in PROBLEM)].items():
             pairs = paired(curves, baseline, precond, twins)
             areas = [area(base, mine, lower) for base, mine in pairs.values()]
             defined = bool(areas) and not any(math.isnan(value) for value in areas)

@@ -186,7 +186,7 @@ def label_cells(matrix: dict[str, Any]) -> dict[str, dict[str, Any]]:
         run_id: {axis: names[_identity(axis, spec)] for axis in AXES} | {"seed": spec.seed}
         for run_id, spec in specs.items()
     }
-    settings: dict[tuple, dict[str, dict[str, str]]] = defaultdict(dict)
+    settings: dict[tuple[str, ...], dict[str, dict[str, str]]] = defaultdict(dict)
     for run_id, spec in specs.items():
         problem = tuple(labels[run_id][axis] for axis in AXES[1:])
         settings[problem][run_id] = _flat(spec, seeds[run_id])

@@ -54,7 +54,7 @@ def leaderboard(
     if rows.empty:
         return pd.DataFrame(columns=BOARD_COLUMNS)
     rows = settled(rows, cells)
-    planned: dict[tuple, dict[str, dict[int, str]]] = {}
+    planned: dict[tuple[str, ...], dict[str, dict[int, str]]] = {}
     for *problem, precond, seed, state in cells[[*PROBLEM, "precond", "seed", "state"]].itertuples(
         index=False
     ):
@@ -62,11 +62,11 @@ def leaderboard(
     tables = []
     for protocol, group in rows.groupby([*PROBLEM, *PROTOCOL], sort=True):
         last = group[group["step"] == group["step"].max()]
-        where = dict(zip([*PROBLEM, *PROTOCOL], protocol, strict=True))
+        where: dict[str, Any] = dict(zip([*PROBLEM, *PROTOCOL], protocol, strict=True))
         mine = planned[tuple(where[axis] for axis in PROBLEM)]
         twins = twins_of(marks, where["teacher"])
-        board = _at_last(last, mine, twins)
-        tables.append(pd.DataFrame([where | record for record in _combined(board)]))
+        records = _combined(_at_last(last, mine, twins))
+        tables.append(pd.DataFrame([where | record for record in records]))
     board = pd.concat(tables, ignore_index=True)
     board = board.astype({"rank": "Int64", "combined_rank": "Int64"})
     order = [*PROBLEM, *PROTOCOL, "nfe", "rank", "median", "precond"]
@@ -133,7 +133,10 @@ def _at_last(
 
 
 def _combined(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add mean rank over NFEs and its order, for strategies with a rank at every NFE."""
+    """Add mean rank over NFEs and its order, for strategies with a rank at every NFE.
+
+    As in `ranks`, a function counts once, however many names it has.
+    """
     by_name: dict[str, list[int | None]] = {}
     for record in records:
         by_name.setdefault(record["precond"], []).append(record["rank"])
@@ -142,7 +145,9 @@ def _combined(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for name, ranks in by_name.items()
         if None not in ranks
     }
-    order = {name: 1 + sum(m < mean for m in means.values()) for name, mean in means.items()}
+    functions = {record["precond"]: record["same_as"] or record["precond"] for record in records}
+    apart = {functions[name]: mean for name, mean in means.items()}
+    order = {name: 1 + sum(m < mean for m in apart.values()) for name, mean in means.items()}
     return [
         record
         | {

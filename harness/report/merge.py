@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from harness.store.store import ResultStore, Run
 from harness.store.tables import grids, load_matrix
 
 Stores = ResultStore | Sequence[ResultStore]
+#: what must agree for two rows to be one number: the measure, and its whole protocol
+Key = tuple[Measure, int, str]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _add(
     merged: FoundRun,
     run: Run,
     status: dict[str, Any],
-    rows: dict[tuple, EvalRow],
+    rows: dict[Key, EvalRow],
     origin: dict[str, Any],
 ) -> None:
     """Add one folder's run to what earlier folders had, or its conflicts with that."""
@@ -138,9 +140,11 @@ def read_grid(stores: Stores, grid: str) -> tuple[dict[str, Any], list[str]]:
         matrix = load_matrix(store, grid)
         try:
             seed = matrix["request"]["evaluation_seed"]
+            report = {key: matrix["grid"]["report"][key] for key in ("baseline", "targets")}
             if "grid" not in merged:
                 merged |= {"grid": matrix["grid"], "request": matrix["request"]}
-            elif matrix["grid"]["report"] != merged["grid"]["report"]:
+                first = report
+            elif report != first:
                 notes.append(
                     f"{grid}: the report section of {store.root} differs from that of"
                     f" {having[0].root}, which counts"
@@ -162,7 +166,7 @@ def read_grid(stores: Stores, grid: str) -> tuple[dict[str, Any], list[str]]:
     return merged, notes
 
 
-def _extend(items: list, more: list, key: Any) -> None:
+def _extend(items: list[Any], more: list[Any], key: Callable[[Any], str]) -> None:
     known = {key(item) for item in items}
     items += [item for item in more if key(item) not in known]
 
@@ -178,12 +182,11 @@ def _status(run: Run) -> dict[str, Any]:
     return status
 
 
-def _rows(run: Run) -> dict[tuple, EvalRow]:
+def _rows(run: Run) -> dict[Key, EvalRow]:
     return {_key(row): row for row in run.rows().values()}  # one measure, one row: the last
 
 
-def _key(row: EvalRow) -> tuple:
-    """What must agree for two rows to be one number: the measure, and its whole protocol."""
+def _key(row: EvalRow) -> Key:
     return (row.measure, row.reference_n, row.extractor_id or row.extractor)
 
 

@@ -41,9 +41,8 @@ def _leaderboard(board: pd.DataFrame, extension: str) -> Iterable[str]:
             "Leaderboard", key, f"at {int(group['images'].max()):,} images; {better} is better"
         )
         ordered = group.sort_values(["nfe", "mean_rank"], na_position="last")
-        several = group["nfe"].nunique() > 1
-        last = _overall(ordered) if several else {}
-        yield _pivot(title, ordered, _board_cell, extension, last)
+        last = _overall(ordered) if group["nfe"].nunique() > 1 else {}
+        yield _pivot(title, ordered, _board_cell, extension, last | _fewest(ordered))
     yield _plain(
         "Median over seeds [lowest, highest] (rank). A rank is one more than the number of"
         " strategies that are better beyond the noise between seeds; = is a tie."
@@ -61,7 +60,8 @@ def _speed(speed: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
         goal = f"{baseline}'s last value" if key[-1] == LAST else key[-1]
         title = _title("Training speed", key[:-1], f"to reach {goal}")
         cost = group.groupby("precond")["calibration_seconds"].max()
-        last = {"calibration": {name: f"{s:.1f} s" if s else "none" for name, s in cost.items()}}
+        told = {str(name): f"{s:.1f} s" if s else "none" for name, s in cost.items()}
+        last = {"calibration": told}
         yield _pivot(title, group, _speed_cell, extension, last)
     yield _plain(
         f"Speed-up = images {baseline} needs / images the strategy needs, paired by seed:"
@@ -150,6 +150,13 @@ def _overall(board: pd.DataFrame) -> dict[str, dict[str, str]]:
             if not pd.isna(rank)
         }
     }
+
+
+def _fewest(board: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Column `seeds`: the coverage of a strategy at the NFE where it has the fewest numbers."""
+    ordered = board.sort_values(["seeds", "diverged"], ascending=[True, False], kind="stable")
+    first = ordered.drop_duplicates("precond")
+    return {"seeds": dict(zip(first["precond"], first["coverage"], strict=True))}
 
 
 def _speed_cell(row: dict[str, Any]) -> str:

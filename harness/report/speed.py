@@ -144,13 +144,14 @@ def speed_table(
     known = strategies(cells)
     for key, group in rows.groupby(CURVE, sort=True):
         problem = dict(zip(CURVE, key, strict=True))
-        planned = known[tuple(problem[axis] for axis in PROBLEM)]
+        planned = known[tuple(str(problem[axis]) for axis in PROBLEM)]
         curves = whole_curves(group)
         if baseline not in curves:
             continue
         sign = 1.0 if group["lower_is_better"].iloc[0] else -1.0
         twins = twins_of(marks, str(problem["teacher"]))
-        for target in [LAST, *targets.get(str(problem["metric"]), [])]:
+        goals: list[str | float] = [LAST, *targets.get(str(problem["metric"]), [])]
+        for target in goals:
             for precond, mine in planned.items():
                 theirs = paired(curves, baseline, precond, twins)
                 pairs = [_pair(seed, *both, target, sign) for seed, both in theirs.items()]
@@ -201,11 +202,12 @@ class Strategy:
     calibration_evaluations: float
 
 
-def strategies(cells: pd.DataFrame) -> dict[tuple, dict[str, Strategy]]:
+def strategies(cells: pd.DataFrame) -> dict[tuple[str, ...], dict[str, Strategy]]:
     """problem -> precond -> its cells, in the grid's order; `hardware` has every planned seed."""
-    found: dict[tuple, dict[str, Strategy]] = defaultdict(dict)
+    found: dict[tuple[str, ...], dict[str, Strategy]] = defaultdict(dict)
     for key, group in cells.groupby([*PROBLEM, "precond"], sort=False):
-        found[key[:-1]][str(key[-1])] = Strategy(
+        *problem, precond = (str(name) for name in key)
+        found[tuple(problem)][precond] = Strategy(
             dict(zip(group["seed"], group["hardware"], strict=True)),
             float(group["calibration_seconds"].median()),
             float(group["calibration_evaluations"].median()),

@@ -47,7 +47,8 @@ def confidence(n: int) -> float:
     """
     if n < 2:
         return math.nan
-    return 1 - 2 * sum(math.comb(n, i) for i in range(trim(n) + 1)) / 2**n
+    missed = sum(math.comb(n, i) for i in range(trim(n) + 1))
+    return 1.0 - 2.0 * missed / 2.0**n
 
 
 def lower_median(values: Sequence[float]) -> float:
@@ -75,4 +76,4 @@ def is_better(mine: Sequence[float], theirs: Sequence[float]) -> bool:
 
 def _at_least(n: int, p: float, m: int) -> float:
     """P(Binomial(n, p) >= m)."""
-    return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(m, n + 1))
+    return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(m, n + 1))

@@ -1,6 +1,8 @@
 """The mathematics of the tables, over random curves, seeds and numbers of seeds."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +50,15 @@ def test_confidence_is_the_share_of_intervals_that_hold_the_median(n):
     k = trim(n)
     held = ((drawn[:, k] <= 0) & (drawn[:, n - 1 - k] >= 0)).mean()
     assert held == pytest.approx(confidence(n), abs=0.01)
+
+
+def test_confidence_of_few_seeds_is_what_the_documentation_says():
+    text = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+    table = re.findall(r"^\| (\d+) \| (\d) \| ([\d.]+) % \|$", text, re.MULTILINE)
+    assert len(table) == 7
+    for n, cut, percent in table:
+        assert trim(int(n)) == int(cut)
+        assert 100 * confidence(int(n)) == pytest.approx(float(percent), abs=0.05)
 
 
 def test_one_seed_has_neither():

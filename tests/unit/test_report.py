@@ -213,6 +213,8 @@ def test_equal_strategies_share_a_rank_and_higher_can_be_better():
     marks = {("gmm", "bcm"): "ctm"}
     board = leaderboard(frame, cells(frame), marks).set_index("precond")["rank"]
     assert (board["ctm"], board["bcm"], board["edm"]) == (1, 1, 2)  # one function counts once
+    board = leaderboard(frame, cells(frame), marks).set_index("precond")["combined_rank"]
+    assert (board["ctm"], board["bcm"], board["edm"]) == (1, 1, 2)
     frame["lower_is_better"] = False
     board = leaderboard(frame, cells(frame), marks).set_index("precond")["rank"]
     assert board["edm"] == 1
