@@ -167,6 +167,15 @@ def test_area_is_the_mean_log_ratio_over_log_images():
     assert math.isnan(areas["new"])
 
 
+def test_a_budget_of_no_training_is_exact_and_off_the_log_axis():
+    frame = rows({("ctm", 0): [8.0, 4.0, 2.0, 1.0], ("new", 0): [0.5, 2.0, 1.0, 0.5]})
+    frame.loc[frame["step"] == 100, ["images", "seconds"]] = 0
+    new = speed_table(frame, cells(frame), "ctm", {}, {}).set_index("precond").loc["new"]
+    assert (new["bound"], new["speedup"], new["images"]) == ("", math.inf, 0)
+    areas = area_table(frame, cells(frame), "ctm", {}).set_index("precond")["area"]
+    assert areas["new"] == pytest.approx(math.log(2))
+
+
 def test_median_of_censored_speed_ups_is_marked_as_a_bound():
     frame = rows({("ctm", 0): [8.0, 4.0, 2.0, 1.0], ("slow", 0): [9.0, 9.0, 9.0, 9.0]})
     slow = speed_table(frame, cells(frame), "ctm", {}, {}).set_index("precond").loc["slow"]
