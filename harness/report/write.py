@@ -172,5 +172,6 @@ def _told(conflicts: Sequence[Conflict]) -> str:
     more = f" and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
     return (
         f"conflict in {first.run_id}: {first.measure} is {first.value} in {first.folder} (used) and"
-        f" {first.other_value} in {first.other_folder} (not used){more}; see conflicts.csv"
+        f" {first.other_value} in {first.other_folder} (not used){more};"
+        " `report --out DIR` lists all in conflicts.csv"
     )
