@@ -52,8 +52,12 @@ class PluginSpec:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides numbers: name, revision and parameters, less the places of files."""
-        params = {key: value for key, value in self.params.items() if key not in self.located}
+        """What decides numbers: name, revision and what is not default, less the places of files.
+
+        Defaults are left out so that a plugin may gain a parameter without orphaning old runs; a
+        default that changes is another `revision`.
+        """
+        params = {key: value for key, value in self.changed.items() if key not in self.located}
         return {"name": self.name, "revision": self.revision, "params": params}
 
 

@@ -121,3 +121,13 @@ def test_newest_whole_checkpoint_is_used(tmp_path, caplog):
     fresh = make_state(1)
     load_checkpoint(tmp_path, fresh, at_most=19)
     assert fresh.step == 0
+
+
+def test_a_plugin_may_gain_a_parameter_without_orphaning_its_runs():
+    from harness.store.records import PluginSpec
+
+    old = PluginSpec("analytic", 1, {"levels": 60}, {"levels": 60})
+    new = PluginSpec("analytic", 1, {"levels": 60, "cap": 1.0}, {"levels": 60})
+    used = PluginSpec("analytic", 1, {"levels": 60, "cap": 2.0}, {"levels": 60, "cap": 2.0})
+    assert old.identity == new.identity != used.identity
+    assert PluginSpec("analytic", 2, {"levels": 60}, {"levels": 60}).identity != old.identity
