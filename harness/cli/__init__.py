@@ -17,6 +17,7 @@ VERBS = {
     "plan": ("harness.cli.plan", "show what a grid would run, and what is missing"),
     "list": ("harness.cli.listing", "list plugins: preconds, teachers, objectives, metrics, ..."),
     "check": ("harness.cli.check", "run the contract tests on preconditionings"),
+    "new-precond": ("harness.cli.new_precond", "write a package for a preconditioning of your own"),
     "calibrate": ("harness.cli.calibrate", "measure a teacher for a preconditioning, timed"),
     "gap": ("harness.cli.gap", "consistency gap and untrained error of every strategy"),
     "teacher": ("harness.cli.teacher", "convert a published checkpoint, or train a teacher"),
@@ -33,7 +34,7 @@ exit codes: 0 all done, 1 some cell failed, 2 bad input (nothing was started), 1
 
 the main job:      python -m harness run --matrix grids/quickstart.yaml
 what would it do:  python -m harness plan --matrix grids/quickstart.yaml
-a new strategy:    python -m harness list preconds; python -m harness check NAME --plugin mine.py
+a new strategy:    python -m harness new-precond NAME; python -m harness check NAME --plugin mine.py
 """
 
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
 from harness.cli import add_plugin_argument
 from harness.cli.teacher_argument import add_teacher_argument, make_precond, make_teacher
-from harness.errors import EXIT_CELL_FAILED, EXIT_DONE
+from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, HarnessError
+
+if TYPE_CHECKING:
+    from harness.api import Preconditioning, Teacher
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `check`."""
     parser.add_argument(
-        "names", nargs="*", metavar="PRECOND", help="strategies, e.g. ctm or 'ctm: {outer: mixed}'"
+        "names",
+        nargs="*",
+        metavar="PRECOND",
+        help="strategies, e.g. ctm or 'ctm: {outer: mixed}' (default: all, one row each)",
     )
     parser.add_argument(
         "--equivalence", action="store_true", help="group strategies with equal coefficients"
@@ -29,16 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Exit code 1 if a check fails."""
-    from harness.api import list_preconds
-
     teacher = make_teacher(args.teacher)
-    names = args.names or list_preconds()
-    preconds = {name: make_precond(name, teacher, Path(args.results)) for name in names}
+    results = Path(args.results)
     if args.equivalence:
-        return _equivalence(preconds)
-    failed = False
+        return _equivalence(args.names, teacher, results)
+    if not args.names:
+        return _check_all(teacher, results, args.coefficients)
     from harness.contract import check_precond
 
+    failed = False
+    preconds = {name: make_precond(name, teacher, results) for name in args.names}
     for name, precond in preconds.items():
         rows = []
         for finding in check_precond(precond):
@@ -50,10 +57,59 @@ def main(args: argparse.Namespace) -> int:
     return EXIT_CELL_FAILED if failed else EXIT_DONE
 
 
-def _equivalence(preconds: dict) -> int:
+def _check_all(teacher: Teacher, results: Path, coefficients: bool) -> int:
+    """A row per registered strategy and a column per check; what is wrong is said below.
+
+    A strategy that cannot be imported, made or calibrated fails by itself: the others are checked.
+    """
+    from harness.contract import check_precond
+
+    made, unmade = _make_all(teacher, results)
+    rows, wrong = [], list(unmade.items())
+    for name, precond in made.items():
+        findings = check_precond(precond)
+        rows.append({"precond": name} | {f.check: "ok" if f.ok else "FAILED" for f in findings})
+        wrong += [(f"{name}: {f.check}", f.detail) for f in findings if not f.ok]
+    rows += [{"precond": name, "made": "FAILED"} for name in unmade]
+    print(tabulate(rows, headers="keys", missingval="-"))
+    print(f"\n{len(rows)} strategies on teacher {teacher.name}, {len(wrong)} failures")
+    for what, why in wrong:
+        print(f"{what}: {why}")
+    if coefficients:
+        for name, precond in made.items():
+            print(f"\n{name}")
+            _coefficients(precond)
+    return EXIT_CELL_FAILED if wrong else EXIT_DONE
+
+
+def _make_all(teacher: Teacher, results: Path) -> tuple[dict[str, Preconditioning], dict[str, str]]:
+    """Every registered strategy with its default parameters; and why others could not be made."""
+    from harness.api import list_preconds
+    from harness.registry import registry
+
+    made, unmade = {}, {}
+    for name in list_preconds():
+        try:
+            made[name] = make_precond(name, teacher, results)
+        except Exception as error:
+            kind = "" if isinstance(error, HarnessError) else f"{type(error).__name__}: "
+            unmade[name] = f"{kind}{error}"
+    for broken in registry.broken:
+        if broken.kind == "precond" and broken.origin.removeprefix("entry point ") not in unmade:
+            unmade[broken.origin] = broken.error
+    return made, unmade
+
+
+def _equivalence(names: list[str], teacher: Teacher, results: Path) -> int:
     from harness.report.frame import same_function
     from harness.train.coefficients import fingerprint
 
+    if names:
+        preconds = {name: make_precond(name, teacher, results) for name in names}
+    else:
+        preconds, unmade = _make_all(teacher, results)
+        for name, why in unmade.items():
+            print(f"not compared: {name}: {why}")
     groups: list[tuple[dict, list[str]]] = []
     for name, precond in preconds.items():
         mine = fingerprint(precond)
@@ -68,7 +124,7 @@ def _equivalence(preconds: dict) -> int:
     return EXIT_DONE
 
 
-def _coefficients(precond: object) -> None:
+def _coefficients(precond: Preconditioning) -> None:
     from harness.core.schedule import karras
 
     rows = []
