@@ -2,21 +2,24 @@
 
 With lambda = -log t, pick l(lambda), let L = exp(int l) and g = D - (1 - l) x; then
 d(L x)/dlambda = L g. Pick s(lambda), let S = exp(-int s) and eta = int (L/S): d(L x) = (S g) d eta.
-One Euler step with S g held at t (forward) or at s (backward) gives, with
-c = S (eta_s - eta_t)/L_s and S read at t or at s,
+One Euler step with S g frozen, and c = S (eta_s - eta_t)/L_s, gives
 
-    forward :  alpha = c,                     beta = L_t/L_s - c (1 - l_t)
-    backward:  alpha = c / (1 + c (1 - l_s)), beta = (L_t/L_s) / (1 + c (1 - l_s))
+    forward  (x of g at t):  alpha = c,                   beta = L_t/L_s - c (1 - l)
+    backward (x of g at s):  alpha = c / (1 + c (1 - l)), beta = (L_t/L_s) / (1 + c (1 - l))
 
-l minimises E||grad g||_F and s minimises E||dg/dlambda - s g||^2 over the teacher's own marginals.
-l = 1, s = 0 is `ctm`.
+with S and l read at t (forward) or at s (backward). l minimises E||grad g||_F and s minimises
+E||dg/dlambda - s g||^2 over the teacher's own marginals. l = 1, s = 0 is `ctm`.
+
+Where the description leaves freedom, parameters take the other ways: S and l may be read at the
+other end of the jump than x is (semi-implicit steps), D_theta may be EDM's denoiser at s instead of
+t, and the network may be told another noise level than t.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.api import Coeffs, DenoiserForm, Params, edm_inner, register_precond
 
@@ -24,31 +27,65 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.core.probe import Probe
-    from preconds.calibration.curves import Curves
+    from preconds.calibration.curves import Curves, Point
+
+
+class AnalyticParams(Params):
+    """What is measured (the first three), and what is made of it.
+
+    - `statistics`: how l and S are estimated, see preconds/calibration/statistics.py, at how many
+      noise `levels` and on how many `samples` each;
+    - `centre`: write the jump around the teacher's mean m = E[D(x, sigma_max)], without which
+      E||g||^2 cannot fall below ||m||^2 at high noise and the strategy returns to `ctm`;
+    - `form`: backward is the paper's; forward has alpha up to 1e7 on long jumps; `blend` mixes
+      them, with the smallest share of the backward form, at least `share`, that keeps
+      alpha <= `cap` (or all of it, where the backward form itself exceeds that);
+    - `S_at`, `l_at`: where S and l are read; `form` means with x, at t (forward) or s (backward);
+    - `inner`: the level of EDM's map in D_theta. s: D_theta = c_skip(s) y + c_out(s) F with
+      y = x sqrt((s^2 + sd^2)/(t^2 + sd^2)), the state at s if the data were Gaussian;
+    - `told`: the noise level that the network is told; middle is sqrt(t s). With `inner: s` and
+      `told: s` a fresh student applies the teacher's denoiser at s to y.
+    """
+
+    statistics: Literal["moments", "stein", "jvp"] = "moments"
+    levels: int = Field(default=120, ge=8)
+    samples: int = Field(default=4096, ge=8)
+    centre: bool = False
+    form: Literal["backward", "forward", "blend"] = "backward"
+    cap: float = Field(default=1.0, gt=0)
+    share: float = Field(default=0.0, ge=0, le=1)
+    S_at: Literal["form", "t", "s"] = "form"
+    l_at: Literal["form", "t", "s"] = "form"
+    inner: Literal["t", "s"] = "t"
+    told: Literal["t", "s", "middle"] = "t"
+
+    @model_validator(mode="after")
+    def _read_by_someone(self) -> AnalyticParams:
+        blend = self.form == "blend"
+        if not blend and (self.cap, self.share) != (1.0, 0.0):
+            raise ValueError("cap and share go with form: blend")
+        if blend and (self.S_at, self.l_at) != ("form", "form"):
+            raise ValueError("S_at and l_at go with form: forward or backward")
+        return self
 
 
 @register_precond("analytic")
 class Analytic(DenoiserForm):
-    """The paper's backward form by default; `form: forward` is kept as the ablation.
+    """The paper's backward form by default; see the module and its parameters."""
 
-    `centre: true` writes the jump around the teacher's mean m = E[D(x, sigma_max)], without which
-    E||g||^2 cannot fall below ||m||^2 at high noise and the strategy returns to `ctm`.
-    """
-
-    class Params(Params):
-        """`statistics`: Jacobian-free moments or the paper's Jacobian-vector products."""
-
-        statistics: Literal["moments", "jvp"] = "moments"
-        form: Literal["backward", "forward"] = "backward"
-        centre: bool = False
-        levels: int = Field(default=120, ge=8)
-        samples: int = Field(default=4096, ge=8)
+    Params = AnalyticParams
 
     def calibrate(self, probe: Probe) -> dict[str, Tensor]:
         """Measure l and log S on the probe's noise levels (preconds/calibration/statistics.py)."""
         from preconds.calibration import statistics
 
-        return statistics.measure(probe, self.params.statistics, self.params.centre)
+        return statistics.measure(probe, self.params.statistics)
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """The curves: whatever is made of them, centred or not."""
+        keys = {"statistics", "levels", "samples"}
+        return {"curves": 1, **self.params.model_dump(mode="json", include=keys)}
 
     def load(self, artifact):  # type: ignore[no-untyped-def]
         """See `Preconditioning.load`."""
@@ -67,22 +104,53 @@ class Analytic(DenoiserForm):
         if not self.artifact:
             raise RuntimeError("analytic has no coefficients before calibration: see api.calibrate")
         if self._curves is None:
-            self._curves = Curves(
-                self.artifact["sigma"], self.artifact["l"], self.artifact["log_S"]
-            )
+            log_S = self.artifact["log_S_centred" if self.params.centre else "log_S"]
+            self._curves = Curves(self.artifact["sigma"], self.artifact["l"], log_S)
         return self._curves
+
+    @property
+    def offset(self) -> Tensor | None:
+        """The teacher's mean, if the jump is written around it."""
+        return self.artifact.get("offset") if self.params.centre else None
 
     def outer(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """See `DenoiserForm.outer`."""
         at_t, at_s = self.curves.at(t), self.curves.at(s)
+        p = self.params
+        if p.form != "blend":
+            own = "t" if p.form == "forward" else "s"
+            ends = {"t": at_t, "s": at_s, "form": at_t if own == "t" else at_s}
+            return self._step(at_t, at_s, ends[p.S_at], ends[p.l_at], implicit=own == "s")
+        ahead = self._step(at_t, at_s, at_t, at_t, implicit=False)
+        back = self._step(at_t, at_s, at_s, at_s, implicit=True)
+        between, over = ahead[0] - back[0], ahead[0] - p.cap
+        share = (over / between).where(between > 0, (over > 0).double()).clamp(p.share, 1)
+        alpha, beta = (a + share * (b - a) for a, b in zip(ahead, back, strict=True))
+        return alpha, beta
+
+    def _step(
+        self, at_t: Point, at_s: Point, S: Point, l: Point, implicit: bool
+    ) -> tuple[Tensor, Tensor]:
+        """(alpha, beta) of one Euler step with S and l read there, x in g at s if implicit."""
         decay = (at_t.log_L - at_s.log_L).exp()
-        if self.params.form == "forward":
-            c = self.curves.eta_between(at_t, at_s) * (at_t.log_S - at_s.log_L).exp()
-            return c, decay - c * (1 - at_t.l)
-        c = self.curves.eta_between(at_t, at_s) * (at_s.log_S - at_s.log_L).exp()
-        damping = 1 + c * (1 - at_s.l)
-        return c / damping, decay / damping
+        c = self.curves.eta_between(at_t, at_s) * (S.log_S - at_s.log_L).exp()
+        linear = c * (1 - l.l)
+        if implicit:
+            return c / (1 + linear), decay / (1 + linear)
+        return c, decay - linear
+
+    def inner(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """See `DenoiserForm.inner`."""
+        if self.params.inner == "t":
+            return edm_inner(t, self.sigma_data)
+        c_skip, c_out = edm_inner(s, self.sigma_data)
+        var = self.sigma_data**2
+        return c_skip * ((s * s + var) / (t * t + var)).sqrt(), c_out
+
+    def told(self, t: Tensor, s: Tensor) -> Tensor:
+        """See `Preconditioning.told`."""
+        return {"t": t, "s": s, "middle": (t * s).sqrt()}[self.params.told]
 
     def denoiser_coeffs(self, t: Tensor) -> Coeffs:
-        """EDM's own denoiser: both forms are tangent whatever l and S are."""
+        """EDM's own denoiser: every variant is tangent whatever l and S are."""
         return Coeffs(*edm_inner(t, self.sigma_data))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.api.evaluation import Extractor, Metric
 from harness.api.objective import Objective
@@ -12,6 +12,9 @@ from harness.api.preconditioning import Preconditioning
 from harness.api.teacher import Dataset, Teacher
 from harness.errors import ConfigError, nearest
 from harness.registry import registry
+
+if TYPE_CHECKING:
+    from harness.core.group import Group
 
 C = TypeVar("C", bound=type[Plugin])
 
@@ -94,11 +97,13 @@ def calibrate(
     seed: int = 0,
     dataset: Dataset | None = None,
     device: Any = "cpu",
+    group: Group | None = None,
 ) -> Preconditioning:
     """Measure `teacher` on its data and load the result into `precond`, which is returned.
 
     `levels` (default 120, uniform in -log sigma) and `samples` (default 4096 per level) override
-    the strategy's own parameters. A closed-form strategy is returned as it is.
+    the strategy's own parameters. A closed-form strategy is returned as it is. The processes of a
+    `group` divide the samples among them: each must call this, and each gets the same.
     """
     if not precond.needs_calibration():
         return precond
@@ -119,6 +124,7 @@ def calibrate(
         sigma_max=precond.sigma_max,
         seed=seed,
         device=device,
+        group=group,
     )
     with torch.no_grad():
         return precond.load(precond.calibrate(probe))

@@ -90,6 +90,13 @@ class Preconditioning(Plugin):
                 None if shift is None else -t * slope(shift),
             )
 
+    def told(self, t: Tensor, s: Tensor) -> Tensor:
+        """The noise level that the network is told, t by default.
+
+        x is shown to it as of that level: F(c_in(t) x, c_noise(told), c_noise(s)).
+        """
+        return t
+
     @property
     def offset(self) -> Tensor | None:
         """The fixed tensor that `shift` multiplies, of the data's shape; None without one."""
@@ -103,9 +110,19 @@ class Preconditioning(Plugin):
     def calibrate(self, probe: Probe) -> dict[str, Tensor]:
         """Measure the teacher; return the tensors that `coeffs` reads from `self.artifact`.
 
-        Called under `no_grad`. The result is stored by content and shared between seeds.
+        Called under `no_grad`. Sums over samples go through `probe.add_up`, which divides them
+        over processes. The result is stored under `measured` and shared between seeds.
         """
         raise NotImplementedError
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What `calibrate` depends on: strategies that say the same share one measurement."""
+        return {
+            "precond": self.name,
+            "revision": self.revision,
+            "params": self.params.model_dump(mode="json"),
+        }
 
     def load(self, artifact: Mapping[str, Tensor]) -> Self:
         """Adopt a calibration made earlier; returns self."""
@@ -120,18 +137,22 @@ class Preconditioning(Plugin):
 class DenoiserForm(Preconditioning):
     """A strategy written on a denoiser: f = beta x + alpha D_theta, D_theta with EDM's inner map.
 
-    skip = beta + alpha c_skip(t), out = alpha c_out(t). Subclasses write `outer`. With an
-    `offset` m in the artifact the jump is written around it, f = m + beta (x - m) +
-    alpha (D_theta - m), which adds the constant (1 - alpha - beta) m.
+    skip = beta + alpha c_skip, out = alpha c_out. Subclasses write `outer`. With an `offset` m in
+    the artifact the jump is written around it, f = m + beta (x - m) + alpha (D_theta - m), which
+    adds the constant (1 - alpha - beta) m.
     """
 
     def outer(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Return (alpha, beta), float64, for noise levels that broadcast."""
         raise NotImplementedError
 
+    def inner(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """(c_skip, c_out) of D_theta = c_skip x + c_out F; EDM's at t by default."""
+        return edm_inner(t, self.sigma_data)
+
     def coeffs(self, t: Tensor, s: Tensor) -> Coeffs:
         """See `Preconditioning.coeffs`."""
         alpha, beta = self.outer(t, s)
-        c_skip, c_out = edm_inner(t, self.sigma_data)
+        c_skip, c_out = self.inner(t, s)
         shift = None if self.offset is None else 1 - alpha - beta
         return Coeffs(beta + alpha * c_skip, alpha * c_out, shift)

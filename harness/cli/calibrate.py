@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "precond", metavar="PRECOND", help="e.g. analytic or 'analytic: {statistics: jvp}'"
     )
-    parser.add_argument("--curve", action="store_true", help="print l and log S at every level")
+    parser.add_argument(
+        "--curve", action="store_true", help="print what was measured at every level"
+    )
     add_teacher_argument(parser)
     add_plugin_argument(parser)
 
@@ -44,12 +46,17 @@ def main(args: argparse.Namespace) -> int:
     arrays = artifact.arrays
     print(f"artifact    {artifact.path}")
     print(f"seconds     {artifact.seconds:.2f} when it was made")
-    for key in ("evaluations", "flat", "bounded", "clipped"):
+    for key in ("evaluations", "clipped", "flat", "bounded"):
         if key in arrays:
             print(f"{key:<11} {_describe(key, arrays[key])}")
+        if f"{key}_centred" in arrays:
+            print(f"{'  centred':<11} {_describe(key, arrays[f'{key}_centred'])}")
     if args.curve and "sigma" in arrays:
-        rows = zip(arrays["sigma"], arrays["l"], arrays["log_S"], strict=True)
-        print(tabulate(rows, headers=["sigma", "l", "log S"], floatfmt=".6g"))
+        levels = arrays["sigma"].shape
+        curves = {"sigma": arrays["sigma"]} | {
+            name: array for name, array in sorted(arrays.items()) if array.shape == levels
+        }
+        print(tabulate(zip(*curves.values(), strict=True), headers=[*curves], floatfmt=".6g"))
     return EXIT_DONE
 
 

@@ -31,8 +31,22 @@ class Student:
     def _apply(
         self, coeffs: Coeffs, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None
     ) -> Tensor:
-        raw = self.backbone(x, t, s, labels)
+        raw = self.backbone(*self._shown(x, t, s), s, labels)
         value = per_sample(coeffs.skip, x) * x + per_sample(coeffs.out, x) * raw.to(x.dtype)
         if coeffs.shift is not None:
             value = value + per_sample(coeffs.shift, x) * self.precond.offset.to(x.dtype)
         return value
+
+    def _shown(self, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """x and the noise level that the network is told, x brought to that level's scale."""
+        level = self.precond.told(t, s)
+        return (x if level is t else rescaled(x, t, level, self.precond.sigma_data)), level
+
+
+def rescaled(x: Tensor, t: Tensor, level: Tensor, sigma_data: float) -> Tensor:
+    """x [B, *shape] of noise level t brought to the scale that it would have at another level.
+
+    x sqrt((level^2 + sd^2)/(t^2 + sd^2)), which is also where the ODE leads if data are Gaussian.
+    """
+    var = sigma_data**2
+    return per_sample(((level * level + var) / (t * t + var)).sqrt(), x) * x

@@ -6,7 +6,7 @@ RMS over data and coordinates,
 
     gap to t   D* - D(x_t, t)     what the network must learn away from its teacher
     gap to s   D* - D(x_s, s)     the same, seen from the end of the jump
-    untrained  f(x_t, t, s) - x_s with F the teacher's own raw output
+    untrained  f(x_t, t, s) - x_s with F the teacher's own raw output, at the level it is told
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from harness.api import Dataset, Preconditioning, Teacher, edm_inner
 from harness.core.random import normal
 from harness.core.solver import solve
+from harness.core.student import rescaled
 
 
 class Gap(NamedTuple):
@@ -48,18 +49,33 @@ def measure_gaps(
     x0, labels = dataset.draw(seed, "gap", numbers)
     eps = normal(seed, "gap noise", 0, numbers, spec.shape, torch.float64)
     found = {}
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        return teacher.denoise(x, t, labels)
+
     with torch.no_grad():
         for i, t in enumerate(levels[:-1]):
             x_t = x0.double() + t * eps
-            D_t = teacher.denoise(x_t, t, labels)
+            D_t = denoise(x_t, t)
             x_s = x_t
             for a, b in zip(levels[i:-1], levels[i + 1 :], strict=True):
                 times = torch.stack([a, b])
-                x_s = solve(lambda x, u: teacher.denoise(x, u, labels), x_s, times, substeps)
-                D_s = teacher.denoise(x_s, b, labels)
+                x_s = solve(denoise, x_s, times, substeps)
+                D_s = denoise(x_s, b)
                 for name, precond in preconds.items():
-                    found[name, float(t), float(b)] = _gap(precond, t, b, x_t, x_s, D_t, D_s)
+                    level = precond.told(t, b)
+                    raw = _raw(D_t, x_t, t, precond)
+                    if level is not t:
+                        shown = rescaled(x_t, t, level, precond.sigma_data)
+                        raw = _raw(denoise(shown, level), shown, level, precond)
+                    found[name, float(t), float(b)] = _gap(precond, t, b, x_t, x_s, D_t, D_s, raw)
     return found
+
+
+def _raw(D: Tensor, x: Tensor, t: Tensor, precond: Preconditioning) -> Tensor:
+    """The F that makes D."""
+    c_skip, c_out = edm_inner(t, precond.sigma_data)
+    return (D - c_skip * x) / c_out
 
 
 def _gap(
@@ -70,12 +86,13 @@ def _gap(
     x_s: Tensor,
     D_t: Tensor,
     D_s: Tensor,
+    raw: Tensor,
 ) -> Gap:
     skip, out, shift = precond.coeffs(t.reshape(1), s.reshape(1))
     c_skip, c_out = edm_inner(t, precond.sigma_data)
     constant = 0.0 if shift is None else shift * precond.offset.double()
     ideal = c_skip * x_t + c_out * (x_s - skip * x_t - constant) / out
-    jump = skip * x_t + out * (D_t - c_skip * x_t) / c_out + constant
+    jump = skip * x_t + out * raw + constant
 
     def rms(error: Tensor) -> float:
         return float(error.square().mean().sqrt())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from harness import api
 from harness.api import Dataset, Objective, Preconditioning, Teacher
 from harness.backbones.base import Backbone
 from harness.config.workshop import resolve_dataset
+from harness.core.group import Group
 from harness.core.student import Student
 from harness.errors import ConfigError
 from harness.store.artifacts import Artifact, get_or_make
@@ -81,7 +83,9 @@ def calibrated(
 ) -> tuple[Preconditioning, Artifact | None]:
     """A preconditioning ready to give coefficients, with the artifact it was calibrated from.
 
-    The artifact's key is what it was measured on, so seeds, budgets and objectives share it.
+    The artifact's key is what was measured and on what, so seeds, budgets, objectives and
+    strategies that differ only in what they make of the measurement share it. In a process group
+    every process must call this: they measure together.
     """
     sigma = {
         "sigma_data": teacher.spec.sigma_data,
@@ -92,21 +96,42 @@ def calibrated(
     if not precond.needs_calibration():
         return precond, None
     key = {
-        "precond": plugin.name,
-        "revision": plugin.revision,
-        "params": plugin.params,
+        **precond.measured,
         "teacher": teacher.spec.digest,
         "dataset": dataset.spec.digest,
         **sigma,
     }
+    group = Group.current()
 
-    def make() -> dict:
-        api.calibrate(precond, teacher, dataset=dataset, device=device)
+    def measure() -> dict:
+        api.calibrate(precond, teacher, dataset=dataset, device=device, group=group)
         return {name: value.cpu().numpy() for name, value in precond.artifact.items()}
 
-    artifact = get_or_make(results, "calibration", key, make)
+    artifact = _measured_together(group, results, key, measure)
     loaded = {name: torch.from_numpy(value) for name, value in artifact.arrays.items()}
     return precond.load(loaded), artifact
+
+
+def _measured_together(
+    group: Group, results: Path, key: dict, measure: Callable[[], dict]
+) -> Artifact:
+    """The artifact of a measurement that every process of a group takes part in.
+
+    The first process asks the store, which may have it or be waiting for another runner to make
+    it; the others wait to be told whether to measure, and read what the first one has written.
+    """
+    if group.rank > 0:
+        while group.tell():
+            measure()
+        return get_or_make(results, "calibration", key, measure)
+
+    def lead() -> dict:
+        group.tell(True)
+        return measure()
+
+    artifact = get_or_make(results, "calibration", key, lead)
+    group.tell(False)
+    return artifact
 
 
 def _initial_network(

@@ -18,7 +18,8 @@ def fingerprint(precond: Preconditioning) -> dict[str, Any]:
 
     Two strategies are the same function if these agree (harness/report/frame.py marks them).
     """
-    nodes = karras(NODES, precond.sigma_min, precond.sigma_max)
+    device = next((value.device for value in precond.artifact.values()), None)
+    nodes = karras(NODES, precond.sigma_min, precond.sigma_max).to(device)
     i, j = torch.triu_indices(NODES, NODES, offset=1)
     skip, out, shift = precond.coeffs(nodes[i], nodes[j])
     offset = precond.offset

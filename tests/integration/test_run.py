@@ -344,7 +344,7 @@ def test_check_calibrate_gap_and_list(tmp_path, harness):
     code, out, _ = harness("check", "--equivalence", *where)
     assert (code, "bcm = ctm" in out) == (0, True)
     code, out, _ = harness("calibrate", "analytic: {levels: 10, samples: 64}", "--curve", *where)
-    assert (code, "640 of the teacher" in out) == (0, True)
+    assert (code, "704 of the teacher" in out) == (0, True)
     code, _, err = harness("calibrate", "ctm", *where)
     assert (code, "nothing to calibrate" in err) == (2, True)
     code, out, _ = harness("gap", "ctm", "analytic", "--levels", "4", "--samples", "64", *where)

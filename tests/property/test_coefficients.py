@@ -167,7 +167,7 @@ def test_centred_jump_is_the_jump_around_the_mean(centre):
     artifact = curves(lambda x: 0.6, lambda x: -1.0)
     mean = torch.tensor([0.3, -0.2], dtype=torch.float64)
     precond = create_precond("analytic", sigma_data=0.5, centre=centre)
-    precond.load({**artifact, **({"offset": mean} if centre else {})})
+    precond.load({**artifact, "log_S_centred": artifact["log_S"], "offset": mean})
     t, s = torch.tensor([3.0]).double(), torch.tensor([0.4]).double()
     x, F = torch.tensor([1.0, 2.0]).double(), torch.tensor([-0.5, 0.7]).double()
     skip, out, shift = precond.coeffs(t, s)
