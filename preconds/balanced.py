@@ -1,0 +1,52 @@
+"""Least squares within reach: small error before training, little amplification, targets of size 1.
+
+Three things are wanted of a jump, and other strategies give up one of them. In the notation of
+preconds/calibration/trajectories.py, with the network's target F* = (Y - e x^)/a and its error nu:
+
+- the untrained error, RMS(Y - e x^ - a F^), is smallest at a = c R/phi, e = b - a k (`lsq`);
+- amplification: nu comes out as a nu, so that a is rather c R phi/(phi^2 + nu^2);
+- range: RMS(F*) = R/a should be about 1, since one network with one last layer makes all targets
+  (`moment`); at high noise, where phi is nearly nothing, the a above makes it thousands.
+
+The part of x_s that is linear in x_t is carried by skip in any case, where `ctm` leaves it to the
+network. The first two make one least-squares problem, the third bounds its solution:
+
+    a = max( c R phi / (phi^2 + ridge (1 - s/t)^2),  R / reach ),    e = b - a k,
+
+which is tangent: as s -> t the first goes to 1 and the second to phi/reach.
+
+Wins at one to three steps and small budgets where b is large: few dimensions, or data whose coarse
+structure is in the noise already. Has little to win where b is small (many dimensions, fine
+detail), and loses at many steps to strategies that spend no capacity on long jumps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from harness.api import register_precond
+from preconds.calibration.rotation import Rotation, RotationParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from preconds.calibration.trajectories import Moments
+
+
+@register_precond("balanced")
+class Balanced(Rotation):
+    """See the module."""
+
+    class Params(RotationParams):
+        """`ridge`: variance of the network's error in F; `reach`: largest RMS of its targets."""
+
+        ridge: float = Field(default=0.01, ge=0)
+        reach: float = Field(default=1.0, gt=0)
+
+    def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Rotation.table`."""
+        a = moments.least_squares(self.params.ridge * way**2)
+        a = a.maximum(moments.wanted / self.params.reach)
+        return a, moments.carried - a * moments.leaning

@@ -1,0 +1,138 @@
+"""Strategies given as two tables over pairs of noise levels: `ctm` and a measured correction.
+
+In the notation of preconds/calibration/trajectories.py, f = m + r_s [(cos + e sin) x^ + a sin F^].
+a = 1, e = 0 is `ctm`; that limit as s -> t makes a strategy tangent, and the factor sin makes the
+boundary exact whatever they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from harness.api import Coeffs, DenoiserForm, Params, edm_inner
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.core.probe import Probe
+    from preconds.calibration.trajectories import Moments
+
+
+class RotationParams(Params):
+    """The measurement: noise `levels` of the tables, and how many trajectories (`samples`)."""
+
+    levels: int = Field(default=40, ge=8)
+    samples: int = Field(default=2048, ge=8)
+
+
+class Rotation(DenoiserForm):
+    """Base of strategies that make a and e of the moments of the teacher's trajectories.
+
+    The measurement is the same for all of them, so they share one. Jumps are written around the
+    teacher's mean.
+    """
+
+    def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
+        """(a, e) for s < t, [levels (t), levels (s)]; `way` is 1 - s/t. The rest is not read."""
+        raise NotImplementedError
+
+    def diagonal(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """(a, e) at s = t, [levels]: those of `ctm` unless the strategy is not tangent."""
+        import torch
+
+        zero = torch.zeros_like(moments.known[:, 0])
+        return zero + 1, zero
+
+    def calibrate(self, probe: Probe) -> dict[str, Tensor]:
+        """Follow the teacher's trajectories through the probe's noise levels."""
+        from preconds.calibration import trajectories
+
+        return trajectories.measure(probe, self.sigma_data)
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """See `Preconditioning.measured`."""
+        keys = {"levels", "samples"}
+        return {"trajectories": 1, **self.params.model_dump(mode="json", include=keys)}
+
+    def load(self, artifact):  # type: ignore[no-untyped-def]
+        """See `Preconditioning.load`."""
+        self._tables: Tensor | None = None
+        return super().load(artifact)
+
+    @property
+    def tables(self) -> Tensor:
+        """a and e at all pairs of levels, [2, levels, levels]; a is 1 where F is silent.
+
+        Below the diagonal they are continued oddly, A(s, t) = A(t, t) + A(s, s) - A(t, s): what
+        interpolates symmetrically then meets the values on the diagonal, with its slope.
+
+        Raises:
+            RuntimeError: the strategy was used before it was calibrated.
+        """
+        import torch
+
+        from preconds.calibration.trajectories import SILENT, moments
+
+        if not self.artifact:
+            raise RuntimeError(
+                f"{self.name} has no coefficients before calibration: see api.calibrate"
+            )
+        if self._tables is None:
+            found = moments(self.artifact)
+            sigma = self.artifact["sigma"]
+            a, e = self.table(found, 1 - sigma / sigma[:, None])
+            a_end, e_end = self.diagonal(found)
+            above = torch.stack([torch.where(found.known > SILENT, a, 1.0), e]).triu(1)
+            ends = torch.stack([torch.where(found.known[:, 0] > SILENT, a_end, 1.0), e_end])
+            own = ends[:, :, None] + ends[:, None, :]
+            below = (own - above.mT).tril(-1)
+            self._tables = above + below + torch.diag_embed(ends)
+        return self._tables
+
+    def outer(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha = (1 - s/t) a, beta = s/t + (1 - s/t) ((1 - a) c_skip + e c_out/r_t)."""
+        a, e = self._at(t, s)
+        c_skip, c_out = edm_inner(t, self.sigma_data)
+        way = 1 - s / t
+        radius = (t * t + self.sigma_data**2).sqrt()
+        return way * a, 1 - way * (1 - (1 - a) * c_skip - e * c_out / radius)
+
+    def denoiser_coeffs(self, t: Tensor) -> Coeffs:
+        """EDM's own denoiser if the strategy is tangent."""
+        if not self.tangent:
+            return super().denoiser_coeffs(t)
+        return Coeffs(*edm_inner(t, self.sigma_data))
+
+    def _at(self, t: Tensor, s: Tensor) -> Tensor:
+        """The tables at (t, s), [2, ...]: cubic convolution in -log t and -log s (Keys 1981)."""
+        import torch
+
+        tables = self.tables
+        sigma = self.artifact["sigma"]
+        last = len(sigma) - 1
+        step = (sigma[0] / sigma[-1]).log() / last
+        t, s = torch.broadcast_tensors(t, s)
+        cells, weights = [], []
+        for level in (t, s):
+            place = ((sigma[0].log() - level.log()) / step).clamp(0, last)
+            cell = place.detach().floor().clamp(max=last - 1)
+            u = place - cell
+            cells.append(cell.long())
+            weights.append(
+                [
+                    ((2 - u) * u - 1) * u / 2,
+                    ((3 * u - 5) * u * u + 2) / 2,
+                    ((4 - 3 * u) * u + 1) * u / 2,
+                    (u - 1) * u * u / 2,
+                ]
+            )
+        total = torch.zeros(2, *t.shape, dtype=torch.float64, device=t.device)
+        for i in range(4):
+            for j in range(4):
+                row = (cells[0] + i - 1).clamp(0, last)
+                column = (cells[1] + j - 1).clamp(0, last)
+                total = total + weights[0][i] * weights[1][j] * tables[:, row, column]
+        return total

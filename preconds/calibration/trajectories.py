@@ -1,0 +1,122 @@
+"""How the teacher's own trajectories move, as a few numbers for every jump (docs/mathematics.md).
+
+In r = sqrt(t^2 + sd^2) and theta = arctan(t/sd), with x^ = (x - m)/r and the teacher's raw output
+F^ = ((D - m) - c_skip (x - m))/c_out, the ODE is a rotation, dx^/dtheta = -F^, and `ctm` the step
+x^_s = cos(theta_t - theta_s) x^_t + sin(theta_t - theta_s) F. So
+
+    Y(t, s) = (x^_s - cos x^_t) / sin
+
+is what `ctm`'s network would have to say for the jump to be exact; Y -> F^ as s -> t. Everything
+that a strategy linear in x and F can do is decided by the second moments of (Y, F^, x^).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from harness.api import HarnessError, edm_inner
+from harness.core.probe import Draw, Probe
+from harness.core.solver import heun
+from preconds.calibration.statistics import teacher_mean
+
+#: Heun steps between neighbouring levels, geometric in t
+SUBSTEPS = 2
+#: RMS of F below which it is rounding (Gaussian data): the teacher says nothing beyond x
+SILENT = 1e-10
+
+
+def measure(probe: Probe, sigma_data: float) -> dict[str, Tensor]:
+    """Second moments of (Y, F^, x^) along trajectories from sigma_max through all levels.
+
+    Started from x_0 + sigma_max eps, they have the teacher's marginal at every level.
+
+    Returns:
+        sigma [levels]; xx, Fx, FF [levels] and Yx, YF, YY [levels (t), levels (s)], means over
+        samples and coordinates, zero unless s < t; `offset`, the teacher's mean m; `seconds`,
+        `evaluations`.
+
+    Raises:
+        HarnessError: a trajectory is not finite.
+    """
+    started = time.perf_counter()
+    mean = teacher_mean(probe)
+    sums = probe.add_up(lambda draw: _products(probe, draw, mean, sigma_data))
+    if not all(bool(value.isfinite().all()) for value in sums.values()):
+        raise HarnessError("calibration: the teacher's ODE has a trajectory that is not finite")
+    coordinates = probe.samples * math.prod(probe.shape)
+    return {
+        "sigma": probe.sigma.clone(),
+        **{name: value / coordinates for name, value in sums.items()},
+        "offset": mean.cpu(),
+        "evaluations": torch.tensor(float(probe.evaluations), dtype=torch.float64),
+        "seconds": torch.tensor(time.perf_counter() - started, dtype=torch.float64),
+    }
+
+
+def _products(probe: Probe, draw: Draw, mean: Tensor, sigma_data: float) -> dict[str, Tensor]:
+    """The same as `measure`, summed over a batch."""
+    sigma = probe.sigma.to(probe.device)
+    radius = (sigma * sigma + sigma_data**2).sqrt()
+    c_skip, c_out = edm_inner(sigma, sigma_data)
+    fraction = torch.linspace(0, 1, SUBSTEPS + 1, dtype=torch.float64, device=probe.device)
+    x = draw.x0 + sigma[0] * draw.eps
+    places, outputs = [], []
+    for k, t in enumerate(sigma):
+        if k > 0:
+            times = sigma[k - 1] * (t / sigma[k - 1]) ** fraction
+            x = heun(lambda x, u: probe.denoise(x, u, draw.labels), x, times)
+        D = probe.denoise(x, t, draw.labels)
+        places.append(((x - mean) / radius[k]).flatten())
+        outputs.append((((D - mean) - c_skip[k] * (x - mean)) / c_out[k]).flatten())
+    P, F = torch.stack(places), torch.stack(outputs)
+    angle = (sigma / sigma_data).arctan()
+    sums = {"xx": (P * P).sum(1), "Fx": (F * P).sum(1), "FF": (F * F).sum(1)}
+    pairs = {name: P.new_zeros(len(sigma), len(sigma)) for name in ("Yx", "YF", "YY")}
+    for k in range(len(sigma) - 1):
+        turn = (angle[k] - angle[k + 1 :])[:, None]
+        Y = (P[k + 1 :] - turn.cos() * P[k]) / turn.sin()
+        pairs["Yx"][k, k + 1 :] = Y @ P[k]
+        pairs["YF"][k, k + 1 :] = Y @ F[k]
+        pairs["YY"][k, k + 1 :] = (Y * Y).sum(1)
+    return sums | pairs
+
+
+class Moments(NamedTuple):
+    """What decides jumps t -> s, per coordinate; [levels (t), levels (s)], read where s < t.
+
+    With F = F^ - k x^, what the teacher says beyond what is linear in x:
+
+    Attributes:
+        carried: b, regression of Y on x^.
+        leaning: k, regression of F^ on x^, [levels, 1]; 0 for the exact denoiser of centred data.
+        known: phi, RMS of F, [levels, 1].
+        wanted: R, RMS of Y - b x^.
+        agreement: c, correlation of F with Y - b x^; -> 1 as s -> t.
+    """
+
+    carried: Tensor
+    leaning: Tensor
+    known: Tensor
+    wanted: Tensor
+    agreement: Tensor
+
+    def least_squares(self, noise: Tensor) -> Tensor:
+        """a that minimises E||Y - b x^ - a F||^2 + a^2 noise."""
+        common = self.agreement * self.wanted * self.known
+        return common / (self.known**2 + noise).clamp_min(SILENT**2)
+
+
+def moments(artifact: dict[str, Tensor]) -> Moments:
+    """The regressions and the correlation, from a measurement."""
+    xx, Fx, FF = (artifact[name][:, None] for name in ("xx", "Fx", "FF"))
+    Yx, YF, YY = (artifact[name] for name in ("Yx", "YF", "YY"))
+    known = (FF - Fx * Fx / xx).clamp_min(0).sqrt()
+    wanted = (YY - Yx * Yx / xx).clamp_min(0).sqrt()
+    common = YF - Fx * Yx / xx
+    agreement = common / (known * wanted).clamp_min(SILENT**2)
+    return Moments(Yx / xx, Fx / xx, known, wanted, agreement.clamp(-1, 1))

@@ -1,0 +1,45 @@
+"""Least-squares coefficients: the best first step that can be read off the teacher.
+
+For every (t, s) the alpha and beta that minimise E||x_s - beta x_t - alpha D(x_t, t)||^2 over the
+teacher's own trajectories: no strategy f = beta x + alpha D_theta is better before training. In the
+notation of preconds/calibration/trajectories.py,
+
+    a = c R phi / (phi^2 + ridge (1 - s/t)^2),    e = b - a k.
+
+`ridge` is the variance of the network's error in F, which a multiplies. Without it an exact
+teacher, whose phi is 1e-6 at high noise, is amplified by as much; a network's phi there is mostly
+error. The error is nothing at s = t, where the student is its teacher, and is taken to grow with
+the way 1 - s/t, which keeps the strategy tangent.
+
+Wins where budgets are small or steps many. Loses on long jumps from where phi^2 is far below ridge:
+a is near zero, so that the network would have to say c R / a, which it never learns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from harness.api import register_precond
+from preconds.calibration.rotation import Rotation, RotationParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from preconds.calibration.trajectories import Moments
+
+
+@register_precond("lsq")
+class LeastSquares(Rotation):
+    """See the module."""
+
+    class Params(RotationParams):
+        """`ridge`: variance of the network's error in F, in units of F's own (about 1)."""
+
+        ridge: float = Field(default=0.01, ge=0)
+
+    def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Rotation.table`."""
+        a = moments.least_squares(self.params.ridge * way**2)
+        return a, moments.carried - a * moments.leaning

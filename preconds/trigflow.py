@@ -1,0 +1,50 @@
+"""TrigFlow's coordinates (Lu & Song 2024, arXiv 2410.11081): the ODE as motion on a circle.
+
+With the angle theta = arctan(t/sd) and x^ = x/r_t, r_t = sqrt(t^2 + sd^2), EDM's raw output is the
+velocity, dx^/dtheta = -F, and Delta = theta_t - theta_s is the way to go:
+
+    rotation:  x^_s = cos(Delta) x^_t + sin(Delta) F     TrigFlow's own; the same function as `ctm`
+    arc:       x^_s = x^_t + Delta F                     F is the mean velocity of the jump
+
+A step along any interpolant a x_0 + b eps with D held is the same function, rectified flow's
+straight one included (docs/mathematics.md), so flow matching needs no strategy of its own. `arc`
+is another one: the parametrisation of mean flows (Geng et al. 2025, arXiv 2505.13447) in this time.
+With F = 0 it is exact for Gaussian data, and starts from x^_s = x^_t where `ctm` starts from
+cos(Delta) x^_t. Wins where trajectories keep their direction from noise to data (few dimensions),
+loses where x_s has little to do with x_t.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from harness.api import Coeffs, Params, Preconditioning, edm_inner, register_precond
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register_precond("trigflow")
+class TrigFlow(Preconditioning):
+    """See the module."""
+
+    class Params(Params):
+        """`step`: which of the two."""
+
+        step: Literal["rotation", "arc"] = "rotation"
+
+    def coeffs(self, t: Tensor, s: Tensor) -> Coeffs:
+        """See `Preconditioning.coeffs`."""
+        sd = self.sigma_data
+        r_t, r_s = ((level * level + sd**2).sqrt() for level in (t, s))
+        # tan(theta_t - theta_s), without the difference of two angles near pi/2
+        tangent = sd * (t - s) / (t * s + sd**2)
+        scale = r_s / r_t
+        if self.params.step == "arc":
+            return Coeffs(scale, r_s * tangent.arctan())
+        secant = (1 + tangent * tangent).sqrt()
+        return Coeffs(scale / secant, r_s * tangent / secant)
+
+    def denoiser_coeffs(self, t: Tensor) -> Coeffs:
+        """EDM's own denoiser."""
+        return Coeffs(*edm_inner(t, self.sigma_data))

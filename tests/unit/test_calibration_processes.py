@@ -1,0 +1,53 @@
+"""A measurement is divided over the processes of a cell, and does not depend on their number."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """{(processes, rank): everything that this process got}."""
+    out = tmp_path_factory.mktemp("processes")
+    script = HERE.with_name("calibration_processes.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(out)],
+        cwd=HERE.parents[2],
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {
+        (world, rank): load_file(out / f"{world}-{rank}.safetensors")
+        for world in (1, 2, 3)
+        for rank in range(world)
+    }
+
+
+def test_the_same_measurement_for_one_two_and_three_processes(found):
+    alone = found[1, 0]
+    for place, values in found.items():
+        for key, value in values.items():
+            if key.split("/")[1] not in ("mine", "after", "seconds"):
+                assert torch.allclose(value, alone[key], rtol=1e-9, atol=0), (place, key)
+
+
+@pytest.mark.parametrize("label", ["moments", "jvp", "trajectories"])
+def test_each_process_does_its_share_once(found, label):
+    whole = int(found[1, 0][f"{label}/mine"])
+    assert whole == int(found[1, 0][f"{label}/evaluations"])
+    for world in (2, 3):
+        shares = [int(found[world, rank][f"{label}/mine"]) for rank in range(world)]
+        assert sum(shares) == whole
+        assert max(shares) < 1.3 * whole / world
+    for values in found.values():
+        assert int(values[f"{label}/after"]) == int(values[f"{label}/mine"])
