@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from harness.config.schema import Launch
-from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ConfigError
+from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, EXIT_INTERRUPTED, ConfigError
 from harness.registry import registry
 from harness.runner.scheduler import Scheduler
-from harness.store.store import ResultStore
+from harness.store.records import Request
+from harness.store.store import ResultStore, Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,24 +42,44 @@ def main(args: argparse.Namespace) -> int:
         "extractors": args.extractors,
         "samples": args.samples,
     }
-    failed = False
+    code = EXIT_DONE
+    before = {run.run_id: set(run.rows()) for run in runs}
+    for request, group in _by_request(runs, given):
+        launch = Launch(slots=args.slots, processes=request.processes)
+        outcome = Scheduler(store, [run.spec for run in group], request, launch).run()
+        for run_id, reason in outcome.failed.items():
+            code = EXIT_CELL_FAILED
+            print(f"{run_id}: {reason}", file=sys.stderr)
+        if outcome.interrupted:
+            code = EXIT_INTERRUPTED
+            break
+    count = 0
+    for run in runs:
+        for measure, row in run.rows().items():
+            if measure not in before[run.run_id]:
+                count += 1
+                print(
+                    f"{run.run_id}  step {row.step}  NFE {row.nfe}  {row.metric}"
+                    f" ({row.extractor}, n={row.n})  {row.value:.6g}"
+                )
+    print(f"{count} new numbers of {len(runs)} runs")
+    return code
+
+
+def _by_request(runs: Iterable[Run], given: Mapping[str, Any]) -> list[tuple[Request, list[Run]]]:
+    """Runs that are asked for the same, together, so that `--slots` of them go at a time."""
+    groups: list[tuple[Request, list[Run]]] = []
+    asked = {key: value for key, value in given.items() if value is not None}
     for run in runs:
         steps = sorted(int(path.stem.removeprefix("step-")) for path in run.path.glob("ema/step-*"))
         if not steps:
             print(f"{run.run_id}: no evaluation weights yet, skipped", file=sys.stderr)
             continue
-        asked = {key: value for key, value in given.items() if value is not None}
         request = replace(run.request, budgets=steps, **asked)
-        before = set(run.rows())
-        launch = Launch(slots=args.slots, processes=request.processes)
-        outcome = Scheduler(store, [run.spec], request, launch).run()
-        for run_id, reason in outcome.failed.items():
-            failed = True
-            print(f"{run_id}: {reason}", file=sys.stderr)
-        for measure, row in run.rows().items():
-            if measure not in before:
-                print(
-                    f"{run.run_id}  step {row.step}  NFE {row.nfe}  {row.metric}"
-                    f" ({row.extractor}, n={row.n})  {row.value:.6g}"
-                )
-    return EXIT_CELL_FAILED if failed else EXIT_DONE
+        for known, members in groups:
+            if known == request:
+                members.append(run)
+                break
+        else:
+            groups.append((request, [run]))
+    return groups

@@ -14,7 +14,7 @@ from harness.registry import NAME, registry
 
 NEXT = """\
 wrote {folder}: {names}
-  pip install --editable {folder}
+  pip install --editable '{folder}[test]'
   python -m pytest {folder}
   python -m harness check {name}
   python -m harness run --matrix grids/quickstart.yaml --set 'axes.precond=[ctm, {name}]'"""

@@ -139,8 +139,12 @@ def test_adding_questions_computes_only_the_answers(finished, tmp_path):
     finish(command("run", *mine, "--set", "budgets=[10, 25, 40]", "--only", "precond=ctm"))
     assert max(r["step"] for r in rows(run)) == 40
     assert (run / "train.jsonl").read_text().startswith(trained)
-    finish(command("eval", run.name, "--results", tmp_path / "results", "--nfe", "3"))
+    more = ["eval", run.name, "--results", tmp_path / "results", "--nfe", "3"]
+    out, _ = finish(command(*more))
     assert {(r["step"], r["nfe"]) for r in rows(run)} >= {(10, 3), (25, 3), (40, 3)}
+    assert "6 new numbers of 1 runs" in out
+    out, _ = finish(command(*more))
+    assert out == "0 new numbers of 1 runs\n"
 
 
 @pytest.mark.slow
