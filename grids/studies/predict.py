@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -46,7 +47,7 @@ def gaps(store: ResultStore, specs: list[RunSpec], nfes: list[int]) -> pd.DataFr
         for nfe in nfes:
             levels = karras(nfe + 1, teacher.spec.sigma_min, teacher.spec.sigma_max)
             found = measure_gaps(preconds, teacher, data, levels)
-            steps = [(float(t), float(s)) for t, s in zip(levels[:-1], levels[1:], strict=True)]
+            steps = [(float(t), float(s)) for t, s in pairwise(levels)]
             for name in preconds:
                 jumps = [found[name, t, s] for t, s in steps]
                 means = {
