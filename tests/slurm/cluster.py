@@ -1,7 +1,7 @@
 """A real Slurm of two nodes on this one machine, from Debian's packages, gone again afterwards.
 
-Needs root and Debian or Ubuntu. Nothing listens beyond the loopback interface, nothing is written
-outside one folder but munge's socket and key. By hand:
+Needs root and Debian or Ubuntu. Nothing listens beyond the loopback interface, and all files (but
+those of the packages) lie in one folder. By hand:
 
     python -m tests.slurm.cluster /tmp/slurm      # starts it, says how to use it, Ctrl-C ends it
 """
@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.runner.local import free_port
+
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 NODES = ("n1", "n2")
 
@@ -27,7 +29,9 @@ ClusterName=proof
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
+SlurmctldPort={port}
 AuthType=auth/munge
+AuthInfo=socket={root}/munge.socket
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 StateSaveLocation={root}/state
 SlurmdSpoolDir={root}/spool.%n
@@ -80,12 +84,12 @@ def cluster(root: Path, more: str = "") -> Iterator[Path]:
     host = socket.gethostname()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 // len(NODES)
     nodes = "\n".join(
-        f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={17001 + place}"
+        f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()}"
         f" CPUs={os.cpu_count()} RealMemory={memory} State=UNKNOWN"
-        for place, name in enumerate(NODES)
+        for name in NODES
     )
     conf = root / "slurm.conf"
-    conf.write_text(CONFIG.format(root=root, host=host, nodes=nodes, more=more))
+    conf.write_text(CONFIG.format(root=root, host=host, port=free_port(), nodes=nodes, more=more))
     (root / "state").mkdir(exist_ok=True)
     environment = {**os.environ, "SLURM_CONF": str(conf)}
     started: list[subprocess.Popen[bytes]] = []
@@ -96,20 +100,34 @@ def cluster(root: Path, more: str = "") -> Iterator[Path]:
             subprocess.Popen(command, env=environment, stdout=log, stderr=log, process_group=0)
         )
 
-    subprocess.run(["install", "-d", "-o", "munge", "-g", "munge", "-m", "755", "/run/munge"])
-    drop = ["setpriv", "--reuid=munge", "--regid=munge", "--clear-groups"]
+    key = root / "munge.key"
+    key.touch(0o600)
+    key.write_bytes(os.urandom(1024))
+    munge = {
+        "key-file": key,
+        **{
+            name: root / f"munge.{name}" for name in ("socket", "pid-file", "log-file", "seed-file")
+        },
+    }
     try:
-        start(*drop, "/usr/sbin/munged", "--foreground")
-        _until(lambda: Path("/run/munge/munge.socket.2").exists(), 20)
+        start(
+            "munged",
+            "--foreground",
+            "--force",
+            *(f"--{flag}={path}" for flag, path in munge.items()),
+        )
+        _until(munge["socket"].exists, 20)
         start("slurmctld", "-D", "-c")
         for name in NODES:
             start("slurmd", "-D", "-N", name)
         _until(lambda: _idle(environment) == len(NODES), 60)
-        yield conf
+        try:
+            yield conf
+        finally:
+            _ask(environment, "scancel", "--me")
+            with contextlib.suppress(TimeoutError):
+                _until(lambda: not _ask(environment, "squeue", "-h"), 30)
     finally:
-        subprocess.run(["scancel", "--me"], env=environment, stderr=subprocess.DEVNULL)
-        with contextlib.suppress(TimeoutError):
-            _until(lambda: not _ask(environment, "squeue", "-h"), 30)
         for process in reversed(started):
             process.send_signal(signal.SIGTERM)
         for process in reversed(started):
@@ -137,6 +155,8 @@ def _until(condition, seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     install()
     with cluster(Path(sys.argv[1])) as conf:
         print(f"up: export SLURM_CONF={conf}; sinfo; Ctrl-C ends it")
