@@ -20,6 +20,7 @@ from harness.errors import (
     HarnessError,
 )
 from harness.runner.scheduler import Outcome, Scheduler
+from harness.runner.slurm import Slurm
 from harness.store.records import RunSpec, State
 from harness.store.store import ResultStore
 from harness.store.tables import save_matrix
@@ -38,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard", metavar="I/N", help="only every N-th cell from the I-th on; tables show them all"
     )
+    parser.add_argument(
+        "--launcher", choices=["local", "slurm"], help="override launch.launcher of the grid"
+    )
+    parser.add_argument(
+        "--detach", action="store_true", help="slurm: submit and return, do not wait for the tables"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the plan and stop")
 
 
@@ -47,7 +54,10 @@ def main(args: argparse.Namespace) -> int:
         from harness.cli import plan
 
         return plan.main(args)
-    grid = load_grid(args.matrix, args.set)
+    chosen = [f"launch.launcher={args.launcher}"] if args.launcher else []
+    grid = load_grid(args.matrix, [*args.set, *chosen])
+    if args.detach and grid.launch.launcher == "local":
+        raise ConfigError("--detach: only jobs of a cluster go on alone; add --launcher slurm")
     matrix = expand(grid, args.only, args.plugin)
     store = ResultStore(grid.results)
     wanted = matrix.wanted()
@@ -75,14 +85,21 @@ def main(args: argparse.Namespace) -> int:
         signal.signal(number, signal.default_int_handler)
     with Progress(matrix) as progress:
         rerun = frozenset(State(name) for name in args.rerun)
-        outcome = Scheduler(
-            store,
-            shard(matrix.specs, args.shard),
-            matrix.request,
-            grid.launch,
-            progress.update,
-            rerun,
-        ).run()
+        specs = shard(matrix.specs, args.shard)
+        settings = (matrix.request, grid.launch, progress.update, rerun)
+        if grid.launch.launcher == "local":
+            outcome = Scheduler(store, specs, *settings).run()
+        else:
+            runner = Slurm(store, grid.name, specs, *settings)
+            runner.submit()
+            print(runner.handed, flush=True)
+            if args.detach:
+                print(runner.advice)
+                return EXIT_DONE
+            outcome = runner.wait()
+            if outcome.interrupted:
+                print(f"the jobs go on: {runner.advice}", file=sys.stderr)
+                return EXIT_INTERRUPTED
     _tables(store, matrix)
     return _conclude(outcome)
 
@@ -160,15 +177,14 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def update(self, scheduler: Scheduler) -> None:
+    def update(self, runner: Scheduler | Slurm) -> None:
         """Show where the matrix is; called about ten times a second."""
-        outcome = scheduler.outcome
+        outcome = runner.outcome
         ended = len(outcome.done) + len(outcome.failed)
         if not self.bar.disable:
-            steps = [work.run.status().get("step", 0) for work in scheduler.working]
+            steps = [work.run.status().get("step", 0) for work in runner.working]
             self.bar.n = ended * self.last + sum(steps)
-            here = ", ".join(work.run.run_id for work in scheduler.working)
-            self.bar.set_postfix_str(f"{ended}/{self.cells} cells; {here}", refresh=True)
+            self.bar.set_postfix_str(f"{ended}/{self.cells} cells; {runner.now}", refresh=True)
             return
         for run_id in [*outcome.fresh, *outcome.failed]:
             if run_id not in self.told:

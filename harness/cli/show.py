@@ -11,6 +11,7 @@ from tabulate import tabulate
 from harness.errors import EXIT_DONE
 from harness.store.files import read_json
 from harness.store.store import ResultStore
+from harness.store.submissions import newest_jobs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run id, or a unique beginning of one")
     parser.add_argument("--results", default="results", metavar="DIR")
     parser.add_argument(
-        "--log", type=int, default=0, metavar="N", help="last N lines of worker.log"
+        "--log",
+        type=int,
+        default=0,
+        metavar="N",
+        help="last N lines of worker.log, and of its job's",
     )
 
 
@@ -37,7 +42,16 @@ def main(args: argparse.Namespace) -> int:
     ]
     headers = ["step", "images", "NFE", "metric", "extractor", "n", "value"]
     print(tabulate(rows, headers=headers, disable_numparse=True))
-    log = run.path / "worker.log"
-    if args.log and log.exists():
-        print("\n".join(log.read_text(errors="replace").splitlines()[-args.log :]))
+    logs = sorted(run.path.glob("worker*.log"))
+    handed = newest_jobs(run.path.parent.parent).get(run.run_id)
+    if handed is not None:
+        submission, job = handed
+        starts = sum(event["event"] == "started" for event in submission.events(job))
+        print(f"job {job} of the cluster, started {starts} times; {submission.log(job)}")
+        logs.append(submission.log(job))
+    for log in logs:
+        if args.log and log.exists():
+            if len(logs) > 1:
+                print(f"--- {log.name}")
+            print("\n".join(log.read_text(errors="replace").splitlines()[-args.log :]))
     return EXIT_DONE

@@ -151,6 +151,33 @@ Tracker = Literal[
 ]
 
 
+class Slurm(Section):
+    """What the job of a cell asks Slurm for; see docs/cluster.md.
+
+    `minutes` is the time limit of one start of a job: `launch.grace` before it the cell saves and
+    is put back into the queue, at most `requeues` times. Preemptions do not count.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    gpus: int | None = Field(
+        default=None, ge=0, description="per node; default: one a process with device: cuda"
+    )
+    gres: str | None = None
+    cpus: int = Field(default=1, ge=1, description="per process")
+    mem_gb: float | None = Field(default=None, gt=0, description="per node")
+    minutes: int = Field(default=240, ge=1)
+    parallel: int | None = Field(default=None, ge=1, description="cells at a time; default: all")
+    requeues: int = Field(default=50, ge=0)
+    setup: list[str] = Field(
+        default_factory=list, description="shell lines before a job, e.g. `module load cuda`"
+    )
+    extra: dict[str, str | int | Literal[True]] = Field(
+        default_factory=dict, description="other options of sbatch, e.g. {constraint: a100}"
+    )
+
+
 class Launch(Section):
     """Where cells run: `slots` at a time, each in `processes` processes; times are in minutes.
 
@@ -159,7 +186,8 @@ class Launch(Section):
     time a cell gets to save before it is killed.
     """
 
-    launcher: Literal["local"] = "local"
+    launcher: Literal["local", "slurm"] = "local"
+    slurm: Slurm = Field(default_factory=Slurm)
     processes: int = Field(default=1, ge=1, description="of a cell, over all its nodes")
     nodes: int = Field(default=1, ge=1)
     slots: int = Field(default=1, ge=1)
@@ -181,6 +209,13 @@ class Launch(Section):
             raise ValueError(
                 f"processes: {self.processes} cannot be shared by {self.nodes} nodes; use a"
                 f" multiple of {self.nodes}"
+            )
+        if self.nodes > 1 and self.launcher == "local":
+            raise ValueError("nodes: this machine is one; cells that span several need slurm")
+        if self.launcher == "slurm" and self.grace >= self.slurm.minutes:
+            raise ValueError(
+                f"slurm.minutes: {self.slurm.minutes} leave no time before the {self.grace:g}"
+                " minutes that a cell has to save (grace)"
             )
         return self
 

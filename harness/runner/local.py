@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -21,11 +22,17 @@ FAREWELL = 15.0
 
 @dataclass(frozen=True)
 class Node:
-    """This machine's place among those of a cell, and where the first one listens."""
+    """This machine's place among those of a cell, and where the first one listens.
+
+    `job` is what the machines of one start of a cell have in common, `attempt` tells the tries of
+    that start apart.
+    """
 
     rank: int = 0
     address: str = "127.0.0.1"
     port: int | None = None
+    job: str = ""
+    attempt: str = ""
 
 
 @dataclass
@@ -102,15 +109,16 @@ def start(run: Run, launch: Launch, gpus: list[str], node: Node | None = None) -
     node = node or Node()
     here = launch.processes // launch.nodes
     environment = {**os.environ, **launch.environment, **_threads(launch, here)}
+    environment["HARNESS_ATTEMPT"] = node.attempt
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    # SLURM_*, PMI_* and the like would make Accelerate and torch guess at a job of their own
+    # PMI_* and the like would make Accelerate and torch guess at a job of their own
     for name in [
         name for name in environment if name.startswith(("PMI_", "OMPI_", "TORCHELASTIC_"))
     ]:
         del environment[name]
-    log = (run.path / "worker.log").open("ab")
-    port = node.port or _free_port()
+    log = (run.path / (f"worker-{node.rank}.log" if node.rank else "worker.log")).open("ab")
+    port = node.port or free_port()
     processes: dict[int, subprocess.Popen[bytes]] = {}
     for local in range(1 if launch.accelerate_config else here):
         rank = node.rank * here + local
@@ -124,15 +132,29 @@ def start(run: Run, launch: Launch, gpus: list[str], node: Node | None = None) -
         }
         alone = launch.processes == 1 or launch.accelerate_config
         group = next(iter(processes.values())).pid if processes else 0
-        processes[rank] = subprocess.Popen(
-            [*_command(launch, node, port), str(run.path), "--attached"],
-            stdin=subprocess.PIPE,  # held open: its end tells the worker that we are gone
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment | ({} if alone else {key: str(v) for key, v in ranks.items()}),
-            process_group=group,
-        )
+        with _deaf_to(signal.SIGUSR2):
+            processes[rank] = subprocess.Popen(
+                [*_command(launch, node, port), str(run.path), "--attached"],
+                stdin=subprocess.PIPE,  # held open: its end tells the worker that we are gone
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment | ({} if alone else {key: str(v) for key, v in ranks.items()}),
+                process_group=group,
+            )
     return Handle(processes, log)
+
+
+@contextlib.contextmanager
+def _deaf_to(number: int) -> Iterator[None]:
+    """Processes started herein never receive a signal: a blocked one stays blocked over exec.
+
+    Slurm sends its warning to every process of a job; to most it would be the end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _command(launch: Launch, node: Node, port: int) -> list[str]:
@@ -157,7 +179,8 @@ def _threads(launch: Launch, here: int) -> dict[str, str]:
     return {name: str(count) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

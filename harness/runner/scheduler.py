@@ -12,6 +12,7 @@ from filelock import SoftFileLease
 from harness.config.matrix import wanted
 from harness.config.schema import Launch
 from harness.runner import devices
+from harness.runner.local import Node
 from harness.runner.watch import Watched
 from harness.store.files import write_json
 from harness.store.lease import taken
@@ -30,6 +31,29 @@ class Outcome:
     fresh: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+
+
+def owing(
+    store: ResultStore,
+    specs: Sequence[RunSpec],
+    wanted: Sequence[Measure],
+    rerun: frozenset[State],
+    outcome: Outcome,
+) -> list[Run]:
+    """Runs with missing numbers that may be tried; the others are put down in `outcome`."""
+    owing = []
+    for spec in specs:
+        run = store.open(spec)
+        if not run.missing(wanted):
+            outcome.done.append(run.run_id)
+            continue
+        status = run.status()
+        if status["state"] == State.DIVERGED and State.DIVERGED not in rerun:
+            # deterministic: it would diverge again at the same step
+            outcome.failed[run.run_id] = f"diverged: {status['reason']}"
+            continue
+        owing.append(run)
+    return owing
 
 
 @dataclass
@@ -51,6 +75,7 @@ class Scheduler:
 
     Args:
         progress: called about ten times a second with this scheduler.
+        node: this machine, where cells span several: the first of them.
     """
 
     def __init__(
@@ -61,6 +86,7 @@ class Scheduler:
         launch: Launch,
         progress: Callable[[Scheduler], None] = lambda scheduler: None,
         rerun: frozenset[State] = frozenset(),
+        node: Node | None = None,
     ) -> None:
         self.store = store
         self.specs = specs
@@ -68,6 +94,7 @@ class Scheduler:
         self.launch = launch
         self.progress = progress
         self.rerun = rerun
+        self.node = node
         self.wanted = wanted(request)
         self.working: list[Working] = []
         self.elsewhere: list[tuple[Run, SoftFileLease]] = []
@@ -78,7 +105,7 @@ class Scheduler:
 
     def run(self) -> Outcome:
         """Run everything that is missing; returns when nothing is left to do here or elsewhere."""
-        queue = deque(self._owing())
+        queue = deque(owing(self.store, self.specs, self.wanted, self.rerun, self.outcome))
         try:
             while queue or self.working or self.elsewhere:
                 while queue and self._free:
@@ -94,25 +121,14 @@ class Scheduler:
             self._stop()
         return self.outcome
 
+    @property
+    def now(self) -> str:
+        """What is in progress, for people."""
+        return ", ".join(work.run.run_id for work in self.working)
+
     def missing(self, run: Run) -> list[Measure]:
         """The numbers a run still owes this matrix."""
         return run.missing(self.wanted)
-
-    def _owing(self) -> list[Run]:
-        """Cells with missing numbers; a cell that failed is left alone unless asked for again."""
-        owing = []
-        for spec in self.specs:
-            run = self.store.open(spec)
-            if not self.missing(run):
-                self.outcome.done.append(run.run_id)
-                continue
-            status = run.status()
-            if status["state"] == State.DIVERGED and State.DIVERGED not in self.rerun:
-                # deterministic: it would diverge again at the same step
-                self.outcome.failed[run.run_id] = f"diverged: {status['reason']}"
-                continue
-            owing.append(run)
-        return owing
 
     def _take(self, run: Run, lease: SoftFileLease) -> None:
         """Start a run, or put it aside if another runner has it."""
@@ -126,7 +142,7 @@ class Scheduler:
                 return
             write_json(run.path / "request.json", asdict(self.request))
             run.set_status(State.QUEUED)
-            watched = Watched(run, self.launch, self._shares[self._free[0]])
+            watched = Watched(run, self.launch, self._shares[self._free[0]], self.node)
         except OSError as error:
             self._lost(run, lease, error)
             return

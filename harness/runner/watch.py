@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.config.matrix import wanted
 from harness.config.schema import Launch
-from harness.runner import local
+from harness.runner import local, meeting
 from harness.store.files import write_json
 from harness.store.records import State
 from harness.store.store import Run
@@ -32,10 +32,22 @@ class Verdict:
     cause: str
 
 
+def death(launch: Launch, ended: local.Exit, log: str) -> Verdict:
+    """What is known of processes that ended without leaving a note themselves."""
+    code = 0 if ended.first is None else ended.codes[ended.first]
+    if code < 0:
+        name = signal.Signals(-code).name
+        who = f"process {ended.first}" if launch.processes > 1 else "the worker"
+        why = ", by hand or for want of memory" if -code == signal.SIGKILL else ""
+        return Verdict(State.FAILED, f"{who} was killed ({name}{why}); see {log}", "died")
+    return Verdict(State.FAILED, f"the worker ended with exit code {code}; see {log}", "died")
+
+
 class Watched:
     """The processes of a cell on this machine, started at once and started again where it helps.
 
-    Used by the local runner, which polls several, and by a cluster job, which has one.
+    Used by the local runner, which polls several, and by a cluster job, which has one. Of a cell
+    that spans machines this is the first; see following.py for the others.
     """
 
     def __init__(
@@ -48,7 +60,7 @@ class Watched:
         self.run = run
         self.launch = launch
         self.gpus = list(gpus)
-        self.node = node
+        self.node = node or local.Node()
         self.attempts = 0
         self._started = time.monotonic()
         self._asked = False
@@ -80,6 +92,8 @@ class Watched:
         self._updated: object = None
         for note in self.run.failures():
             note.unlink(missing_ok=True)
+        if self.launch.nodes > 1:
+            self.node = meeting.call(self.run, self.node)
         self.handle = local.start(self.run, self.launch, self.gpus, self.node)
 
     def _watch(self) -> None:
@@ -91,6 +105,10 @@ class Watched:
         if self._ending is not None:
             if now > self._deadline:
                 self.handle.kill()
+            return
+        if self.launch.nodes > 1 and (notes := self._notes()):
+            # one of our own is seen by the handle; one elsewhere leaves ours waiting for it
+            self._ending, self._deadline = _read(notes[0]), now + local.FAREWELL
             return
         status = self.run.status()
         if status.get("updated") != self._updated or status.get("phase") == "preparing":
@@ -130,21 +148,19 @@ class Watched:
 
     def _explain(self, ended: local.Exit) -> Verdict:
         """The first cause: later failures of other processes are only its consequences."""
-        notes = sorted(self._notes(), key=lambda note: float(note["time"]))
         code = 0 if ended.first is None else ended.codes[ended.first]
+        if self.launch.nodes > 1 and code > 0:
+            time.sleep(2 * LOOK)  # a death elsewhere, which ours may follow from, is being told
+        notes = self._notes()
         if notes and not code < 0:
-            note = notes[0]
-            return Verdict(State(note["state"]), note["reason"], note["cause"])
-        where = f"see {self.run.path.name}/worker.log"
-        if code < 0:
-            name = signal.Signals(-code).name
-            who = f"process {ended.first}" if self.launch.processes > 1 else "the worker"
-            why = ", by hand or for want of memory" if -code == signal.SIGKILL else ""
-            return Verdict(State.FAILED, f"{who} was killed ({name}{why}); {where}", "died")
-        return Verdict(State.FAILED, f"the worker ended with exit code {code}; {where}", "died")
+            return _read(notes[0])
+        return death(self.launch, ended, f"{self.run.path.name}/worker.log")
 
     def _notes(self) -> list[dict[str, Any]]:
-        return [note for path in self.run.failures() if (note := self.run.failure(path))]
+        """Notes of this attempt, the first cause first: a death left those of others behind it."""
+        notes = [note for path in self.run.failures() if (note := self.run.failure(path))]
+        notes = [note for note in notes if note.get("attempt", "") == self.node.attempt]
+        return sorted(notes, key=lambda note: (note["cause"] != "died", float(note["time"])))
 
     def _smaller(self) -> int | None:
         """The next smaller micro-batch that divides a process's share; None at one sample."""
@@ -158,3 +174,7 @@ class Watched:
         log.warning("%s: %s", self.run.run_id, text)
         with (self.run.path / "worker.log").open("a") as file:
             file.write(f"--- {text}\n")
+
+
+def _read(note: dict[str, Any]) -> Verdict:
+    return Verdict(State(note["state"]), note["reason"], note["cause"])

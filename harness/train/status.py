@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import time
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -72,7 +73,8 @@ class Status:
         state, cause, reason = explain(error)
         log.error("%s: %s", state, reason)
         with contextlib.suppress(OSError):  # a full disk: the runner still sees the exit code
-            told = {"phase": self.phase, "step": self.step}
+            attempt = os.environ.get("HARNESS_ATTEMPT", "")
+            told: dict[str, Any] = {"phase": self.phase, "step": self.step, "attempt": attempt}
             if cause == "memory" and self.phase == "training":
                 told["micro_batch"] = self.micro_batch
             self.run.fail(self.accelerator.process_index, state, reason, cause, **told)

@@ -1,0 +1,167 @@
+"""What runs inside a cluster's job: one cell, until it is done or the machine is taken away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from harness.config.schema import Launch
+from harness.errors import HarnessError
+from harness.registry import registry
+from harness.runner import devices, meeting, squeue
+from harness.runner.following import Following
+from harness.runner.local import Node
+from harness.runner.scheduler import POLL, Outcome, Scheduler
+from harness.store.lease import PATIENCE
+from harness.store.records import Request, State
+from harness.store.store import ResultStore, Run
+from harness.store.submissions import Submission
+
+SAVING = 0.8  # the part of the grace that a cell may use; the rest is for going back to the queue
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """A cell as submitit runs it, once a node. Its pickle holds two strings; all else is JSON.
+
+    Args:
+        folder: of the submission.
+        run_id: of the cell.
+    """
+
+    folder: str
+    run_id: str
+
+    def __call__(self) -> str:
+        """Work on the cell; returns its state.
+
+        Raises:
+            HarnessError: the cell did not get done, so that the cluster shows the job as failed.
+        """
+        import submitit
+
+        here = submitit.JobEnvironment()
+        start = f"{here.job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+        node = Node(here.node, meeting.address(), job=start)
+        submission = Submission(Path(self.folder))
+        order = submission.order()
+        launch = Launch(**order["launch"])
+        run = ResultStore(submission.root).run_at(self.run_id)
+        if node.rank > 0:
+            return _follow(run, launch, node)
+        try:
+            return _lead(submission, run, launch, node, here.job_id)
+        finally:
+            if launch.nodes > 1:
+                meeting.dismiss(run, node.job)
+
+    def checkpoint(self) -> Any:
+        """What the job does when it starts again: the same; the cell's files say where it is."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+class Notice:
+    """The cluster's warning (SIGUSR2) that a machine is about to be taken away.
+
+    The cell is then asked to save; if that takes too long it is killed, for a job that outstays
+    its time is not put back into the queue.
+    """
+
+    def __init__(self, grace: float) -> None:
+        self.given = False
+        self.grace = grace
+        self._since = time.monotonic()
+        self.before = signal.signal(signal.SIGUSR2, self._give)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+
+    def check(self, scheduler: Scheduler) -> None:
+        """Called between two looks at the cell.
+
+        Raises:
+            KeyboardInterrupt: the warning came; raised once more when the time to save is over.
+            HarnessError: somebody else has been working on this cell all the time.
+        """
+        if self.given:
+            signal.setitimer(signal.ITIMER_REAL, SAVING * self.grace * 60)
+            raise KeyboardInterrupt
+        if scheduler.elsewhere and time.monotonic() - self._since > 2 * PATIENCE:
+            raise HarnessError("another runner works on this cell; this job is not needed")
+
+    def close(self) -> Callable[[int, FrameType | None], Any] | None:
+        """The time is not measured any more; returns who else wants the warning: submitit."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGUSR2, self.before)
+        return self.before if callable(self.before) else None
+
+    def _give(self, *_: object) -> None:
+        self.given = True
+
+
+def _lead(submission: Submission, run: Run, launch: Launch, node: Node, job: str) -> str:
+    """The first machine of a cell: take it, run it, and go back to the queue if need be."""
+    order = submission.order()
+    request = Request(**order["request"])
+    for plugin in request.plugins:
+        registry.load_file(plugin)
+    rerun = frozenset(State(name) for name in order["rerun"])
+    notice = Notice(launch.grace)
+    submission.tell(job, "started")
+    store = ResultStore(submission.root)
+    try:
+        outcome = Scheduler(store, [run.spec], request, launch, notice.check, rerun, node).run()
+    finally:
+        pass_on = notice.close()
+    status = run.status()
+    if not outcome.done and (notice.given or _preempted(job, status["state"])) and pass_on:
+        reason = f"job {job} had to go and is in the queue again"
+        run.set_status(State.QUEUED, reason, step=status.get("step", 0))
+        submission.tell(job, "requeued", step=status.get("step", 0))
+        try:
+            pass_on(signal.SIGUSR2, None)  # asks for checkpoint(), puts the job back, ends us
+        except RuntimeError:
+            reason = f"job {job} ran out of its time too often (launch.slurm.requeues)"
+            _stays(run, State.TIMEOUT, reason, outcome)
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = f"job {job} could not go back into the queue: {error}"
+            _stays(run, State.INTERRUPTED, reason, outcome)
+    state = run.status()["state"]
+    submission.tell(job, "ended", state=state)
+    if outcome.failed:
+        raise HarnessError(outcome.failed[run.run_id])
+    return str(state)
+
+
+def _stays(run: Run, state: State, reason: str, outcome: Outcome) -> None:
+    run.set_status(state, reason, step=run.status().get("step", 0))
+    outcome.failed[run.run_id] = f"{state}: {reason}"
+
+
+def _preempted(job: str, state: str) -> bool:
+    """Whether the cluster asked the cell itself to end, but not because somebody ended the job.
+
+    Where Slurm is not set up to warn jobs (preempt_send_user_signal), a preemption begins with a
+    SIGTERM for every process. A job that is being cancelled or put back by hand is COMPLETING.
+    """
+    if state != State.INTERRUPTED:
+        return False
+    try:
+        return squeue.states([job]).get(job, ("", ""))[0] == "RUNNING"
+    except HarnessError:
+        return False
+
+
+def _follow(run: Run, launch: Launch, node: Node) -> str:
+    """A further machine of a cell."""
+    following = Following(run, launch, devices.shares(launch, devices.visible())[0], node)
+    while not following.poll():
+        time.sleep(POLL)
+    return "followed"

@@ -1,0 +1,287 @@
+"""Giving a matrix to Slurm: one job array of the cells that owe numbers, then waiting for them."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from filelock import SoftFileLease
+
+from harness.config.matrix import wanted
+from harness.config.schema import Launch
+from harness.errors import ConfigError, HarnessError
+from harness.runner import squeue
+from harness.runner.job import CellJob
+from harness.runner.scheduler import Outcome, owing
+from harness.store.lease import lease, taken
+from harness.store.records import Request, RunSpec, State
+from harness.store.store import ResultStore, Run
+from harness.store.submissions import Submission, newest_jobs
+
+log = logging.getLogger(__name__)
+
+LOOK = 2.0  # seconds between looks at the files of cells
+ASK = 15.0  # seconds between questions to Slurm
+SETTLE = 60.0  # seconds until what another machine wrote must be visible here (NFS)
+
+States = Mapping[str, tuple[str, str]]
+
+
+@dataclass
+class Waiting:
+    """A cell that a job, or another runner, works on."""
+
+    run: Run
+    lease: SoftFileLease
+    job: str | None = None
+    submission: Submission | None = None
+    ours: bool = False
+    gone: float | None = None
+
+
+@dataclass
+class Slurm:
+    """Submits cells, and tells from their files how they end; the jobs need no one to wait.
+
+    A cell is never submitted while a job of an earlier submission still has it, or while another
+    runner holds its lease. Slurm is only asked whether a job still exists.
+
+    Args:
+        name: of the grid, for people who look at the queue.
+        progress: called every other second with this runner.
+        cluster: submitit's name of an executor; `local` and `debug` run jobs on this machine.
+        ask: states and reasons of jobs by id.
+    """
+
+    store: ResultStore
+    name: str
+    specs: Sequence[RunSpec]
+    request: Request
+    launch: Launch
+    progress: Callable[[Slurm], None] = lambda runner: None
+    rerun: frozenset[State] = frozenset()
+    cluster: str = "slurm"
+    ask: Callable[[Iterable[str]], States] = squeue.states
+    outcome: Outcome = field(default_factory=Outcome)
+    waiting: list[Waiting] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.wanted = wanted(self.request)
+        self.states: States = {}
+        self._asked = 0.0
+        self._again: list[RunSpec] = []
+
+    def submit(self) -> None:
+        """Submit every cell that owes numbers and that nobody works on.
+
+        Raises:
+            ConfigError: submitit or Slurm is missing.
+            HarnessError: Slurm does not answer, or refuses the job.
+        """
+        _check(self.cluster)
+        self._submit(self.specs)
+
+    def wait(self) -> Outcome:
+        """Wait until every cell is done or has failed; an interrupt ends the waiting alone."""
+        try:
+            while self.waiting:
+                self._ask()
+                self.waiting = [cell for cell in self.waiting if not self._settled(cell)]
+                if self._again:
+                    again, self._again = self._again, []
+                    self._submit(again)
+                self.progress(self)
+                time.sleep(LOOK)
+            self.progress(self)
+        except KeyboardInterrupt:
+            self.outcome.interrupted = True
+        return self.outcome
+
+    @property
+    def working(self) -> list[Waiting]:
+        """Cells whose job runs."""
+        return [cell for cell in self.waiting if self._state(cell)[0] == "RUNNING"]
+
+    @property
+    def handed(self) -> str:
+        """What was submitted and what was found, for people."""
+        ours = [cell for cell in self.waiting if cell.ours]
+        said = []
+        if ours and ours[0].submission and ours[0].job:
+            array, folder = ours[0].job.partition("_")[0], ours[0].submission.folder
+            said.append(f"{len(ours)} cells handed to Slurm as job {array}, logs in {folder}")
+        if len(self.waiting) > len(ours):
+            said.append(f"{len(self.waiting) - len(ours)} cells are worked on already")
+        return "; ".join(said) or "nothing to hand over"
+
+    @property
+    def now(self) -> str:
+        """What is in progress, for people: states of the jobs, with the reason of waiting."""
+        count: Counter[str] = Counter()
+        for cell in self.waiting:
+            state, reason = self._state(cell)
+            count[f"{state.lower()} ({reason})" if state == "PENDING" else state.lower()] += 1
+        return ", ".join(f"{n} {what}" for what, n in count.most_common())
+
+    @property
+    def jobs(self) -> list[str]:
+        """Ids of the arrays that are waited for."""
+        return sorted({cell.job.partition("_")[0] for cell in self.waiting if cell.job})
+
+    @property
+    def advice(self) -> str:
+        """How to look after the jobs without us."""
+        jobs = ",".join(self.jobs)
+        return (
+            f"squeue -j {jobs} and `status {self.store.root}` show them, scancel"
+            f" {jobs.replace(',', ' ')} stops them (cells save first); the same command waits for"
+            " them and writes the tables"
+        )
+
+    def _submit(self, specs: Sequence[RunSpec]) -> None:
+        with lease(self.store.root / "slurm" / ".lease"):
+            runs = owing(self.store, specs, self.wanted, self.rerun, self.outcome)
+            known = newest_jobs(self.store.root)
+            had = {run.run_id: known[run.run_id] for run in runs if run.run_id in known}
+            states = self.ask([job for _, job in had.values()])
+            free = []
+            for run in runs:
+                submission, job = had.get(run.run_id, (None, None))
+                if squeue.active(states.get(job or "", (None, ""))[0]):
+                    self.waiting.append(Waiting(run, run.lease(), job, submission))
+                elif run.is_locked():
+                    self.waiting.append(Waiting(run, run.lease()))
+                else:
+                    free.append(run)
+            if free:
+                self._hand_over(free)
+        self._asked = 0.0
+
+    def _hand_over(self, runs: Sequence[Run]) -> None:
+        import submitit
+
+        order = {
+            "launch": job_launch(self.launch).model_dump(mode="json"),
+            "request": asdict(self.request),
+            "rerun": sorted(self.rerun),
+        }
+        submission = Submission.create(self.store.root, self.name, order)
+        executor = submitit.AutoExecutor(
+            submission.folder, self.cluster, slurm_max_num_timeout=self.launch.slurm.requeues
+        )
+        executor.update_parameters(**parameters(self.launch, self.name))
+        for run in runs:
+            run.set_status(State.QUEUED, "handed to Slurm", step=run.status().get("step", 0))
+        cells = [CellJob(str(submission.folder), run.run_id) for run in runs]
+        try:
+            ids = [str(job.job_id) for job in executor.submit_array(cells)]
+        except RuntimeError as error:  # submitit's errors, which quote sbatch
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            raise HarnessError(f"Slurm refused the jobs: {lines[-1] if lines else error}") from None
+        submission.set_jobs(dict(zip((run.run_id for run in runs), ids, strict=True)))
+        for run, job in zip(runs, ids, strict=True):
+            self.waiting.append(Waiting(run, run.lease(), job, submission, ours=True))
+
+    def _ask(self) -> None:
+        """Ask for the states of the jobs now and then; what was known stays if nobody answers."""
+        if time.monotonic() - self._asked < ASK:
+            return
+        try:
+            self.states = self.ask([cell.job for cell in self.waiting if cell.job])
+        except HarnessError as error:
+            log.warning("%s; asking again", error)
+            return
+        finally:
+            self._asked = time.monotonic()
+        for cell in self.waiting:
+            if cell.job and squeue.active(self.states.get(cell.job, (None, ""))[0]):
+                cell.gone = None
+            elif cell.gone is None:
+                cell.gone = self._asked
+
+    def _state(self, cell: Waiting) -> tuple[str, str]:
+        """What Slurm calls a cell's job."""
+        if cell.job is None:
+            return "ELSEWHERE", ""
+        return self.states.get(cell.job, ("UNKNOWN", ""))
+
+    def _settled(self, cell: Waiting) -> bool:
+        """Whether a cell needs no more waiting: it is done, or nobody works on it any more."""
+        run = cell.run
+        if not run.missing(self.wanted):
+            self.outcome.done.append(run.run_id)
+            self.outcome.fresh.append(run.run_id)
+            return True
+        if cell.gone is None or not taken(cell.lease):
+            return False
+        cell.lease.release()
+        status = run.status()
+        open_end = status["state"] in (State.QUEUED, State.RUNNING, State.DONE)
+        if self._asked - cell.gone < (SETTLE if open_end else ASK / 2):
+            return False
+        if not cell.ours:  # it was not asked for what we want, or it failed: now it is our turn
+            self._again.append(run.spec)
+            return True
+        self.outcome.failed[run.run_id] = self._why(cell, status, open_end)
+        return True
+
+    def _why(self, cell: Waiting, status: dict[str, Any], open_end: bool) -> str:
+        job = f"job {cell.job}, {self._state(cell)[0]}"
+        if not open_end:
+            return f"{status['state']}: {status['reason']} ({job})"
+        log_file = cell.submission.log(cell.job) if cell.submission and cell.job else ""
+        return f"failed: its job ended before it did ({job}); see {log_file}"
+
+
+def job_launch(launch: Launch) -> Launch:
+    """How a cell is started inside its job, which has a machine's share to itself."""
+    alone = {"slots": 1, "threads": launch.threads or launch.slurm.cpus}
+    return launch.model_copy(update=alone)
+
+
+def parameters(launch: Launch, name: str) -> dict[str, Any]:
+    """What submitit is told: one task a node, with what all its processes need together."""
+    asked = launch.slurm
+    here = launch.processes // launch.nodes
+    gpus = here if asked.gpus is None and launch.device == "cuda" else asked.gpus
+    told = {
+        "name": f"precondbench-{name}",
+        "nodes": launch.nodes,
+        "tasks_per_node": 1,
+        "cpus_per_task": asked.cpus * here,
+        "mem_gb": asked.mem_gb,
+        "gpus_per_node": None if asked.gres else gpus,
+        "timeout_min": asked.minutes,
+        "stderr_to_stdout": True,
+        "slurm_partition": asked.partition,
+        "slurm_account": asked.account,
+        "slurm_qos": asked.qos,
+        "slurm_gres": asked.gres,
+        "slurm_setup": asked.setup or None,
+        "slurm_array_parallelism": asked.parallel,
+        "slurm_signal_delay_s": max(1, round(launch.grace * 60)),
+        # one machine's end is everybody's end, or the others would wait for it
+        "slurm_srun_args": ["--kill-on-bad-exit=1"] if launch.nodes > 1 else None,
+        "slurm_additional_parameters": {"requeue": True} | asked.extra,
+    }
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def _check(cluster: str) -> None:
+    """Tell what is missing before anything is written."""
+    if importlib.util.find_spec("submitit") is None:
+        raise ConfigError(
+            "launch.launcher: slurm needs submitit; pip install 'precondbench[slurm]'"
+        )
+    missing = [name for name in ("sbatch", "srun", "squeue") if shutil.which(name) is None]
+    if cluster == "slurm" and missing:
+        raise ConfigError(
+            f"launch.launcher: slurm finds no {' and no '.join(missing)} on this machine; run it"
+            " where jobs are submitted, or use --launcher local"
+        )

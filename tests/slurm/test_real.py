@@ -1,0 +1,423 @@
+"""The launcher against a real Slurm: arrays, failures, preemption, time limits, several nodes.
+
+    python -m pytest -m slurm tests/slurm -s      # root on Debian or Ubuntu; about ten minutes
+
+Slurm is installed if need be (cluster.py) and stopped at the end. What happened is printed as a
+table. Jobs that were put back would wait two minutes, Slurm's own delay; here they are released.
+"""
+
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+from tabulate import tabulate
+
+from harness.store.records import Measure
+from harness.store.store import ResultStore
+from harness.store.submissions import newest_jobs
+from tests.conftest import TINY, command
+from tests.slurm.cluster import cluster, install
+
+pytestmark = pytest.mark.slurm
+
+PLUGINS = '''
+import time
+
+from harness.api import register_precond
+from preconds.ctm import CTM
+
+
+@register_precond("slow")
+class Slow(CTM):
+    """CTM that takes its time, so that there is something to interrupt."""
+
+    def coeffs(self, t, s):
+        time.sleep(0.02)
+        return super().coeffs(t, s)
+
+
+@register_precond("broken")
+class Broken(CTM):
+    """Fails in the worker."""
+
+    def coeffs(self, t, s):
+        raise RuntimeError("no coefficients today")
+'''
+TABLE: list[dict] = []
+
+
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory):
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        pytest.skip("a Slurm of one's own needs root on Debian or Ubuntu")
+    install()
+    with cluster(tmp_path_factory.mktemp("slurm")) as conf:
+        os.environ["SLURM_CONF"] = str(conf)
+        yield conf
+    del os.environ["SLURM_CONF"]
+    version = subprocess.run(["slurmctld", "-V"], capture_output=True, text=True).stdout.strip()
+    print(f"\n\n{version}, Python {platform.python_version()}, {os.cpu_count()} cores")
+    print(tabulate(TABLE, headers="keys", tablefmt="github"))
+
+
+class Matrix:
+    """A grid in a folder of its own, run by the command line, and what came of it."""
+
+    def __init__(self, folder, **changes):
+        self.folder = folder
+        (folder / "plugins.py").write_text(PLUGINS)
+        data = yaml.safe_load(TINY) | {"results": str(folder / "results")}
+        data["train"]["checkpoint_every"] = 1000  # what is saved is saved for the occasion
+        data["evaluate"] |= {"metrics": ["alignment"], "nfe": [1]}
+        data["launch"] = {
+            **{"device": "cpu", "launcher": "slurm", "grace": 0.25},
+            "slurm": {"minutes": 30, "mem_gb": 1} | changes.pop("slurm", {}),
+        } | changes.pop("launch", {})
+        data["report"] = {"baseline": changes["axes"]["precond"][0]}
+        data |= changes
+        data["axes"] = {"teacher": ["gmm"], "seed": [0]} | data["axes"]
+        self.grid = folder / "grid.yaml"
+        self.grid.write_text(yaml.safe_dump(data))
+        self.store = ResultStore(folder / "results")
+        self.started = time.monotonic()
+
+    def run(self, *flags):
+        return command(
+            *["run", "--matrix", self.grid, "--plugin", self.folder / "plugins.py", *flags],
+            start_new_session=True,
+        )
+
+    def runs(self):
+        return self.store.runs()
+
+    def job(self, run):
+        return newest_jobs(self.store.root)[run.run_id]
+
+    def values(self):
+        return {
+            (run.run_id, measure): row.value
+            for run in self.runs()
+            for measure, row in run.rows().items()
+        }
+
+    def tell(self, scenario):
+        """One line of the transcript, from the files alone."""
+        runs = self.runs()
+        events = [
+            e
+            for run in runs
+            if run.run_id in newest_jobs(self.store.root)
+            for folder, job in [self.job(run)]
+            for e in folder.events(job)
+        ]
+        logs = [(run.path / "worker.log").read_text() for run in runs]
+        states = [run.status()["state"] for run in runs]
+        TABLE.append(
+            {
+                "scenario": scenario,
+                "cells": len(runs),
+                "done": states.count("done"),
+                "failed": states.count("failed"),
+                "starts": sum(e["event"] == "started" for e in events),
+                "requeues": sum(e["event"] == "requeued" for e in events),
+                "resumes": sum(log.count("resumed from") for log in logs),
+                "rows lost": sum(
+                    len(run.missing(wanted(run))) for run in runs if run.status()["state"] == "done"
+                ),
+                "rows twice": sum(
+                    len((run.path / "eval.jsonl").read_text().splitlines()) - len(run.rows())
+                    for run in runs
+                    if (run.path / "eval.jsonl").exists()
+                ),
+                "seconds": round(time.monotonic() - self.started),
+            }
+        )
+
+
+def wanted(run):
+    request = run.request
+    return [
+        Measure(step, 1, "alignment", f"ode{request.ode_steps}", request.samples)
+        for step in request.budgets
+    ]
+
+
+def queue(*jobs):
+    rows = subprocess.run(
+        [
+            "squeue",
+            "-h",
+            "-r",
+            "-t",
+            "all",
+            "-o",
+            "%i %T",
+            *(["-j", ",".join(jobs)] if jobs else []),
+        ],
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    return dict(row.split() for row in rows)
+
+
+def until(condition, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.3)
+    return answer
+
+
+def training(run, past=10):
+    return run.status().get("phase") == "training" and run.status().get("step", 0) > past
+
+
+def finish(process, code=0, seconds=400):
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(process.communicate()) from None
+    assert process.returncode == code, out + err
+    return out, err
+
+
+def release(job):
+    """What the two minutes of Slurm's delay are cut short by."""
+    until(lambda: queue(job).get(job) == "PENDING", 60)
+    subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What two slow cells come to on this machine when nobody disturbs them."""
+    matrix = Matrix(
+        tmp_path_factory.mktemp("undisturbed"),
+        axes={"precond": ["slow"], "seed": [0, 1]},
+        budgets=[10, 300],
+        launch={"launcher": "local", "slots": 2, "threads": 1},
+    )
+    finish(matrix.run())
+    return matrix.values()
+
+
+def test_an_array_with_a_limit_and_a_failing_strategy(conf, tmp_path):
+    matrix = Matrix(
+        tmp_path,
+        axes={"precond": ["ctm", "edm", "broken"], "seed": [0, 1]},
+        budgets=[10, 25],
+        slurm={"parallel": 2},
+    )
+    process = matrix.run()
+    most = 0
+    while process.poll() is None:
+        most = max(most, [*queue().values()].count("RUNNING"))
+        time.sleep(0.5)
+    out, err = finish(process, 1)
+    assert most == 2
+    assert "6 cells handed to Slurm" in out
+    assert "Leaderboard" in out
+    assert err.count("no coefficients today") == 2
+    states = {run.run_id.split("-")[0]: run.status()["state"] for run in matrix.runs()}
+    assert states == {"ctm": "done", "edm": "done", "broken": "failed"}
+    matrix.tell("array of 6, 2 at a time, 2 broken")
+
+
+@pytest.mark.parametrize("warned", [False, True], ids=["SIGTERM", "USR2"])
+def test_a_preempted_cell_goes_on_where_it_was(conf, tmp_path, undisturbed, warned):
+    """Both nodes are taken by a job of higher priority; with and without a signal of our own."""
+    text = conf.read_text()
+    if warned:
+        conf.write_text(text + "SlurmctldParameters=preempt_send_user_signal\n")
+        subprocess.run(["scontrol", "reconfigure"], check=True)
+    matrix = Matrix(tmp_path, axes={"precond": ["slow"], "seed": [0, 1]}, budgets=[10, 300])
+    process = matrix.run()
+    until(lambda: len(matrix.runs()) == 2 and all(training(run, 30) for run in matrix.runs()))
+    subprocess.run(
+        [
+            "sbatch",
+            "-p",
+            "urgent",
+            "-N2",
+            "--ntasks-per-node=1",
+            "-c2",
+            "--mem=100",
+            "-o",
+            str(tmp_path / "urgent.log"),
+            "--wrap",
+            "srun true",
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    for run in matrix.runs():
+        release(matrix.job(run)[1])
+    finish(process)
+    assert matrix.values() == undisturbed
+    for run in matrix.runs():
+        folder, job = matrix.job(run)
+        names = [event["event"] for event in folder.events(job)]
+        assert names == ["started", "requeued", "started", "ended"]
+        assert "resumed from" in (run.path / "worker.log").read_text()
+    matrix.tell(f"2 cells preempted ({'USR2' if warned else 'SIGTERM alone'})")
+    if warned:
+        conf.write_text(text)
+        subprocess.run(["scontrol", "reconfigure"], check=True)
+
+
+def test_a_time_limit_puts_a_cell_back_until_it_is_done(conf, tmp_path):
+    """One minute a start, of which 15 s are for saving: the cell needs more."""
+    matrix = Matrix(tmp_path, axes={"precond": ["slow"]}, budgets=[10, 1200], slurm={"minutes": 1})
+    process = matrix.run()
+    run = until(lambda: next(iter(matrix.runs()), None))
+    folder, job = until(lambda: run.run_id in newest_jobs(matrix.store.root) and matrix.job(run))
+    released = 0
+    while process.poll() is None:
+        requeued = sum(event["event"] == "requeued" for event in folder.events(job))
+        if requeued > released:
+            release(job)
+            released += 1
+        time.sleep(0.5)
+    finish(process)
+    assert released >= 1
+    assert max(row.step for row in run.rows().values()) == 1200
+    matrix.tell("time limit of 1 minute")
+
+
+def test_a_time_limit_ends_a_cell_that_may_not_go_back(conf, tmp_path):
+    matrix = Matrix(
+        tmp_path,
+        axes={"precond": ["slow"]},
+        budgets=[10, 5000],
+        slurm={"minutes": 1, "requeues": 0},
+    )
+    _, err = finish(matrix.run(), 1)
+    assert "ran out of its time too often" in err
+    (run,) = matrix.runs()
+    assert run.status()["state"] == "timeout"
+    assert list((run.path / "checkpoints").glob("step-*"))
+    matrix.tell("time limit, no requeue allowed")
+
+
+def test_scancel_and_requeue_by_hand(conf, tmp_path, undisturbed):
+    """Of two cells one is put back by the administrator, the other cancelled, then run again."""
+    matrix = Matrix(tmp_path, axes={"precond": ["slow"], "seed": [0, 1]}, budgets=[10, 300])
+    process = matrix.run()
+    until(lambda: len(matrix.runs()) == 2 and all(training(run, 30) for run in matrix.runs()))
+    first, second = matrix.runs()
+    subprocess.run(["scontrol", "requeue", matrix.job(first)[1]], check=True)
+    subprocess.run(["scancel", matrix.job(second)[1]], check=True)
+    release(matrix.job(first)[1])
+    _, err = finish(process, 1)
+    assert f"{second.run_id}: interrupted: stopped at step" in err
+    assert "CANCELLED" in err
+    assert first.status()["state"] == "done"
+    out, _ = finish(matrix.run())
+    assert "1 cells handed to Slurm" in out
+    assert matrix.values() == undisturbed
+    matrix.tell("1 put back by hand, 1 cancelled and run again")
+
+
+def test_leaving_and_coming_back_submits_nothing_twice(conf, tmp_path):
+    matrix = Matrix(tmp_path, axes={"precond": ["slow"], "seed": [0, 1]}, budgets=[10, 200])
+    out, _ = finish(matrix.run("--detach"))
+    assert "2 cells handed to Slurm" in out
+    process = matrix.run()
+    until(lambda: all(training(run) for run in matrix.runs()))
+    process.send_signal(signal.SIGINT)
+    out, err = finish(process, 130)
+    assert "2 cells are worked on already" in out
+    assert "the jobs go on" in err
+    out, _ = finish(matrix.run())
+    assert len(list((tmp_path / "results" / "slurm").glob("*/order.json"))) == 1
+    assert "Leaderboard" in out
+    assert "nothing to do" in finish(matrix.run())[0]
+    matrix.tell("detached, joined, left, joined again")
+
+
+def test_a_job_that_is_shot_is_told_from_one_that_failed(conf, tmp_path, undisturbed):
+    """kill -9 of the job itself: its ranks end with it, `run` says so and continues it later."""
+    matrix = Matrix(tmp_path, axes={"precond": ["slow"], "seed": [0, 1]}, budgets=[10, 300])
+    process = matrix.run()
+    until(lambda: len(matrix.runs()) == 2 and all(training(run, 30) for run in matrix.runs()))
+    victim = matrix.runs()[0]
+    worker = victim.status()["pid"]
+    job = int(Path(f"/proc/{worker}/stat").read_text().split(") ")[1].split()[1])
+    os.kill(job, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{worker}").exists(), 10)
+    _, err = finish(process, 1)
+    assert "its job ended before it did" in err
+    assert matrix.runs()[1].status()["state"] == "done"
+    finish(matrix.run())
+    assert matrix.values() == undisturbed
+    matrix.tell("1 job killed with -9, run again")
+
+
+def test_a_cell_over_two_nodes(conf, tmp_path):
+    """Preempted, put back, one rank killed: the weights are those of one process."""
+    two = Matrix(
+        tmp_path,
+        axes={"precond": ["slow"]},
+        budgets=[10, 150],
+        launch={"nodes": 2, "processes": 2},
+    )
+    process = two.run()
+    run = until(lambda: next(iter(two.runs()), None))
+    until(lambda: training(run, 20))
+    subprocess.run(
+        [
+            "sbatch",
+            "-p",
+            "urgent",
+            "-N2",
+            "--ntasks-per-node=1",
+            "-c2",
+            "--mem=100",
+            "-o",
+            str(tmp_path / "urgent.log"),
+            "--wrap",
+            "srun true",
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    release(two.job(run)[1])
+    until(lambda: training(run, 60))
+    workers = [
+        int(path.name)
+        for path in Path("/proc").glob("[0-9]*")
+        if str(run.path).encode() in _read(path / "cmdline")
+    ]
+    assert len(workers) == 2
+    os.kill(next(pid for pid in workers if pid != run.status()["pid"]), signal.SIGKILL)
+    finish(process)
+    assert "process 1 was killed (SIGKILL" in (run.path / "worker.log").read_text()
+    folder, job = two.job(run)
+    assert [e["event"] for e in folder.events(job)] == ["started", "requeued", "started", "ended"]
+    two.tell("1 cell on 2 nodes, preempted, a rank killed")
+    (tmp_path / "one").mkdir()
+    one = Matrix(
+        tmp_path / "one",
+        axes={"precond": ["slow"]},
+        budgets=[10, 150],
+        launch={"launcher": "local"},
+    )
+    finish(one.run())
+    name = "ema/step-00000150.safetensors"
+    ours = load_file(run.path / name)
+    for key, value in load_file(one.runs()[0].path / name).items():
+        assert float((value - ours[key]).abs().max()) < 1e-6
+
+
+def _read(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
