@@ -7,6 +7,8 @@ import itertools
 from harness.errors import DivergedError
 from harness.evaluate.evaluator import Evaluator
 from harness.evaluate.pictures import save_pictures
+from harness.evaluate.trajectories import save_trajectories
+from harness.store.files import read_lines
 from harness.store.records import EvalRow, Measure
 from harness.store.store import Run
 from harness.train.cell import Cell
@@ -57,11 +59,21 @@ def measure(
             raise Interrupted(f"stopped after NFE {nfe} of step {measures[0].step}, rows written")
     if accelerator.is_main_process:
         seed, device = run.request.evaluation_seed, accelerator.device
-        student, spec = cell.ema_student, cell.teacher.spec
-        save_pictures(run.path / "samples", student, spec, measures, seed, device)
+        folder, student = run.path / "samples", cell.ema_student
+        save_pictures(folder, student, cell.teacher.spec, measures, seed, device)
+        save_trajectories(folder, student, cell.teacher, measures, seed, device)
     accelerator.wait_for_everyone()
 
 
 def seconds_at(run: Run, step: int) -> float:
-    """The train clock of a budget that was reached earlier, from the rows it left."""
-    return max((row.seconds for key, row in run.rows().items() if key.step == step), default=0.0)
+    """The train clock of a budget that was reached earlier, from its rows or its training log.
+
+    A run that is killed after training to a budget and before measuring it leaves the log alone.
+    """
+    rows = [row.seconds for measure, row in run.rows().items() if measure.step == step]
+    logged = [
+        record["seconds"]
+        for record in read_lines(run.path / "train.jsonl")
+        if record["step"] == step
+    ]
+    return next((seconds for seconds in (*reversed(rows), *reversed(logged)) if seconds), 0.0)

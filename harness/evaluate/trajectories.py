@@ -1,0 +1,82 @@
+"""Trajectories in the plane: the teacher's ODE from a few noises, and the student's jumps."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.api import StudentLike, Teacher
+    from harness.store.records import Measure
+
+COUNT = 12
+LEVELS, SUBSTEPS = (
+    61,
+    4,
+)  # 60 intervals: the nodes of 1, 2, 3, 4, 5, 6, 10, ... jumps are among them
+
+
+def save_trajectories(
+    folder: Path,
+    student: StudentLike,
+    teacher: Teacher,
+    measures: Iterable[Measure],
+    seed: int,
+    device: Any,
+) -> None:
+    """Write step-SSSSSSSS-nfeN.json for every step and NFE of `measures`, unless it is there.
+
+    Noises 0..11 of the evaluation of this `seed`, the same for every strategy. The file holds
+    `sigma_data`; the student's `nodes` [N + 1] and `student` [12, N + 1, 2]; and the teacher's
+    `levels` [61] and `teacher` [12, 61, 2], a fine Heun solution from the same noises. Nothing is
+    written where data are not points in the plane.
+    """
+    spec = teacher.spec
+    if spec.shape != (2,):
+        return
+    import torch
+
+    from harness.core.sampling import evaluation_labels, initial_noise
+    from harness.core.schedule import karras
+    from harness.core.solver import solve
+    from harness.store.files import write_atomic
+
+    paths = {(m.step, m.nfe): folder / f"step-{m.step:08d}-nfe{m.nfe}.json" for m in measures}
+    paths = {key: path for key, path in paths.items() if not path.exists()}
+    if not paths:
+        return
+    indices = torch.arange(COUNT, device=device)
+    labels = evaluation_labels(seed, indices, spec.classes)
+    x = initial_noise(seed, indices, spec.shape, spec.sigma_max, torch.float64)
+    with torch.no_grad():
+        levels = karras(LEVELS, spec.sigma_min, spec.sigma_max).to(device)
+        truth = [x]
+        for interval in levels.unfold(0, 2, 1):
+            truth.append(
+                solve(lambda x, t: teacher.denoise(x, t, labels), truth[-1], interval, SUBSTEPS)
+            )
+        for (_, nfe), path in paths.items():
+            nodes = karras(nfe + 1, spec.sigma_min, spec.sigma_max).to(device)
+            jumps = [x.float()]
+            for t, s in itertools.pairwise(nodes):
+                jumps.append(student.jump(jumps[-1], t.expand(COUNT), s.expand(COUNT), labels))
+            found = {
+                "sigma_data": spec.sigma_data,
+                "levels": _rounded(levels),
+                "teacher": _rounded(torch.stack(truth, 1)),
+                "nodes": _rounded(nodes),
+                "student": _rounded(torch.stack(jumps, 1)),
+            }
+            write_atomic(path, json.dumps(found, separators=(",", ":")) + "\n")
+
+
+def _rounded(values: Tensor) -> Any:
+    """Five digits: these numbers are drawn, nothing is computed from them."""
+    if values.ndim:
+        return [_rounded(value) for value in values]
+    return float(f"{float(values):.5g}")

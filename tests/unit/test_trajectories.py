@@ -1,0 +1,80 @@
+"""What runs keep for pictures: trajectories, calibrated curves; the clock of earlier budgets."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from harness.api import create_precond, create_teacher
+from harness.core.solver import solve
+from harness.evaluate.trajectories import save_trajectories
+from harness.store.records import Measure
+from harness.store.store import Run
+from harness.train.coefficients import fingerprint
+from harness.train.measure import seconds_at
+
+
+class Exact:
+    """A student that needs no training: every jump is the teacher's own ODE."""
+
+    def __init__(self, teacher):
+        self.teacher = teacher
+
+    def jump(self, x, t, s, labels=None):
+        return solve(self.teacher.denoise, x, torch.stack([t[0], s[0]]), 256).float()
+
+
+def measures(*nfe):
+    return [Measure(100, n, "alignment", "ode256", 50) for n in nfe]
+
+
+def test_an_exact_student_ends_where_its_teacher_does(tmp_path):
+    teacher = create_teacher("gmm")
+    save_trajectories(tmp_path, Exact(teacher), teacher, measures(1, 2, 5), 0, "cpu")
+    for nfe in (1, 2, 5):
+        found = json.loads((tmp_path / f"step-00000100-nfe{nfe}.json").read_text())
+        truth, jumps = np.array(found["teacher"]), np.array(found["student"])
+        assert truth.shape == (12, len(found["levels"]), 2)
+        assert jumps.shape == (12, nfe + 1, 2)
+        assert (found["levels"][0], found["nodes"][-1]) == (80, 0.002)
+        assert jumps[:, 0] == pytest.approx(truth[:, 0], rel=1e-4)
+        # modes are 0.54 apart; the two solutions differ in their steps alone
+        assert np.abs(jumps[:, -1] - truth[:, -1]).max() < 0.02
+        places = [int(np.abs(np.array(found["levels"]) - node).argmin()) for node in found["nodes"]]
+        assert np.array(found["levels"])[places] == pytest.approx(found["nodes"], rel=1e-4)
+
+
+def test_trajectories_are_of_the_plane_alone_and_written_once(tmp_path):
+    line = create_teacher("gmm", preset="random", dim=3)
+    save_trajectories(tmp_path / "line", Exact(line), line, measures(1), 0, "cpu")
+    assert not (tmp_path / "line").exists()
+    path = tmp_path / "step-00000100-nfe1.json"
+    path.write_text("{}")
+    teacher = create_teacher("gmm")
+    save_trajectories(tmp_path, Exact(teacher), teacher, measures(1), 0, "cpu")
+    assert path.read_text() == "{}"
+
+
+def test_a_fingerprint_holds_the_curves_of_a_calibration_and_no_more():
+    sigma = {"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0}
+    assert "curves" not in fingerprint(create_precond("ctm", **sigma))
+    levels = torch.tensor([80.0, 1.0, 0.1, 0.002], dtype=torch.float64)
+    artifact = {
+        "sigma": levels,
+        "l": torch.linspace(1, 0, 4, dtype=torch.float64),
+        "log_S": torch.zeros(4, dtype=torch.float64),
+        "seconds": torch.tensor(1.0),
+        "offset": torch.zeros(2),
+    }
+    found = fingerprint(create_precond("analytic", **sigma).load(artifact))["curves"]
+    assert set(found) == {"sigma", "l", "log_S"}
+    assert found["sigma"] == levels.tolist()
+
+
+def test_the_clock_of_a_budget_survives_a_kill_before_its_evaluation(tmp_path):
+    run = Run(tmp_path)
+    run.log({"step": 10, "seconds": 1.5})
+    run.log({"step": 20, "seconds": 3.0})
+    assert seconds_at(run, 20) == 3.0
+    assert seconds_at(run, 0) == 0.0
