@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from tabulate import tabulate
 
 from harness.cli import add_plugin_argument
-from harness.cli.teacher_argument import add_teacher_argument, make_precond, make_teacher
+from harness.cli.teacher_argument import (
+    add_teacher_argument,
+    make_precond,
+    make_teacher,
+    parse_plugin,
+)
 from harness.errors import EXIT_DONE
 
 
@@ -17,19 +23,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="PRECOND", help="strategies (default: all)")
     parser.add_argument("--levels", type=int, default=12, help="noise levels of the heat map")
     parser.add_argument("--samples", type=int, default=2048)
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: RESULTS/tables/gap)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where to write (default: RESULTS/tables/gap/TEACHER-DIGEST)"
+    )
     add_teacher_argument(parser)
     add_plugin_argument(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the jumps a few-step sampler makes; write the whole grid as csv and heat maps."""
+    """Print the jumps a few-step sampler makes; write the whole grid as csv and heat maps.
+
+    A report on the same results folder finds the csv by the teacher's digest and shows it too.
+    """
     import pandas as pd
 
     from harness.api import list_preconds
     from harness.core.schedule import karras
-    from harness.evaluate.gap import Gap, measure_gaps
-    from harness.report.heatmap import draw
+    from harness.evaluate.gap import measure_gaps
+    from harness.report.plots.draw import gap_maps
     from harness.store.files import write_atomic
     from harness.store.store import ResultStore
 
@@ -40,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     results = ResultStore(args.results).prepare().root
     teacher = make_teacher(args.teacher)
     names = args.names or list_preconds()
-    preconds = {name: make_precond(name, teacher, Path(results)) for name in names}
+    preconds = {label(name): make_precond(name, teacher, Path(results)) for name in names}
     spec = teacher.spec
     data = teacher.dataset()
     sampler = measure_gaps(
@@ -57,18 +68,22 @@ def main(args: argparse.Namespace) -> int:
     print("RMS over data; gaps are denoisers' (what training must change), errors are samples'.\n")
     levels = karras(args.levels, spec.sigma_min, spec.sigma_max)
     table = measure_gaps(preconds, teacher, data, levels, args.samples)
-    folder = Path(args.out) if args.out else Path(results) / "tables" / "gap"
-    records = [{"precond": n, "t": t, "s": s, **g._asdict()} for (n, t, s), g in table.items()]
-    write_atomic(folder / "gap.csv", pd.DataFrame(records).to_csv(index=False))
-    for field in Gap._fields:
-        panels: dict[str, dict[tuple[float, float], float]] = {name: {} for name in preconds}
-        for (name, t, s), gap in table.items():
-            panels[name][t, s] = getattr(gap, field)
-        title = {
-            "to_t": "Consistency gap to the teacher at t (RMS)",
-            "to_s": "Consistency gap to the teacher at s (RMS)",
-            "untrained": "Error of the untrained student (RMS)",
-        }[field]
-        draw(panels, f"{title}, {args.teacher}", folder / f"{field}.png")
-    print(f"written: {folder}/gap.csv and " + ", ".join(f"{f}.png" for f in Gap._fields))
+    name = re.sub(r"[^A-Za-z0-9]+", "-", parse_plugin(args.teacher)[0])
+    place = Path(results) / "tables" / "gap" / f"{name}-{spec.digest[:8]}"
+    folder = Path(args.out) if args.out else place
+    known = {"teacher": args.teacher, "digest": spec.digest}
+    frame = pd.DataFrame(
+        [{**known, "precond": n, "t": t, "s": s, **g._asdict()} for (n, t, s), g in table.items()]
+    )
+    write_atomic(folder / "gap.csv", frame.to_csv(index=False))
+    written = [path.name for plot in gap_maps(frame, args.teacher) for path in plot.save(folder)]
+    print(f"written: {folder}/gap.csv, {', '.join(written)}")
     return EXIT_DONE
+
+
+def label(text: str) -> str:
+    """A strategy as tables call it: `analytic: {centre: true}` is analytic(centre=true)."""
+    from harness.store.records import PluginSpec
+
+    name, given = parse_plugin(text)
+    return PluginSpec(name, 0, given, given).label

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -62,7 +62,7 @@ def _speed(speed: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
         cost = group.groupby("precond")["calibration_seconds"].max()
         told = {str(name): f"{s:.1f} s" if s else "none" for name, s in cost.items()}
         last = {"calibration": told}
-        yield _pivot(title, group, _speed_cell, extension, last)
+        yield _pivot(title, group, speed_cell, extension, last)
     yield _plain(
         f"Speed-up = images {baseline} needs / images the strategy needs, paired by seed:"
         f" median [bootstrap interval]{_worth(speed)}."
@@ -80,7 +80,7 @@ def _area(areas: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
     for key, group in areas.groupby(GROUP, sort=False):
         span = f"{int(group['images_first'].min()):,} to {int(group['images_last'].max()):,} images"
         title = _title(f"Area to {baseline}'s curve", key, span)
-        yield _pivot(title, group, _area_cell, extension, {})
+        yield _pivot(title, group, area_cell, extension, {})
     yield _plain(
         f"Mean of log({baseline}'s value / the strategy's) over log images, signed so that above 0"
         f" is better, paired by seed: median [bootstrap interval]{_worth(areas)}.",
@@ -159,7 +159,8 @@ def _fewest(board: pd.DataFrame) -> dict[str, dict[str, str]]:
     return {"seeds": dict(zip(first["precond"], first["coverage"], strict=True))}
 
 
-def _speed_cell(row: dict[str, Any]) -> str:
+def speed_cell(row: dict[str, Any]) -> str:
+    """A speed-up and its interval, where that says more: `1.45 [1.24, 1.60]`, `<1.00`, `?`."""
     if not row["seeds"]:
         return "—"
     value, low, high = row["speedup"], row["speedup_low"], row["speedup_high"]
@@ -173,7 +174,8 @@ def _speed_cell(row: dict[str, Any]) -> str:
     return f"{number} [{low:.2f}, {high:.2f}]{partial}"
 
 
-def _area_cell(row: dict[str, Any]) -> str:
+def area_cell(row: dict[str, Any]) -> str:
+    """An area and its interval: `+0.012 [-0.003, +0.020]`."""
     if math.isnan(row["area"]):
         return "—"
     low, high = row["area_low"], row["area_high"]
@@ -200,14 +202,21 @@ def _worth(table: pd.DataFrame) -> str:
     return f", which holds the true median with probability {', '.join(told)}" if told else ""
 
 
+def name_problem(named: Mapping[str, Any]) -> str:
+    """teacher / objective / dataset, and the training where it differs within the grid."""
+    name = f"{named['teacher']} / {named['objective']} / {named['dataset']}"
+    return name + (f" ({named['setting']})" if named["setting"] else "")
+
+
+def name_protocol(named: Mapping[str, Any]) -> str:
+    """How a number was measured: metric, extractor, how many samples."""
+    against = f" against {named['reference_n']}" if named["reference_n"] != named["n"] else ""
+    return f"{named['metric']}, {named['extractor']}, n={named['n']}{against}"
+
+
 def _title(what: str, key: Any, more: str) -> str:
     named = dict(zip(GROUP, key, strict=True))
-    problem = f"{named['teacher']} / {named['objective']} / {named['dataset']}"
-    problem += f" ({named['setting']})" if named["setting"] else ""
-    protocol = f"{named['metric']}, {named['extractor']}, n={named['n']}"
-    if named["reference_n"] != named["n"]:
-        protocol += f" against {named['reference_n']}"
-    return f"{what}: {problem}; {protocol}; {more}"
+    return f"{what}: {name_problem(named)}; {name_protocol(named)}; {more}"
 
 
 def _table(title: str, rows: list[dict[str, str]], extension: str) -> str:

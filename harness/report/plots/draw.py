@@ -1,0 +1,142 @@
+"""Every figure of a grid, one after the other; `report --plots` writes them as svg and png."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+
+from harness.report.curves import curve_points
+from harness.report.frame import PROBLEM, PROTOCOL
+from harness.report.plots.coefficients import (
+    calibration_curves,
+    coefficient_maps,
+    coefficient_slices,
+)
+from harness.report.plots.heatmap import heat_maps
+from harness.report.plots.quality import quality
+from harness.report.plots.samples import sample_sheets, trajectories
+from harness.report.plots.speed import speed_bars
+from harness.report.plots.style import RC, Look, Plot, looks
+from harness.report.render import name_problem, name_protocol
+from harness.report.sources import (
+    fingerprints,
+    gaps,
+    problems,
+    samples,
+    twins,
+)
+from harness.report.speed import LAST
+from harness.report.write import Report
+from harness.store.files import read_json
+
+GAPS = {
+    "to_t": "Consistency gap to the teacher at t (RMS)",
+    "to_s": "Consistency gap to the teacher at s (RMS)",
+    "untrained": "Error of the untrained student (RMS)",
+}
+
+
+def looks_of(report: Report) -> dict[str, Look]:
+    """The look of every strategy of a grid."""
+    return looks(report.cells["precond"], report.baseline, twins(report))
+
+
+def write_plots(report: Report, folder: Path) -> list[Path]:
+    """Write all figures of a grid into `folder`; returns the paths."""
+    look = looks_of(report)
+    plots = (*measured(report, look), *(plot for _, plot in explained(report, look)))
+    return [path for plot in plots for path in plot.save(folder)]
+
+
+def measured(report: Report, look: dict[str, Look]) -> Iterator[Plot]:
+    """What came out: quality against images and seconds, speed-ups; by problem and protocol."""
+    protocol = [*PROBLEM, *PROTOCOL]
+    for key, points in curve_points(report.rows, report.cells).groupby(protocol, sort=False):
+        named = dict(zip(protocol, key, strict=True))
+        title, end = f"{name_problem(named)}\n{name_protocol(named)}", _slug(named, report)
+        with matplotlib.rc_context(RC):
+            yield quality(points, look, title, f"quality-images{end}", "images")
+            if points["seconds"].notna().any():
+                yield quality(points, look, title, f"quality-seconds{end}", "seconds")
+    for key, speed in report.speed.groupby([*protocol, "target"], sort=False):
+        named = dict(zip([*protocol, "target"], key, strict=True))
+        goal = f"{report.baseline}'s last value" if named["target"] == LAST else named["target"]
+        title = f"{name_problem(named)}\n{name_protocol(named)}; to reach {goal}"
+        with matplotlib.rc_context(RC):
+            yield speed_bars(speed, look, title, f"speed{_slug(named, report)}")
+
+
+def explained(
+    report: Report, look: dict[str, Look], sheets: bool = True
+) -> Iterator[tuple[int, Plot]]:
+    """Why: coefficients, calibrations, gaps; samples and trajectories to look at.
+
+    Each with the number of its problem. Strategies that equal an earlier one are named in its
+    panels instead of having their own. `sheets` is false for whoever shows image samples otherwise.
+    """
+    seen = set()
+    alike = twins(report)
+    for number, (named, cells) in enumerate(problems(report)):
+        own = cells[~cells["precond"].isin(alike)]
+        end, about = _slug(named, report), (named["teacher"], named["dataset"])
+        with matplotlib.rc_context(RC):
+            if about not in seen:  # coefficients do not depend on the objective
+                seen.add(about)
+                name = about[0] if about[1] == "teacher" else f"{about[0]} on {about[1]}"
+                for plot in _of_teacher(look, own, name, end):
+                    yield number, plot
+                for plot in gap_maps(gaps(report, cells), name, end):
+                    yield number, plot
+            for plot in _of_students(look, own, name_problem(named), end, sheets):
+                yield number, plot
+
+
+def _of_teacher(look: dict[str, Look], cells: pd.DataFrame, name: str, end: str) -> Iterator[Plot]:
+    found = fingerprints(cells)
+    found = {precond: found[precond] for precond in look if precond in found}
+    if found:
+        yield coefficient_maps(found, look, f"Coefficients: {name}", f"coefficients{end}")
+        yield coefficient_slices(found, look, f"Coefficients along s: {name}", f"slices{end}")
+    curves = {precond: value["curves"] for precond, value in found.items() if "curves" in value}
+    if curves:
+        yield calibration_curves(curves, look, f"Calibration: {name}", f"calibration{end}")
+
+
+def _of_students(
+    look: dict[str, Look], cells: pd.DataFrame, name: str, end: str, sheets: bool
+) -> Iterator[Plot]:
+    which, images = samples(cells, "png") if sheets else ("", {})
+    if images:
+        yield sample_sheets(images, look, f"Samples: {name}, {which}", f"samples{end}")
+    which, files = samples(cells, "json")
+    if files:
+        walks = {key: read_json(path) for key, path in files.items()}
+        yield trajectories(walks, look, f"Trajectories: {name}, {which}", f"trajectories{end}")
+
+
+def gap_maps(gaps: pd.DataFrame, about: str, end: str = "") -> Iterator[Plot]:
+    """Three heat maps of what the verb `gap` measured: columns precond, t, s, to_t, ..."""
+    for quantity, title in GAPS.items() if len(gaps) else ():
+        maps = {
+            str(precond): {(t, s): v for t, s, v in mine[["t", "s", quantity]].itertuples(False)}
+            for precond, mine in gaps.groupby("precond", sort=False)
+        }
+        with matplotlib.rc_context(RC):
+            yield heat_maps(maps, f"{title}, {about}", f"gap-{quantity.replace('_', '-')}{end}")
+
+
+def _slug(named: dict[str, Any], report: Report) -> str:
+    """The end of a file name: the metric, and whatever else differs within the grid."""
+    parts = []
+    for key, value in named.items():
+        known = report.speed if key == "target" else report.cells
+        if key in PROTOCOL:
+            known = report.rows[report.rows["metric"] == named["metric"]]
+        if key == "metric" or known[key].nunique() > 1:
+            parts.append(re.sub(r"[^A-Za-z0-9.=]+", "-", str(value)).strip("-"))
+    return "".join(f"--{part}" for part in parts)

@@ -1,0 +1,65 @@
+"""Quality against training images or seconds, one panel per number of sampling steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import pandas as pd
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from harness.report.plots.style import Look, Plot, log_ticks, panels, plain
+
+LABELS = {
+    "images": "training images",
+    "seconds": "seconds, calibration included",
+}
+
+
+def quality(
+    points: pd.DataFrame,
+    looks: dict[str, Look],
+    title: str,
+    name: str,
+    clock: Literal["images", "seconds"],
+) -> Plot:
+    """Medians over seeds with their range, from `curve_points` of one problem and protocol.
+
+    The value axis is logarithmic where all values are positive; where a median is not finite the
+    line has a gap.
+    """
+    steps = sorted(points["nfe"].unique())
+    finite = points.replace([math.inf, -math.inf], math.nan)
+    figure, axes = panels(len(steps), 2.3, 1.9)
+    for axis, nfe in zip(axes, steps, strict=True):
+        shown = finite[finite["nfe"] == nfe]
+        for precond, look in looks.items():
+            curve = shown[shown["precond"] == precond]
+            if len(curve):
+                axis.plot(curve[clock], curve["median"], label=plain(look.legend), **look.line())
+                band = (curve[clock], curve["low"], curve["high"])
+                axis.fill_between(*band, color=look.colour, alpha=0.15, lw=0)
+        if (finite["low"].dropna() > 0).all():
+            log_ticks(axis, axis.yaxis)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.set_title(f"NFE {nfe}")
+        axis.set_xlabel(LABELS[clock])
+    better = "lower" if points["lower_is_better"].all() else "higher"
+    figure.supylabel(plain(f"{points['metric'].iloc[0]} ({better} is better)"), fontsize=9)
+    known = {
+        label: handle
+        for axis in axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    order = [
+        label for label in map(plain, (look.legend for look in looks.values())) if label in known
+    ]
+    figure.legend(
+        [known[label] for label in order],
+        order,
+        loc="outside lower center",
+        ncols=min(4, len(order)),
+    )
+    alt = f"Quality against {LABELS[clock]}: median over seeds, band from lowest to highest."
+    return Plot(name, title, alt, figure)

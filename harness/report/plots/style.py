@@ -1,0 +1,156 @@
+"""One look for every figure: a strategy keeps its colour, marker and dash wherever it is drawn."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+#: Okabe and Ito's colours for the colour-blind, without the yellow that vanishes on paper; markers
+#: and dashes tell lines apart in greyscale. Seven colours and eight markers meet again after 56.
+COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKERS = "osD^vPX*"
+DASHES = ((), (5, 2), (1.5, 1.5), (5, 1.5, 1.5, 1.5))
+
+RC: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#b0b0b0",
+    "grid.alpha": 0.35,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "hatch.linewidth": 0.6,
+    "svg.hashsalt": "precondbench",  # the same data give the same bytes
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one strategy is drawn; `filled` is false for one that equals an earlier one.
+
+    `legend` names it beside others, `title` over a panel of its own, where those that equal it
+    are named instead of drawn.
+    """
+
+    colour: str
+    marker: str
+    dash: tuple[float, ...]
+    filled: bool
+    legend: str
+    title: str
+
+    def line(self) -> dict[str, Any]:
+        """Keyword arguments of `Axes.plot`."""
+        return {
+            "color": self.colour,
+            "marker": self.marker,
+            "linestyle": (0, self.dash) if self.dash else "-",
+            **({} if self.filled else {"markerfacecolor": "none", "markersize": 8}),
+        }
+
+
+def looks(names: Iterable[str], baseline: str, twins: dict[str, str]) -> dict[str, Look]:
+    """A look for every strategy in a grid's own order, the baseline first and in black.
+
+    A strategy with the coefficients of an earlier one (`twins`: it -> that one) has the same
+    colour, dots, and rings around the other's markers, so that both are seen where they coincide.
+    """
+    order = sorted(dict.fromkeys(names), key=lambda name: name != baseline)
+    found = {}
+    for k, name in enumerate(name for name in order if name not in twins):
+        equal = [name, *(twin for twin in order if twins.get(twin) == name)]
+        found[name] = Look(
+            COLOURS[k % len(COLOURS)],
+            MARKERS[k % len(MARKERS)],
+            DASHES[k % len(DASHES)],
+            True,
+            name,
+            folded(" = ".join(equal)),
+        )
+    for name in order:
+        if name in twins:
+            colour, legend = found[twins[name]].colour, f"{name} (= {twins[name]})"
+            found[name] = Look(colour, "o", (1, 1), False, legend, folded(legend))
+    return {name: found[name] for name in order}
+
+
+def folded(title: str, width: int = 24) -> str:
+    """Titles of narrow panels, broken before a parenthesis or after a comma."""
+    text = title.replace("(", " (").replace("  ", " ")
+    return "\n".join(textwrap.wrap(text, width, break_long_words=False)).replace(" (", "(")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with its file name, its title, and in words what it shows and how it is read."""
+
+    name: str
+    title: str
+    alt: str
+    figure: Figure
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write `name`.svg and `name`.png (200 dpi, white ground), titled; returns the paths."""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{self.name}.{extension}" for extension in ("svg", "png")]
+        with matplotlib.rc_context(RC):
+            self.figure.suptitle(plain(self.title), fontsize=10)
+            for path in paths:
+                words = {"Date": None, "Title": self.title, "Description": self.alt}
+                metadata = words if path.suffix == ".svg" else None
+                self.figure.savefig(path, dpi=200, metadata=metadata)
+        return paths
+
+
+def plain(text: str) -> str:
+    """Text of people's own for matplotlib, which takes what is between dollars for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def panels(
+    count: int, width: float, height: float, columns: int = 3, **shared: Any
+) -> tuple[Figure, list[Any]]:
+    """A figure of `count` equal panels, at most `columns` a row; sizes of a panel in inches."""
+    rows = math.ceil(count / columns)
+    columns = math.ceil(count / rows)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **shared)
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
+def log_ticks(axes: Any, axis: Any) -> None:
+    """A log scale with plain numbers at 1, 2, 5 where it spans little, at powers of ten where not.
+
+    `axis` is the x or y axis of `axes`, whose data are drawn already.
+    """
+    low, high = axis.get_data_interval()
+    (axes.set_yscale if axis is axes.yaxis else axes.set_xscale)("log")
+    decades = math.log10(high / low) if 0 < low < high else 0.0
+    subs = (1,) if decades > 2 else (1, 2, 5) if decades > 0.7 else (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=8))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(plain_numbers())
+
+
+def plain_numbers() -> FuncFormatter:
+    """0.01, 5, 1e6: no mathematical typesetting, which is most of the time a figure takes."""
+    return FuncFormatter(lambda value, _: f"{value:g}".replace("e+0", "e").replace("e-0", "e-"))

@@ -1,0 +1,71 @@
+"""What a grid's runs left on disk beside numbers: coefficients, samples, trajectories, gaps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.report.frame import PROBLEM
+from harness.report.write import Report
+from harness.store.files import read_json
+
+_SAMPLE = re.compile(r"step-(\d+)-nfe(\d+)")
+
+
+def problems(report: Report) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """Every problem of the grid, and its cells."""
+    for key, cells in report.cells.groupby(PROBLEM, sort=False):
+        yield dict(zip(PROBLEM, map(str, key), strict=True)), cells
+
+
+def twins(report: Report) -> dict[str, str]:
+    """strategy -> the earlier one it equals, where it does on every teacher of the grid."""
+    pairs = report.leaderboard.groupby("precond")["same_as"].agg(set)
+    return {
+        str(name): found.pop() for name, found in pairs.items() if len(found) == 1 and found != {""}
+    }
+
+
+def fingerprints(cells: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """strategy -> coefficients.json (harness/train/coefficients.py), of one problem's cells."""
+    found: dict[str, dict[str, Any]] = {}
+    for precond, folder in cells[["precond", "folder"]].itertuples(index=False):
+        path = Path(folder) / "coefficients.json"
+        if folder and precond not in found and path.exists():
+            found[precond] = read_json(path)
+    return found
+
+
+def samples(cells: pd.DataFrame, extension: str) -> tuple[str, dict[tuple[str, int], Path]]:
+    """(strategy, NFE) -> samples/step-*-nfe*.extension, of one seed and its last budget.
+
+    The seed is the first one with files; the first value says which seed and step they are of.
+    """
+    for seed, group in cells[cells["folder"] != ""].groupby("seed", sort=True):
+        found = {
+            (int(match[1]), precond, int(match[2])): path
+            for precond, folder in group[["precond", "folder"]].itertuples(index=False)
+            for path in sorted((Path(folder) / "samples").glob(f"*.{extension}"))
+            if (match := _SAMPLE.fullmatch(path.stem))
+        }
+        if found:
+            last = max(step for step, _, _ in found)
+            chosen = {key[1:]: path for key, path in found.items() if key[0] == last}
+            return f"seed {seed}, step {last}", dict(sorted(chosen.items(), key=lambda i: i[0][1]))
+    return "", {}
+
+
+def gaps(report: Report, cells: pd.DataFrame) -> pd.DataFrame:
+    """What the verb `gap` measured, into the same results folder, of the teacher of these cells."""
+    run_id = cells["run_id"].iloc[0]
+    spec = next(cell for cell in report.matrix["cells"] if cell["run_id"] == run_id)
+    roots = {Path(folder).parents[1] for folder in report.cells["folder"] if folder}
+    for path in sorted(path for root in roots for path in root.glob("tables/gap/*/gap.csv")):
+        table = pd.read_csv(path, dtype={"teacher": str, "digest": str, "precond": str})
+        if (table["digest"] == spec["digests"]["teacher"]).all():
+            return table
+    return pd.DataFrame()
