@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 RESULTS ?= results
 
-.PHONY: quickstart test lint docs figures clean
+.PHONY: quickstart test lint docs figures browser clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m harness run --matrix grids/quickstart.yaml --set results=$(RESULTS)
@@ -23,6 +23,13 @@ docs: $(VENV)/.installed-docs
 
 figures: $(VENV)/.installed
 	$(BIN)/python docs/figures/draw.py
+
+# Chromium, for the tests that open a report in it; without one they are skipped. The system's, or
+# Debian's for root, or Playwright's own.
+browser: $(VENV)/.installed-dev
+	command -v chromium || command -v chromium-browser || command -v google-chrome \
+	|| (test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq --no-install-recommends chromium) \
+	|| $(BIN)/python -m playwright install chromium
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'

@@ -23,7 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="print this table only; repeat for more (default: all)",
     )
-    parser.add_argument("--format", choices=EXTENSIONS, default="text")
+    parser.add_argument(
+        "--format",
+        choices=[*EXTENSIONS, "html"],
+        default="text",
+        help="html: one self-contained page per grid, report.html beside the tables",
+    )
+    parser.add_argument(
+        "--plots", action="store_true", help="draw every figure, svg and png, into plots/ there too"
+    )
     parser.add_argument(
         "--out",
         metavar="DIR",
@@ -56,17 +64,36 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the tables in the chosen format and write them in every format."""
+    """Print the tables in the chosen format and write them in every format; page and plots too."""
+    if (args.format == "html" or args.plots) and _beside(args) is None:
+        raise ConfigError(
+            "report: page and plots of several folders, or with --baseline or --target, have no"
+            " folder of their own; say where with --out DIR"
+        )
     reports = build(args)
-    for report in reports:
+    for report in reports if args.format != "html" else ():
         for table in args.table or TABLES:
             print(report.text(table, EXTENSIONS[args.format]))
         if args.format == "csv" or (args.table and "coverage" not in args.table):
             tell(report)
     for report in reports:
-        if folder := _destination(args, report):
-            write_report(report, folder)
+        if beside := _beside(args):
+            _write(report, beside / report.grid, args.format == "html", args.plots)
     return conclude(reports)
+
+
+def _write(report: Report, folder: Path, page: bool, plots: bool) -> None:
+    """All tables, and what was asked for beside them; the path of each of those is printed."""
+    write_report(report, folder)
+    if page:
+        from harness.report.page.build import write_page
+
+        print(write_page(report, folder / "report.html"))
+    if plots:
+        from harness.report.plots.draw import write_plots
+
+        for path in write_plots(report, folder / "plots"):
+            print(path)
 
 
 def build(args: argparse.Namespace) -> list[Report]:
@@ -98,13 +125,13 @@ def conclude(reports: list[Report]) -> int:
     return EXIT_CELL_FAILED if any(report.unreadable for report in reports) else EXIT_DONE
 
 
-def _destination(args: argparse.Namespace, report: Report) -> Path | None:
-    """Where tables are written: --out, or beside the runs if they are the grid's own tables."""
+def _beside(args: argparse.Namespace) -> Path | None:
+    """The folder of the grids' tables: --out, or beside the runs if they are the grids' own."""
     if args.out:
-        return Path(args.out) / report.grid
+        return Path(args.out)
     if len(args.results) > 1 or args.baseline or args.target:
         return None
-    return Path(args.results[0]) / "tables" / report.grid
+    return Path(args.results[0]) / "tables"
 
 
 def _targets(words: list[str]) -> dict[str, list[float]]:

@@ -1,0 +1,1 @@
+"""A grid as one HTML file: everything in it, nothing fetched."""

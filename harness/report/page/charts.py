@@ -1,0 +1,98 @@
+"""Numbers behind the page's charts (charts.js draws them), as plain JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from harness.report.curves import curve_points
+from harness.report.page.places import GROUP, Places, groups, records
+from harness.report.plots.style import COLOURS, Look
+from harness.report.render import speed_cell
+from harness.report.speed import LAST
+from harness.report.write import Report
+
+Chart = dict[str, Any]
+
+
+def charts(report: Report, places: Places, looks: dict[str, Look]) -> dict[str, list[Chart]]:
+    """`looks` of the strategies, `curves` and `speeds`; these name strategies by place in looks."""
+    order = {name: number for number, name in enumerate(looks)}
+    points = curve_points(report.rows, report.cells)
+    return {
+        "looks": [_drawn(look) for look in looks.values()],
+        "curves": [
+            _curves(named, group, places, order)
+            for named, group in groups(points, [*GROUP, "nfe"], sort=True)
+        ],
+        "speeds": [
+            _bars(named, group, places, order)
+            for named, group in groups(report.speed, [*GROUP, "target", "nfe"])
+        ],
+    }
+
+
+def _drawn(look: Look) -> Chart:
+    return {
+        "name": look.legend,
+        "colour": f"var(--c{COLOURS.index(look.colour)})",
+        "marker": look.marker,
+        "dash": list(look.dash),
+        "ring": not look.filled,
+    }
+
+
+def _curves(
+    named: dict[str, Any], points: pd.DataFrame, places: Places, order: dict[str, int]
+) -> Chart:
+    """Quality of every strategy at one NFE, budget by budget."""
+    lines = {}
+    for precond, curve in points.groupby("precond", sort=False):
+        columns = ("images", "seconds", "median", "low", "high", "seeds")
+        values = {column: [_number(value) for value in curve[column]] for column in columns}
+        lines[order[str(precond)]] = {"look": order[str(precond)], **values}
+    return {
+        "problem": places.problem(named),
+        "protocol": places.protocol(named),
+        "nfe": int(named["nfe"]),
+        "metric": named["metric"],
+        "lower": bool(points["lower_is_better"].all()),
+        "lines": [lines[number] for number in sorted(lines)],
+    }
+
+
+def _bars(
+    named: dict[str, Any], speed: pd.DataFrame, places: Places, order: dict[str, int]
+) -> Chart:
+    """Speed-ups of every strategy at one NFE, to one target."""
+    bars = {
+        order[row["precond"]]: {
+            "look": order[row["precond"]],
+            "told": speed_cell(row),
+            "bound": row["bound"],
+            "seeds": int(row["seeds"]),
+            "value": _number(row["speedup"]),
+            "low": _number(row["speedup_low"]),
+            "high": _number(row["speedup_high"]),
+        }
+        for row in records(speed)
+    }
+    return {
+        "problem": places.problem(named),
+        "protocol": places.protocol(named),
+        "nfe": int(named["nfe"]),
+        "target": "last" if named["target"] == LAST else named["target"],
+        "bars": [bars[number] for number in sorted(bars)],
+    }
+
+
+def _number(value: Any) -> float | str | None:
+    """JSON has neither nan nor infinity: null, and the word that JavaScript reads as one."""
+    value = float(value)
+    if math.isnan(value):
+        return None
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return float(f"{value:.6g}")

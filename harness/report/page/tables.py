@@ -1,0 +1,136 @@
+"""The page's tables: strategies down, NFEs across, every cell with what it is sorted by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from harness.report.page.places import GROUP, Places, groups, records
+from harness.report.render import area_cell, name_problem, name_protocol, speed_cell
+from harness.report.speed import LAST
+from harness.report.write import Report
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table shows, beside it in small print, what it is sorted by (empty: last), a rank."""
+
+    text: str
+    detail: str = ""
+    sort: float | str = ""
+    rank: str = ""
+
+
+@dataclass(frozen=True)
+class Pivot:
+    """One table. `nfe` and `more` name its columns, `rows` hold cells by column and strategy."""
+
+    name: str
+    problem: int
+    protocol: int
+    caption: str
+    note: str
+    nfe: list[int]
+    more: list[str]
+    rows: dict[str, dict[int | str, Cell]]
+
+
+def boards(report: Report, places: Places) -> Iterator[Pivot]:
+    """The leaderboard, one table per problem and protocol, best mean rank first."""
+    for named, group in groups(report.leaderboard, GROUP):
+        lower = bool(group["lower_is_better"].all())
+        ordered = group.sort_values(["mean_rank", "precond"], na_position="last", kind="stable")
+        rows = _rows(ordered, partial(_board_cell, lower=lower))
+        several = group["nfe"].nunique() > 1
+        if several:
+            _add_overall(rows, group.drop_duplicates("precond"))
+        at = f"at {int(group['images'].max()):,} training images"
+        better = "lower" if lower else "higher"
+        more = ["overall"] if several else []
+        yield _pivot("leaderboard", places, named, "", f"{at}; {better} is better", more, rows)
+
+
+def speeds(report: Report, places: Places) -> Iterator[Pivot]:
+    """Training speed, one table per problem, protocol and target."""
+    for named, group in groups(report.speed, [*GROUP, "target"]):
+        goal = f"{report.baseline}'s last value" if named["target"] == LAST else named["target"]
+        rows = _rows(group, lambda row: _cut(speed_cell(row), -row["speedup"]))
+        for precond, seconds in group.groupby("precond")["calibration_seconds"].max().items():
+            cost = f"{seconds:.1f} s" if seconds else "none"
+            rows[str(precond)]["calibration"] = Cell(cost, "", seconds)
+        yield _pivot("speed", places, named, f"; to reach {goal}", "", ["calibration"], rows)
+
+
+def areas(report: Report, places: Places) -> Iterator[Pivot]:
+    """Areas to the baseline's curve, one table per problem and protocol."""
+    for named, group in groups(report.area, GROUP):
+        rows = _rows(group, lambda row: _cut(area_cell(row), -row["area"]))
+        first, last = int(group["images_first"].min()), int(group["images_last"].max())
+        note = f"{first:,} to {last:,} training images"
+        yield _pivot("area", places, named, "", note, [], rows)
+
+
+def _pivot(
+    name: str,
+    places: Places,
+    named: dict[str, Any],
+    goal: str,
+    note: str,
+    more: list[str],
+    rows: dict[str, dict[int | str, Cell]],
+) -> Pivot:
+    return Pivot(
+        name=name,
+        problem=places.problem(named),
+        protocol=places.protocol(named),
+        caption=f"{name_problem(named)}; {name_protocol(named)}{goal}",
+        note=note,
+        nfe=sorted({key for cells in rows.values() for key in cells if isinstance(key, int)}),
+        more=more,
+        rows=rows,
+    )
+
+
+def _rows(
+    group: pd.DataFrame, cell: Callable[[dict[str, Any]], Cell]
+) -> dict[str, dict[int | str, Cell]]:
+    """Cells by strategy, in the group's order, and NFE."""
+    rows: dict[str, dict[int | str, Cell]] = {}
+    for row in records(group):
+        rows.setdefault(row["precond"], {})[int(row["nfe"])] = cell(row)
+    return rows
+
+
+def _board_cell(row: dict[str, Any], lower: bool) -> Cell:
+    if not row["seeds"]:
+        return Cell("—")
+    value = row["median"]
+    spread = f"{row['low']:.4g} – {row['high']:.4g}" if row["seeds"] > 1 else ""
+    ranked = not pd.isna(row["rank"])
+    whole = row["coverage"] == f"{row['seeds_planned']} of {row['seeds_planned']}"
+    return Cell(
+        "diverged" if math.isinf(value) else f"{value:.4g}",
+        spread if whole else "; ".join(filter(None, (spread, row["coverage"]))),
+        value if lower else -value,
+        f"{row['rank']}{'=' if row['tied'] else ''}" if ranked else "",
+    )
+
+
+def _add_overall(rows: dict[str, dict[int | str, Cell]], board: pd.DataFrame) -> None:
+    """The order of the mean rank over NFEs; `board` has one row of each strategy."""
+    shared = board["combined_rank"].value_counts()
+    for row in records(board[board["combined_rank"].notna()]):
+        rank, mean = row["combined_rank"], float(row["mean_rank"])
+        tied = "=" if shared[rank] > 1 else ""
+        rows[row["precond"]]["overall"] = Cell(f"{rank}{tied}", f"mean rank {mean:.2g}", mean)
+
+
+def _cut(text: str, sort: float) -> Cell:
+    """A cell of the text tables, its interval in small print."""
+    value, bracket, rest = text.partition(" [")
+    return Cell(value, (bracket + rest).strip(), "" if math.isnan(sort) else sort)

@@ -1,0 +1,114 @@
+"""What the page shows, as plain data for its template."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+
+from harness.report.frame import PROBLEM
+from harness.report.page.charts import charts
+from harness.report.page.places import Places, records
+from harness.report.page.tables import areas, boards, speeds
+from harness.report.plots.style import COLOURS, Look
+from harness.report.render import name_problem, name_protocol
+from harness.report.write import Report
+from harness.store.files import read_json
+
+
+def view(report: Report, looks: dict[str, Look], folder: Path) -> dict[str, Any]:
+    """The template's variables, for a page in `folder`."""
+    places = Places.of(report)
+    return {
+        "grid": report.grid,
+        "baseline": report.baseline,
+        "summary": _summary(report),
+        "notes": report.notes,
+        "conflicts": records(report.conflicts),
+        "problems": _menu(places.problems),
+        "problem_names": [name_problem(named) for named in places.problems],
+        "protocols": [name_protocol(named) for named in places.protocols],
+        "nfes": sorted(int(nfe) for nfe in report.leaderboard["nfe"].unique()),
+        "boards": list(boards(report, places)),
+        "speeds": list(speeds(report, places)),
+        "areas": list(areas(report, places)),
+        "looks": {name: number for number, name in enumerate(looks)},
+        "titles": {name: look.legend for name, look in looks.items()},
+        "data": charts(report, places, looks),
+        "colours": COLOURS,
+        "coverage": _coverage(report),
+        "runs": list(_runs(report, folder)),
+        "origins": _origins(report),
+        "yaml": yaml.safe_dump(report.matrix["grid"], sort_keys=False, allow_unicode=True),
+    }
+
+
+def _menu(places: list[dict[str, Any]]) -> list[str]:
+    """Problems by the one thing that tells them apart (the teacher, of one alone), or in full."""
+    varying = [axis for axis in PROBLEM if len({named[axis] for named in places}) > 1]
+    if len(varying) > 1:
+        return [name_problem(named) for named in places]
+    return [str(named[varying[0] if varying else "teacher"]) for named in places]
+
+
+def _summary(report: Report) -> list[tuple[str, str]]:
+    """The grid in a few figures: (number, what it counts)."""
+    cells = report.cells
+    done = int((cells["state"] == "done").sum())
+    dates = sorted(date[:10] for date in cells["date"] if date)
+    span = f"{dates[0]} to {dates[-1]}" if dates and dates[0] != dates[-1] else "".join(dates[:1])
+    return [
+        (str(cells["precond"].nunique()), "strategies"),
+        (
+            str(cells["teacher"].nunique()),
+            "teachers" if cells["teacher"].nunique() > 1 else "teacher",
+        ),
+        (str(cells["seed"].nunique()), "seeds" if cells["seed"].nunique() > 1 else "seed"),
+        (f"{done} of {len(cells)}", "cells done"),
+        (f"{cells['have'].sum():,} of {cells['wanted'].sum():,}", "numbers"),
+        *([(span, "trained")] if span else []),
+    ]
+
+
+def _coverage(report: Report) -> dict[str, Any]:
+    """The coverage table, without columns that are empty or told elsewhere."""
+    table = report.coverage.drop(columns=["hardware", "commit"], errors="ignore").fillna("")
+    table = table.loc[:, [column for column in table if (table[column] != "").any()]]
+    return {"columns": list(table.columns), "rows": table.astype(str).to_numpy().tolist()}
+
+
+def _runs(report: Report, folder: Path) -> Iterator[dict[str, Any]]:
+    """Every cell with its state, and links to its files as seen from `folder`.
+
+    Where only the root of the file system holds both there is no link: it would lead nowhere but
+    here, and tell the world the names of this machine's folders.
+    """
+    for cell in records(report.cells):
+        files = {}
+        for name in ("provenance.json", "spec.json", "eval.jsonl", "train.jsonl"):
+            path = (Path(cell["folder"]) / name).resolve()
+            near = os.path.commonpath([path, folder.resolve()]) != path.anchor
+            if cell["folder"] and near and path.exists():
+                relative = Path(os.path.relpath(path, folder.resolve())).as_posix()
+                files[name.partition(".")[0]] = quote(relative)
+        yield {**cell, "problem": name_problem(cell), "files": files}
+
+
+def _origins(report: Report) -> list[dict[str, Any]]:
+    """Where runs were made: commit, hardware, versions; each combination once, with its count."""
+    found: Counter[str] = Counter()
+    known: dict[str, dict[str, Any]] = {}
+    for folder in report.cells["folder"]:
+        path = Path(folder) / "provenance.json"
+        if not folder or not path.exists():
+            continue
+        origin = read_json(path)
+        shown = {key: origin.get(key) for key in ("commit", "hardware", "python", "packages")}
+        found[repr(shown)] += 1
+        known[repr(shown)] = shown
+    return [{**known[key], "runs": count} for key, count in found.most_common()]

@@ -1,0 +1,179 @@
+"""The page in a real browser: no errors, sorting, filters, charts by mouse and by keys, themes."""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from harness.report.page.build import write_page
+from harness.report.write import build_report
+from harness.store.store import ResultStore
+from tests.synthetic_results import spec, write_results
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: see `make browser`")
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium: $CHROMIUM, or one of the system, or the one Playwright keeps."""
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    with playwright.sync_playwright() as driver:
+        if not found and not Path(driver.chromium.executable_path).exists():
+            pytest.skip("no Chromium: `make browser` installs one, $CHROMIUM names one")
+        opened = driver.chromium.launch(executable_path=found)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A page of the published quickstart."""
+    report = build_report(ResultStore(ROOT / "results" / "quickstart"), "quickstart")
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    return write_page(report, path).as_uri()
+
+
+@pytest.fixture
+def opened(browser, address):
+    """A function that opens a page; nothing may be reported or asked of the network."""
+    complaints, contexts = [], []
+
+    def go(where=address, **options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                None if request.url.startswith((where, "data:")) else complaints.append(request.url)
+            ),
+        )
+        page.goto(where)
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def column(page, heading):
+    """Values of a column of the first visible leaderboard, and how it says it is sorted."""
+    table = page.locator("table.sorts:visible").first
+    heads = table.locator("thead th")
+    names = [text.strip("↕↑↓ \n") for text in heads.all_inner_texts()]
+    place = names.index(heading)
+    cells = table.locator(f"tbody tr > :nth-child({place + 1})")
+    values = [cell.get_attribute("data-sort") for cell in cells.all()]
+    return values, heads.nth(place).get_attribute("aria-sort"), heads.nth(place).locator("button")
+
+
+def test_it_opens_and_shows_something_in_light_dark_and_on_a_phone(opened, tmp_path):
+    colours = {}
+    phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+    for name, options in {
+        "light": {"color_scheme": "light"},
+        "dark": {"color_scheme": "dark"},
+        "phone": phone,
+    }.items():
+        page = opened(**options)
+        assert page.locator("#curves figure svg").count() == 5
+        image = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+        assert len(image.getcolors(1 << 24)) > 200, f"{name}: an empty page"
+        colours[name] = image.getpixel((2, 2))
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+    assert sum(colours["light"]) > 600 > 200 > sum(colours["dark"])
+    page = opened(color_scheme="light")
+    page.click("#theme")
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    assert image.getpixel((2, 2)) == colours["dark"]
+
+
+def test_headings_sort_by_mouse_and_by_keys(opened):
+    page = opened()
+    before, sort, button = column(page, "NFE 3")
+    assert sort == "none"
+    button.click()
+    values, sort, _ = column(page, "NFE 3")
+    assert sort == "ascending"
+    assert values == sorted(before, key=float)
+    button.focus()
+    page.keyboard.press("Enter")
+    values, sort, _ = column(page, "NFE 3")
+    assert sort == "descending"
+    assert values == sorted(before, key=float, reverse=True)
+    _, _, button = column(page, "Strategy")
+    button.click()
+    assert column(page, "Strategy")[0] == ["analytic", "bcm", "ctm", "edm"]
+    assert column(page, "NFE 3")[1] == "none"
+    assert "sorted by Strategy" in page.inner_text("#said")
+
+
+def test_filters_choose_metric_and_number_of_steps(opened):
+    page = opened()
+    captions = page.locator(".table:visible caption")
+    assert all("alignment" in text for text in captions.all_inner_texts())
+    page.select_option("#protocol", label="frechet, raw, n=10000")
+    assert all("frechet" in text for text in captions.all_inner_texts())
+    assert "frechet" in page.locator("#curves figcaption").first.inner_text()
+    page.check("input[name=nfe][value='2']")
+    shown = page.locator("#curves figcaption").all_inner_texts()
+    assert [text.split(" frechet")[0].strip() for text in shown] == ["NFE 2"]
+    heads = page.locator("table.sorts:visible").first.locator("thead th:visible")
+    assert [t.strip("↕ \n") for t in heads.all_inner_texts()] == ["Strategy", "Overall", "NFE 2"]
+    page.check("input[name=nfe][value='']")
+    assert page.locator("#curves figure").count() == 5
+
+
+def test_a_teacher_is_chosen_and_only_its_metrics_are_offered(opened, tmp_path):
+    specs = [
+        spec(name, seed, teacher=teacher, digest=teacher)
+        for teacher in ("one", "two")
+        for name in ("ctm", "mine")
+        for seed in (0, 1)
+    ]
+    store = write_results(tmp_path, specs, metrics=("frechet", "energy"))
+    for each in specs:
+        if each.teacher.name == "two":
+            path = store.run_at(each.run_id).path / "eval.jsonl"
+            lines = [line for line in path.read_text().splitlines() if "energy" not in line]
+            path.write_text("\n".join(lines) + "\n")
+    where = write_page(build_report(store, "synthetic"), tmp_path / "report.html").as_uri()
+    page = opened(where)
+    page.select_option("#problem", label="two")
+    captions = page.locator(".table:visible caption")
+    assert captions.count() == 3
+    assert all(text.startswith("two / ") for text in captions.all_inner_texts())
+    offered = page.locator("#protocol option:not([disabled])").all_inner_texts()
+    assert offered == ["frechet, raw, n=50"]
+
+
+def test_charts_tell_values_to_mouse_and_keys_and_strategies_can_be_hidden(opened):
+    page = opened()
+    chart = page.locator("#curves svg").first
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 12, box["y"] + 60)
+    tip = page.locator("#curves .tip:visible")
+    assert "256,000 images" in tip.inner_text()
+    assert "0.06949" in tip.inner_text()
+    chart.focus()
+    page.keyboard.press("ArrowLeft")
+    assert "179,200 images" in page.inner_text("#said")
+    page.keyboard.press("Escape")
+    assert tip.count() == 0
+    lines = page.locator("#curves svg").first.locator("path[stroke='var(--c1)']").count()
+    button = page.get_by_role("button", name="edm", exact=True)
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    assert page.locator("#curves svg").first.locator("path[stroke='var(--c1)']").count() < lines
+    page.check("input[name=clock][value=seconds]")
+    assert "calibration included" in page.locator("#curves svg").first.inner_html()
