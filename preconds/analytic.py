@@ -87,6 +87,12 @@ class Analytic(DenoiserForm):
         keys = {"statistics", "levels", "samples"}
         return {"curves": 1, **self.params.model_dump(mode="json", include=keys)}
 
+    def shown(self) -> dict[str, Tensor]:
+        """l and S as this strategy reads them, centred or not."""
+        end = "_centred" if self.params.centre else ""
+        keys = {"sigma": "sigma", "l": "l", "log_S": f"log_S{end}", "flat": f"flat{end}"}
+        return {name: self.artifact[key] for name, key in keys.items()}
+
     def load(self, artifact):  # type: ignore[no-untyped-def]
         """See `Preconditioning.load`."""
         self._curves: Curves | None = None

@@ -124,6 +124,14 @@ class Preconditioning(Plugin):
             "params": self.params.model_dump(mode="json"),
         }
 
+    def shown(self) -> dict[str, Tensor]:
+        """What of the calibration a report draws: `sigma`, and curves with a value for each of it.
+
+        A name that begins with log_ is drawn as its exponential on a log axis; at levels where
+        `flat` is not 0 such a curve is crossed out. Nothing by default.
+        """
+        return {}
+
     def load(self, artifact: Mapping[str, Tensor]) -> Self:
         """Adopt a calibration made earlier; returns self."""
         self.artifact = dict(artifact)

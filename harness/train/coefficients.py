@@ -17,7 +17,7 @@ def fingerprint(precond: Preconditioning) -> dict[str, Any]:
     """skip, out and shift on all pairs t > s of a 12-node Karras grid, as plain lists.
 
     Two strategies are the same function if these agree (harness/report/frame.py marks them).
-    `curves` holds what a calibration measured at each of its noise levels `sigma`, for plots.
+    `curves` holds what the strategy shows of its calibration (`Preconditioning.shown`).
     """
     device = next((value.device for value in precond.artifact.values()), None)
     nodes = karras(NODES, precond.sigma_min, precond.sigma_max).to(device)
@@ -32,16 +32,5 @@ def fingerprint(precond: Preconditioning) -> dict[str, Any]:
         "out": out.tolist(),
         "shift": [0.0] * len(i) if shift is None else (shift * size).tolist(),
     }
-    curves = _curves(precond)
+    curves = {name: value.double().cpu().tolist() for name, value in precond.shown().items()}
     return found | {"curves": curves} if curves else found
-
-
-def _curves(precond: Preconditioning) -> dict[str, list[float]]:
-    """Every array of the calibration that has one value for each level of its `sigma`."""
-    sigma = precond.artifact.get("sigma")
-    if sigma is None or sigma.ndim != 1:
-        return {}
-    per_level = {
-        name: value for name, value in precond.artifact.items() if value.shape == sigma.shape
-    }
-    return {name: value.double().cpu().tolist() for name, value in per_level.items()}

@@ -60,16 +60,22 @@ def test_a_fingerprint_holds_the_curves_of_a_calibration_and_no_more():
     sigma = {"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0}
     assert "curves" not in fingerprint(create_precond("ctm", **sigma))
     levels = torch.tensor([80.0, 1.0, 0.1, 0.002], dtype=torch.float64)
+    zero = torch.zeros(4, dtype=torch.float64)
     artifact = {
         "sigma": levels,
         "l": torch.linspace(1, 0, 4, dtype=torch.float64),
-        "log_S": torch.zeros(4, dtype=torch.float64),
+        "log_S": zero,
+        "log_S_centred": zero + 3,
+        "flat": zero,
+        "flat_centred": zero,
         "seconds": torch.tensor(1.0),
         "offset": torch.zeros(2),
     }
-    found = fingerprint(create_precond("analytic", **sigma).load(artifact))["curves"]
-    assert set(found) == {"sigma", "l", "log_S"}
-    assert found["sigma"] == levels.tolist()
+    for centre, log_S in ((False, 0.0), (True, 3.0)):
+        precond = create_precond("analytic", centre=centre, **sigma).load(artifact)
+        found = fingerprint(precond)["curves"]
+        assert set(found) == {"sigma", "l", "log_S", "flat"}
+        assert (found["sigma"], found["log_S"]) == (levels.tolist(), [log_S] * 4)
 
 
 def test_the_clock_of_a_budget_survives_a_kill_before_its_evaluation(tmp_path):

@@ -80,8 +80,8 @@ def calibration_curves(
 ) -> Plot:
     """What calibrations measured, against the noise level; `ctm`, which is l = S = 1, in grey.
 
-    Every array of `curves` (strategy -> name -> values at `sigma`) gets a panel; log_S is drawn as
-    S on a log axis. Levels where g vanishes, and S is only continued, are crossed out.
+    Every name in `curves` (strategy -> name -> values at `sigma`, see `Preconditioning.shown`) gets
+    a panel. Levels where g vanishes, and S is only continued, are crossed out.
     """
     keys = list(dict.fromkeys(k for found in curves.values() for k in found if k not in NOT_DRAWN))
     figure, axes = panels(len(keys), 3.3, 2.4)
@@ -90,19 +90,19 @@ def calibration_curves(
             if key not in found:
                 continue
             sigma, values = np.array(found["sigma"]), np.array(found[key])
-            values = np.exp(values) if key == "log_S" else values
+            values = np.exp(values) if key.startswith("log_") else values
             line = looks[precond].line() | {"markevery": 0.1}
             axis.plot(sigma, values, label=plain(looks[precond].title), **line)
             flat = np.array(found.get("flat", np.zeros_like(sigma))) > 0
-            if key == "log_S" and flat.any():
+            if key.startswith("log_") and flat.any():
                 axis.plot(sigma[flat], values[flat], "x", color="#808080")
         if key in SYMBOLS:
             axis.axhline(1, color="#808080", lw=1, ls=(0, (1, 2)), label=f"ctm: {SYMBOLS[key]} = 1")
         log_ticks(axis, axis.xaxis)
-        if key == "log_S":
+        if key.startswith("log_"):
             log_ticks(axis, axis.yaxis)
         axis.set_xlabel("noise level t")
-        axis.set_title(SYMBOLS.get(key, plain(key)))
+        axis.set_title(SYMBOLS.get(key, plain(key.removeprefix("log_"))))
         axis.legend(fontsize=8)
     shown = ", ".join({"l": "l_t", "log_S": "S_t"}.get(key, key) for key in keys)
     alt = f"{shown} as measured at every noise level t; ctm is l = S = 1."
