@@ -75,6 +75,13 @@ def _by_request(runs: Iterable[Run], given: Mapping[str, Any]) -> list[tuple[Req
         if not steps:
             print(f"{run.run_id}: no evaluation weights yet, skipped", file=sys.stderr)
             continue
+        if run.spec.run_id != run.run_id:  # to open its spec would start another run, from step 0
+            print(
+                f"{run.run_id}: named by an earlier version of the harness, which is to be used to"
+                " evaluate it further; skipped",
+                file=sys.stderr,
+            )
+            continue
         request = replace(run.request, budgets=steps, **asked)
         for known, members in groups:
             if known == request:
