@@ -29,6 +29,12 @@ def test_commands_parse(page, words, monkeypatch):
     assert main(words) == 0, f"{page}: {words}"
 
 
+def test_no_formula_is_taken_for_html():
+    code = re.compile(r"```.*?```|`[^`]*`|^    .*?$|<!--.*?-->", re.S | re.M)
+    for page in DOCS.glob("*.md"):
+        assert not re.findall(r"<[A-Za-z/][^>]*>", code.sub("", page.read_text())), page.name
+
+
 def test_pages_and_figures_belong_together():
     shown = set()
     for page in DOCS.glob("*.md"):
