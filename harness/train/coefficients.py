@@ -14,7 +14,7 @@ NODES = 12
 
 
 def fingerprint(precond: Preconditioning) -> dict[str, Any]:
-    """skip, out and shift on all pairs t > s of a 12-node Karras grid, as plain lists.
+    """skip, out, shift and the level told on all pairs t > s of a 12-node Karras grid, as lists.
 
     Two strategies are the same function if these agree (harness/report/frame.py marks them).
     """
@@ -30,4 +30,5 @@ def fingerprint(precond: Preconditioning) -> dict[str, Any]:
         "skip": skip.tolist(),
         "out": out.tolist(),
         "shift": [0.0] * len(i) if shift is None else (shift * size).tolist(),
+        "told": precond.told(nodes[i], nodes[j]).tolist(),
     }
