@@ -161,9 +161,10 @@ def same_coefficients(
 
 def same_function(a: dict[str, Any], b: dict[str, Any], tolerance: float = 1e-9) -> bool:
     """Whether two fingerprints (harness/train/coefficients.py) are the same function."""
+    a, b = ({"told": each["t"], **each} for each in (a, b))  # t, where older files say nothing
     return bool(a["t"] == b["t"]) and all(
         abs(x - y) <= tolerance * max(1.0, abs(x))
-        for key in ("skip", "out", "shift")
+        for key in ("skip", "out", "shift", "told")
         for x, y in zip(a[key], b[key], strict=True)
     )
 

@@ -14,7 +14,7 @@ NODES = 12
 
 
 def fingerprint(precond: Preconditioning) -> dict[str, Any]:
-    """skip, out and shift on all pairs t > s of a 12-node Karras grid, as plain lists.
+    """skip, out, shift and the level told on all pairs t > s of a 12-node Karras grid, as lists.
 
     Two strategies are the same function if these agree (harness/report/frame.py marks them).
     `curves` holds what the strategy shows of its calibration (`Preconditioning.shown`).
@@ -31,6 +31,7 @@ def fingerprint(precond: Preconditioning) -> dict[str, Any]:
         "skip": skip.tolist(),
         "out": out.tolist(),
         "shift": [0.0] * len(i) if shift is None else (shift * size).tolist(),
+        "told": precond.told(nodes[i], nodes[j]).tolist(),
     }
     curves = {name: value.double().cpu().tolist() for name, value in precond.shown().items()}
     return found | {"curves": curves} if curves else found

@@ -7,6 +7,8 @@ from harness.api import ConfigError, calibrate, create_precond, create_teacher, 
 from harness.core.schedule import karras
 from harness.core.student import Student
 from harness.evaluate.gap import measure_gaps
+from harness.report.frame import same_function
+from harness.train.coefficients import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,16 @@ def test_parameters_that_nothing_would_read_are_refused():
     ):
         with pytest.raises(ConfigError, match=sentence):
             create_precond("analytic", sigma_data=0.5, **params)
+
+
+def test_what_the_network_is_told_is_part_of_the_function(ring, artifact):
+    """Equal coefficients, another level told: not the same strategy. Older files say nothing."""
+    plain, other = (fingerprint(make(ring, artifact, told=told)) for told in ("t", "s"))
+    assert plain["out"] == other["out"]
+    assert not same_function(plain, other)
+    older = {key: value for key, value in plain.items() if key != "told"}
+    assert same_function(plain, older)
+    assert not same_function(older, other)
 
 
 def test_variants_share_one_measurement():
