@@ -40,6 +40,7 @@ from harness.api.objective import (
 from harness.api.plugin import (
     Params,
     Plugin,
+    added,
     content_digest,
     located,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "StudentLike",
     "Teacher",
     "TeacherSpec",
+    "added",
     "calibrate",
     "content_digest",
     "create",
