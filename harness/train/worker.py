@@ -72,7 +72,8 @@ def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -
     """Evaluate what has weights, train what has not, append every number as it comes."""
     for plugin in request.plugins:
         registry.load_file(plugin)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # the other way to ask imports torch's compiler
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over all that is allocated
     results = run.path.parent.parent
     cell = build_cell(run.spec, results, accelerator.device)
     evaluator = Evaluator(
