@@ -42,7 +42,7 @@ def unipc(denoise: Denoise, x: Tensor, times: Tensor) -> Tensor:
 
         x_b = e^-h x_a + int_0^h e^-(h-v) D(v) dv,        e^-h = b / a,
 
-    exactly. The predictor extrapolates D from the two nodes before it; D at the predicted point then
+    exactly. The predictor extrapolates D from the two nodes before it; D at the predicted point
     corrects that step, by the parabola through three nodes, and serves the next one. The first step
     predicts with D held fixed (DDIM) and the last one is not corrected. Arguments as in `heun`.
     """

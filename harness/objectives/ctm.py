@@ -58,6 +58,13 @@ class ConsistencyTrajectory(Objective):
             terms["dsm"] = lambda: self._denoising(student, teacher, batch)
         return terms
 
+    @property
+    def mean_steps(self) -> float:
+        """The mean of `draw_steps`, which decides what a step costs on average."""
+        most = min(self.params.steps or self.params.nodes - 1, self.params.nodes - 1)
+        means = {"weighted": (2 * most + 1) / 3, "uniform": (most + 1) / 2, "fixed": most}
+        return means[self.params.steps_drawn]
+
     def draw_steps(self, seed: int, step: int) -> int:
         """h, the number of solver steps of this iteration: P(h) ~ h on 1..H by default."""
         import torch
