@@ -40,7 +40,6 @@ from harness.api.objective import (
 from harness.api.plugin import (
     Params,
     Plugin,
-    added,
     content_digest,
     located,
 )
@@ -76,7 +75,6 @@ __all__ = [
     "StudentLike",
     "Teacher",
     "TeacherSpec",
-    "added",
     "calibrate",
     "content_digest",
     "create",

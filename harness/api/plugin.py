@@ -20,14 +20,6 @@ def located(**field: Any) -> Any:
     return Field(**field, json_schema_extra={"located": True})
 
 
-def added(**field: Any) -> Any:
-    """A parameter that came after runs were made without it: at its default it counts for nothing.
-
-    So those runs keep their names; with any other value it is part of a run's identity.
-    """
-    return Field(**field, json_schema_extra={"added": True})
-
-
 class Plugin:
     """What all plugins share: a name, a revision, validated parameters.
 

@@ -97,14 +97,14 @@ def plugin_spec(axis: str, ref: PluginRef) -> PluginSpec:
     cls = registry.get(axis, ref.name)
     params = make_params(axis, ref.name, ref.params)
     full = params.model_dump(mode="json")
-    fields = type(params).model_fields
-    default = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
+    default = {
+        key: field.get_default(call_default_factory=True)
+        for key, field in type(params).model_fields.items()
+    }
     changed = {key: value for key, value in full.items() if value != default[key]}
-
-    def marked(mark: str) -> list[str]:
-        extra = {key: field.json_schema_extra for key, field in fields.items()}
-        return [key for key, value in extra.items() if isinstance(value, dict) and value.get(mark)]
-
-    for key in set(marked("added")) - set(changed):
-        del full[key]
-    return PluginSpec(ref.name, cls.revision, full, changed, marked("located"))
+    located = [
+        key
+        for key, field in type(params).model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("located")
+    ]
+    return PluginSpec(ref.name, cls.revision, full, changed, located)

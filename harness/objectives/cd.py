@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from harness.api import Batch, Objective, StudentLike, Teacher, added, register_objective
+from harness.api import Batch, Objective, StudentLike, Teacher, register_objective
 from harness.objectives.distances import Distance, DistanceParams, SolverName
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class ConsistencyDistillation(Objective):
         nodes: int = Field(default=18, ge=2)
         rho: float = Field(default=7.0, gt=0)
         steps: int = Field(default=1, ge=1)
-        solver: SolverName = added(default="heun")
+        solver: SolverName = "heun"
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.api import Batch, Objective, StudentLike, Teacher, added, register_objective
+from harness.api import Batch, Objective, StudentLike, Teacher, register_objective
 from harness.objectives.distances import Distance, DistanceParams, SolverName
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class ConsistencyTrajectory(Objective):
         steps_drawn: Literal["weighted", "uniform", "fixed"] = "weighted"
         dsm_weight: float = Field(default=1.0, ge=0)
         adaptive: bool = True
-        solver: SolverName = added(default="heun")
+        solver: SolverName = "heun"
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
