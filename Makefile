@@ -4,13 +4,17 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 RESULTS ?= results
 
-.PHONY: quickstart test lint docs figures browser clean
+.PHONY: quickstart test lint bench docs figures browser clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m harness run --matrix grids/quickstart.yaml --set results=$(RESULTS)
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# ratios of times against the stored ones; not part of CI: a busy machine scatters
+bench: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/guard.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

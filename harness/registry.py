@@ -148,7 +148,7 @@ class Registry:
                 full = f"{package_name}.{module.name}"
                 where = f"{package.__path__[0]}/{module.name}.py"
                 self._try(kind, where, functools.partial(importlib.import_module, full))
-        for point in entry_points(group=f"harness.{kind}s"):
+        for point in _installed().select(group=f"harness.{kind}s"):
             if point.name in self._classes[kind]:
                 mine = origin(self._classes[kind][point.name])
                 self.broken.append(
@@ -170,6 +170,12 @@ class Registry:
             load()
         except Exception as error:
             self.broken.append(Broken(kind, where, _one_line(error)))
+
+
+@functools.cache
+def _installed() -> Any:
+    """All entry points: finding them reads the metadata of every installed package."""
+    return entry_points()
 
 
 def origin(cls: type[Any]) -> str:

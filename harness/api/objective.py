@@ -28,7 +28,8 @@ class Batch:
     """One rank's share of a training batch.
 
     `numbers` are the global sample numbers behind `x0` [B, *shape]; `slots` their places in the
-    global batch of this `step`, which index every random draw.
+    global batch of this `step`, which index every random draw. `host_slots` are the slots on the
+    CPU: draws that decide how much is computed are made there, lest the host wait for the device.
     """
 
     x0: Tensor
@@ -37,6 +38,11 @@ class Batch:
     slots: Tensor
     step: int
     seed: int
+    host_slots: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.host_slots is None:
+            object.__setattr__(self, "host_slots", self.slots.cpu())
 
 
 class Objective(Plugin):

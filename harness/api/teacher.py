@@ -83,6 +83,13 @@ class Teacher(Plugin):
         """A fresh copy of the backbone whose raw output makes this denoiser, s branch included."""
         return None
 
+    def backbones(self) -> list[Backbone]:
+        """The networks that `denoise` runs, for whoever compiles or counts them; often none.
+
+        The default finds those that are attributes of this teacher.
+        """
+        return [value for value in vars(self).values() if hasattr(value, "core")]
+
     def to(self, device: Any) -> Self:
         """Move to a device; returns self."""
         return self

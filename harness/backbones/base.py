@@ -47,6 +47,11 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     @property
+    def core(self) -> nn.Module | None:
+        """The module that is worth compiling, if there is one."""
+        return None
+
+    @property
     def last_layer(self) -> nn.Parameter:
         """The weight whose gradient balances the loss terms."""
         raise NotImplementedError

@@ -45,7 +45,7 @@ class Dropout(nn.Module):
                     f"dropout: {len(x)} samples came, the batch has {len(keys)}; an objective that"
                     " calls a student on some rows does so within harness.core.rows.of_batch(rows)"
                 )
-            kept = _uniform_words(keys, count) >= round(self.p * 2**32)
+            kept = _uniform_words(keys, count) >= round(self.p * 2**16) - 2**15
             kept = kept.repeat(len(x) // len(keys), 1)
         kept = kept.reshape(len(x), *([1] * (x.dim() - 1) if self.whole else x.shape[1:]))
         return x * kept.to(x.dtype) if self.whole else x * (kept.to(x.dtype) / (1 - self.p))
@@ -63,9 +63,12 @@ def hold_draws(network: nn.Module, seed: int, step: int, slots: Tensor) -> None:
 
 
 def _uniform_words(keys: Tensor, count: int) -> Tensor:
-    """`count` uniform 32-bit words for each key, int64 [B, count]: SplitMix64 seeded by the key."""
-    steps = torch.arange(1, count + 1, device=keys.device) * _GAMMA
-    return _shift(_mix(keys[:, None] + steps), 32)
+    """`count` uniform 16-bit words for each key, int16 [B, count]: SplitMix64 seeded by the key.
+
+    Sixteen bits give a probability to 1 / 65536, and four elements share the hash of 64.
+    """
+    steps = torch.arange(1, -(-count // 4) + 1, device=keys.device) * _GAMMA
+    return _mix(keys[:, None] + steps).view(torch.int16)[:, :count]
 
 
 def _mix(z: Tensor) -> Tensor:

@@ -37,6 +37,11 @@ class UNetBackbone(Backbone):
         self.net.silence_second_time()
 
     @property
+    def core(self) -> nn.Module:
+        """See `Backbone.core`."""
+        return self.net
+
+    @property
     def last_layer(self) -> nn.Parameter:
         """See `Backbone.last_layer`: the kernel of the output convolution."""
         return self.net.output_layer.weight

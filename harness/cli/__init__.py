@@ -19,6 +19,7 @@ VERBS = {
     "check": ("harness.cli.check", "run the contract tests on preconditionings"),
     "new-precond": ("harness.cli.new_precond", "write a package for a preconditioning of your own"),
     "calibrate": ("harness.cli.calibrate", "measure a teacher for a preconditioning, timed"),
+    "bench": ("harness.cli.bench", "what steps, samples and metrics cost on this machine"),
     "gap": ("harness.cli.gap", "consistency gap and untrained error of every strategy"),
     "teacher": ("harness.cli.teacher", "convert a published checkpoint, or train a teacher"),
     "eval": ("harness.cli.evaluate", "evaluate finished runs further, without training"),

@@ -6,6 +6,7 @@ import argparse
 
 from tabulate import tabulate
 
+from harness.bench.forecast import forecast
 from harness.cli import add_grid_arguments
 from harness.config.grid import load_grid
 from harness.config.matrix import expand
@@ -47,6 +48,8 @@ def main(args: argparse.Namespace) -> int:
         f" {max(grid.budgets)} steps of batch {grid.train.batch} per cell;"
         f" {grid.launch.slots} at a time, {grid.launch.processes} process(es) each"
     )
+    if owed:
+        print(forecast(matrix, store).text(f"python -m harness bench --matrix {args.matrix}"))
     return EXIT_DONE
 
 

@@ -57,6 +57,15 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
         raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a grid is a mapping with version, name, axes, budgets")
+    return make_grid(data, overrides, path)
+
+
+def make_grid(data: dict[str, Any], overrides: Sequence[str], path: str | Path) -> Grid:
+    """Override and validate what a grid file holds; errors name it by `path`.
+
+    Raises:
+        ConfigError: see `load_grid`.
+    """
     for override in overrides:
         _override(data, override)
     unset: dict[str, str] = {}
@@ -107,7 +116,7 @@ def _expand(value: Any, where: str, unset: dict[str, str]) -> Any:
     return VARIABLE.sub(lookup, value)
 
 
-def _unset_variables(path: Path, unset: dict[str, str], data: dict[str, Any]) -> ConfigError:
+def _unset_variables(path: str | Path, unset: dict[str, str], data: dict[str, Any]) -> ConfigError:
     """What the grid's `needs` say of each variable; weights that lack too, so all is told once."""
     told = data["needs"] if isinstance(data.get("needs"), dict) else {}
     evaluate = data["evaluate"] if isinstance(data.get("evaluate"), dict) else {}

@@ -150,6 +150,8 @@ def _request(grid: Grid, references: dict[str, dict[str, Any]], plugins: Sequenc
         micro_batch=grid.train.micro_batch,
         checkpoint_every=grid.train.checkpoint_every,
         log_every=grid.train.log_every,
+        compile=grid.train.compile,
+        channels_last=grid.train.channels_last,
         processes=grid.launch.processes,
         track=list(grid.launch.track),
         plugins=[str(Path(plugin).resolve()) for plugin in plugins],

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from harness.errors import ConfigError
 
+#: settings of `train` that are no part of a run's identity
+UNTOLD = ("micro_batch", "checkpoint_every", "log_every", "compile", "channels_last")
 UNET_FIELDS = ("channels", "multipliers", "blocks", "attention", "dropout")
 
 
@@ -44,7 +46,12 @@ class Axes(Section):
 
 
 class Train(Section):
-    """How every cell is trained; the global batch does not depend on the number of processes."""
+    """How every cell is trained; the global batch does not depend on the number of processes.
+
+    `compile` and `channels_last` change rounding alone: like the device and the number of processes
+    they are written into a run's provenance and are no part of its identity. docs/speed.md says
+    where they pay.
+    """
 
     batch: int = Field(default=512, ge=1)
     lr: float = Field(default=4e-4, gt=0)
@@ -59,10 +66,12 @@ class Train(Section):
     micro_batch: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=1000, ge=1)
     log_every: int = Field(default=100, ge=1)
+    compile: bool = False
+    channels_last: bool = False
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide a run's numbers."""
-        return self.model_dump(exclude={"micro_batch", "checkpoint_every", "log_every"})
+        return self.model_dump(exclude={*UNTOLD})
 
 
 class Backbone(Section):

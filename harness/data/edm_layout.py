@@ -2,11 +2,17 @@
 
 Images are numbered by sorted name; classes come from dataset.json (Karras et al. 2022,
 dataset_tool.py). What one image or the list of names can tell is checked when a grid is planned,
-the other images when they are first drawn, before training starts.
+the other images when they are first drawn: all at once before training starts, and kept decoded, if
+memory holds them; else each of them whenever it is needed.
 """
 
 from __future__ import annotations
 
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -62,9 +68,32 @@ class EDMLayout(ImageSet):
         import numpy as np
 
         pixels = np.empty((len(self.images), *self.spec.shape), dtype=np.uint8)
-        for i, name in enumerate(self.images):
-            pixels[i] = decode(self.files.read(name), self._what(name), self.spec.shape)
+        for i in range(len(self.images)):
+            pixels[i] = self._image(i)
         return pixels, self._labels
+
+    def some(self, index: np.ndarray) -> np.ndarray:
+        """See `ImageSet.some`; decoded anew, several at a time, if memory cannot hold them all."""
+        import numpy as np
+
+        if self.fits:
+            return super().some(index)
+        with ThreadPoolExecutor() as pool:
+            return np.stack(list(pool.map(self._image, index.tolist())))
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """See `ImageSet.labels`."""
+        return self._labels
+
+    @cached_property
+    def fits(self) -> bool:
+        """Whether all images, decoded, take no more than half of the memory that is free now."""
+        return len(self.images) * math.prod(self.spec.shape) <= free_memory() / 2
+
+    def _image(self, i: int) -> np.ndarray:
+        name = self.images[i]
+        return decode(self.files.read(name), self._what(name), self.spec.shape)
 
     def _what(self, name: str) -> str:
         return f"{self.files.where}: {name}"
@@ -78,6 +107,16 @@ class ZipDataset(EDMLayout):
 @register_dataset("folder")
 class FolderDataset(EDMLayout):
     """EDM's layout in a folder."""
+
+
+def free_memory() -> int:
+    """Bytes that this process may take: its share of what its machine has left."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes, each
 
 
 def subset(size: int, most: int | None) -> list[int]:

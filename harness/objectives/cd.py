@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from harness.api import Batch, Objective, StudentLike, Teacher, register_objective
-from harness.objectives.distances import Distance, DistanceParams
+from harness.objectives.distances import Distance, DistanceParams, SolverName
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,16 +18,21 @@ if TYPE_CHECKING:
 class ConsistencyDistillation(Objective):
     """d( f(x_t, t -> sigma_min), sg f_target(x_u, u -> sigma_min) ), u `steps` nodes below t.
 
-    x_u comes from x_t by Heun steps of the teacher; weighting is uniform, as in the published
+    x_u comes from x_t by the teacher's ODE solver; weighting is uniform, as in the published
     commands. Where u is sigma_min the target is x_u itself and costs no network pass.
     """
 
     class Params(DistanceParams):
-        """`nodes`: levels of the Karras grid; `steps`: teacher steps between t and u."""
+        """`nodes`: levels of the Karras grid; `steps`: teacher steps between t and u.
+
+        `solver`: `heun`, two teacher evaluations a step, or `unipc`, one (docs/speed.md). A single
+        step of `unipc` is Euler's (DDIM).
+        """
 
         nodes: int = Field(default=18, ge=2)
         rho: float = Field(default=7.0, gt=0)
         steps: int = Field(default=1, ge=1)
+        solver: SolverName = "heun"
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
@@ -46,22 +51,23 @@ class ConsistencyDistillation(Objective):
 
         from harness.core.random import integers, normal
         from harness.core.schedule import karras
-        from harness.core.solver import heun, per_sample
+        from harness.core.solver import SOLVERS, per_sample
+        from harness.core.transfer import sent
         from harness.objectives.jumps import jump_rows
 
         p = self.params
         x0, device = batch.x0, batch.x0.device
         grid = karras(p.nodes, teacher.spec.sigma_min, teacher.spec.sigma_max, p.rho)
         steps = min(p.steps, p.nodes - 1)
-        slots = batch.slots.cpu()
-        i = integers(batch.seed, "time", batch.step, slots, 0, p.nodes - 1 - steps)
-        times = grid[i + torch.arange(steps + 1)[:, None]].to(device)  # [steps + 1, B]
+        i = integers(batch.seed, "time", batch.step, batch.host_slots, 0, p.nodes - 1 - steps)
+        times = sent(grid[i + torch.arange(steps + 1)[:, None]], device)  # [steps + 1, B]
+        moving = sent((i + steps < p.nodes - 1).nonzero()[:, 0], device)
         t, u = times[0], times[-1]
-        clean = grid[-1].to(device).expand(len(x0))
+        clean = sent(grid[-1:], device).expand(len(x0))
         eps = normal(batch.seed, "noise", batch.step, batch.slots, x0.shape[1:], x0.dtype)
         x_t = x0 + per_sample(t, x0) * eps
         with torch.no_grad():
-            x_u = heun(lambda x, a: teacher.denoise(x, a, batch.labels), x_t, times)
-            moving = (i + steps < p.nodes - 1).nonzero()[:, 0].to(device)
+            solver = SOLVERS[p.solver]
+            x_u = solver(lambda x, a: teacher.denoise(x, a, batch.labels), x_t, times)
             goal = jump_rows(target, x_u, u, clean, moving, batch.labels)
         return self.distance(student.jump(x_t, t, clean, batch.labels), goal)

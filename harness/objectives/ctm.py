@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from harness.api import Batch, Objective, StudentLike, Teacher, register_objective
-from harness.objectives.distances import Distance, DistanceParams
+from harness.objectives.distances import Distance, DistanceParams, SolverName
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ class ConsistencyTrajectory(Objective):
     """Both ways from x_t to s are compared at sigma_min, after projection by the EMA network.
 
         estimate = f_ema( f(x_t, t -> s),            s -> sigma_min )    gradient through f_ema
-        target   = f_ema( sg f(Heun_h(x_t, t -> u), u -> s), s -> sigma_min )
+        target   = f_ema( sg f(Solver_h(x_t, t -> u), u -> s), s -> sigma_min )
 
     with t = t(i), u = t(i + h), s = t(j) on a Karras grid, h shared by the batch, i and j drawn per
     sample, plus the denoising loss (sigma^2 + sd^2)/(sigma sd)^2 (D(x_0 + sigma eps) - x_0)^2 on
@@ -30,7 +30,11 @@ class ConsistencyTrajectory(Objective):
     """
 
     class Params(DistanceParams):
-        """`nodes` N and `steps` H of the grid and the solver; see the class."""
+        """`nodes` N and `steps` H of the grid and the solver; see the class.
+
+        `solver`: `heun` as published, two teacher evaluations a step, or `unipc`, one: half the
+        teacher's cost, as accurate from two steps on (docs/speed.md).
+        """
 
         nodes: int = Field(default=18, ge=3)
         rho: float = Field(default=7.0, gt=0)
@@ -38,6 +42,7 @@ class ConsistencyTrajectory(Objective):
         steps_drawn: Literal["weighted", "uniform", "fixed"] = "weighted"
         dsm_weight: float = Field(default=1.0, ge=0)
         adaptive: bool = True
+        solver: SolverName = "heun"
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
@@ -52,6 +57,13 @@ class ConsistencyTrajectory(Objective):
         if self.params.dsm_weight > 0:
             terms["dsm"] = lambda: self._denoising(student, teacher, batch)
         return terms
+
+    @property
+    def mean_steps(self) -> float:
+        """The mean of `draw_steps`, which decides what a step costs on average."""
+        most = min(self.params.steps or self.params.nodes - 1, self.params.nodes - 1)
+        means = {"weighted": (2 * most + 1) / 3, "uniform": (most + 1) / 2, "fixed": most}
+        return means[self.params.steps_drawn]
 
     def draw_steps(self, seed: int, step: int) -> int:
         """h, the number of solver steps of this iteration: P(h) ~ h on 1..H by default."""
@@ -79,26 +91,27 @@ class ConsistencyTrajectory(Objective):
 
         from harness.core.random import integers, normal
         from harness.core.schedule import karras
-        from harness.core.solver import heun, per_sample
+        from harness.core.solver import SOLVERS, per_sample
+        from harness.core.transfer import sent
         from harness.objectives.jumps import jump_rows
 
         p, x0, labels = self.params, batch.x0, batch.labels
         last = p.nodes - 1
         grid = karras(p.nodes, teacher.spec.sigma_min, teacher.spec.sigma_max, p.rho)
         h = self.draw_steps(batch.seed, batch.step)
-        slots = batch.slots.cpu()  # times are drawn on the host: row counts stay known there
+        slots, device = batch.host_slots, x0.device  # row counts are known on the host
         i = integers(batch.seed, "time", batch.step, slots, 0, last - h)
         j = integers(batch.seed, "end", batch.step, slots, i + h, last)
-        times = grid[i + torch.arange(h + 1)[:, None]].to(x0.device)  # [h + 1, B]
-        t, u, s = times[0], times[-1], grid[j].to(x0.device)
-        clean = grid[-1].to(x0.device).expand(len(x0))
-        moving = (j > i + h).nonzero()[:, 0].to(x0.device)  # s < u
-        noisy = (j < last).nonzero()[:, 0].to(x0.device)  # s > sigma_min
+        times = sent(grid[i + torch.arange(h + 1)[:, None]], device)  # [h + 1, B]
+        t, u, s = times[0], times[-1], sent(grid[j], device)
+        clean = sent(grid[-1:], device).expand(len(x0))
+        moving = sent((j > i + h).nonzero()[:, 0], device)  # s < u
+        noisy = sent((j < last).nonzero()[:, 0], device)  # s > sigma_min
 
         eps = normal(batch.seed, "noise", batch.step, batch.slots, x0.shape[1:], x0.dtype)
         x_t = x0 + per_sample(t, x0) * eps
         with torch.no_grad():
-            x_u = heun(lambda x, a: teacher.denoise(x, a, labels), x_t, times)
+            x_u = SOLVERS[p.solver](lambda x, a: teacher.denoise(x, a, labels), x_t, times)
             goal = jump_rows(student, x_u, u, s, moving, labels)
             goal = jump_rows(target, goal, s, clean, noisy, labels)
         estimate = jump_rows(target, student.jump(x_t, t, s, labels), s, clean, noisy, labels)

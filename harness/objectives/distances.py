@@ -1,4 +1,4 @@
-"""The choice of distance that objectives share: l2, pseudo-Huber, or LPIPS from weights on disk."""
+"""What objectives share: the solver's name, and the distance (LPIPS from weights on disk)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from harness.api import ConfigError, Params, located
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: the keys of harness.core.solver.SOLVERS, without importing torch
+SolverName = Literal["heun", "unipc"]
 NEEDED = (
     "distance lpips needs lpips_trunk, VGG16's weights as torchvision publishes them"
     " (vgg16-397923af.pth), and lpips_heads, the file weights/v0.1/vgg.pth of the lpips package"

@@ -13,7 +13,12 @@ from typing import Any
 PACKAGES = ("precondbench", "torch", "accelerate", "numpy", "scipy", "torch-fidelity", "clean-fid")
 
 
-def collect(costs: dict[str, float], accelerator: Any, micro_batch: int) -> dict[str, Any]:
+def collect(
+    costs: dict[str, float],
+    accelerator: Any,
+    micro_batch: int,
+    switches: dict[str, bool] | None = None,
+) -> dict[str, Any]:
     """What a reader needs to trust or repeat a run; times are comparable within one `hardware`."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -23,6 +28,7 @@ def collect(costs: dict[str, float], accelerator: Any, micro_batch: int) -> dict
         "hardware": hardware(accelerator),
         "processes": accelerator.num_processes,
         "micro_batch": micro_batch,
+        "switches": switches or {},
         "costs": costs,
     }
 
@@ -34,11 +40,12 @@ def hardware(accelerator: Any) -> str:
     if accelerator.device.type == "cuda":
         device = torch.cuda.get_device_name(accelerator.device)
     else:
-        device = f"{_processor()}, {torch.get_num_threads()} threads"
+        device = f"{processor()}, {torch.get_num_threads()} threads"
     return f"{accelerator.num_processes} x {device}"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

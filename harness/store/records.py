@@ -195,11 +195,18 @@ class Request:
     micro_batch: int | None = None
     checkpoint_every: int = 1000
     log_every: int = 100
+    compile: bool = False
+    channels_last: bool = False
     processes: int = 1
     track: list[str] = field(default_factory=list)
     plugins: list[str] = field(default_factory=list)
     #: extractor -> {file, n, digest}
     references: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def switches(self) -> dict[str, bool]:
+        """How the networks are computed, which changes rounding alone (harness/train/tuning.py)."""
+        return {"compile": self.compile, "channels_last": self.channels_last}
 
 
 def _short(value: Any) -> str:

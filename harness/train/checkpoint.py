@@ -14,8 +14,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -27,13 +27,23 @@ log = logging.getLogger(__name__)
 KEEP = 2
 
 
+class HasState(Protocol):
+    """An optimizer, as far as checkpoints are concerned: torch's own, or the harness's."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State by number of parameter, and settings, as `torch.optim` lays them out."""
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+
+
 @dataclass
 class TrainingState:
     """Everything a step reads and writes; draws need no state, they are counter-based."""
 
     network: nn.Module
     target: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: HasState
     step: int = 0
     seconds: float = 0.0
 
@@ -136,7 +146,7 @@ def _read(path: Path, state: TrainingState) -> Callable[[], None]:
     return apply
 
 
-def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict]:
+def _flatten_optimizer(optimizer: HasState) -> tuple[dict[str, Tensor], dict]:
     """Split an optimizer's state into tensors and JSON, whatever the optimizer."""
     content = optimizer.state_dict()
     tensors, scalars = {}, {}
@@ -149,9 +159,7 @@ def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tens
     return tensors, {"scalars": scalars, "groups": content["param_groups"]}
 
 
-def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict
-) -> None:
+def _restore_optimizer(optimizer: HasState, tensors: dict[str, Tensor], plain: dict) -> None:
     state: dict[int, dict] = {}
     for name, value in {**tensors, **plain["scalars"]}.items():
         index, key = name.split(".", 1)

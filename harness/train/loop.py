@@ -15,14 +15,13 @@ from harness.store.records import Request
 from harness.store.store import Run
 from harness.train.cell import Cell
 from harness.train.checkpoint import TrainingState, load_checkpoint, save_checkpoint, save_ema
+from harness.train.optimizer import Optimizer
 from harness.train.status import Interrupted
-from harness.train.step import gradients
+from harness.train.step import take_step
 
 log = logging.getLogger(__name__)
 
 AGREE = 10  # steps between two times that processes ask each other whether to stop
-
-OPTIMIZERS = {"radam": torch.optim.RAdam, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 class Trainer:
@@ -50,7 +49,7 @@ class Trainer:
         self.stopping = stopping
         train = cell.spec.train
         self.micro = request.micro_batch or train["batch"] // accelerator.num_processes
-        optimizer = OPTIMIZERS[train["optimizer"]](cell.network.parameters(), lr=train["lr"])
+        optimizer = Optimizer(train["optimizer"], cell.network.parameters(), train["lr"])
         self.state = TrainingState(cell.network, cell.target, optimizer)
         self.checkpoints = run.path / "checkpoints"
         self._logs: list[dict[str, torch.Tensor]] = []
@@ -71,7 +70,9 @@ class Trainer:
         cell.target.train()
         started = self._clock()
         while state.step < budget:
-            self._step()
+            self._logs.append(
+                take_step(cell, state.optimizer, state.step, self.micro, self.accelerator)
+            )
             state.step += 1
             self.heartbeat(state.step)
             stop = self._must_stop()
@@ -100,22 +101,6 @@ class Trainer:
         if self.accelerator.num_processes > 1 and self.state.step % AGREE:
             return False
         return self.stopping()
-
-    def _step(self) -> None:
-        cell, state, train = self.cell, self.state, self.cell.spec.train
-        grads, logs = gradients(cell, state.step, self.micro, self.accelerator)
-        for parameter, grad in zip(cell.network.parameters(), grads, strict=True):
-            parameter.grad = grad
-        if train["warmup"]:
-            ramp = min(1.0, (state.step + 1) / train["warmup"])
-            state.optimizer.param_groups[0]["lr"] = train["lr"] * ramp
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(cell.target.parameters()), list(cell.network.parameters()), 1 - train["ema"]
-            )
-        self._logs.append(logs)
 
     def _write_log(self) -> None:
         """Mean of each term since the last line; the first one that is not finite ends it all."""

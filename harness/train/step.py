@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -10,9 +11,43 @@ from torch import Tensor
 
 from harness.api import Batch, Dataset
 from harness.backbones.dropout import hold_draws
+from harness.core.transfer import sent
 from harness.train.cell import Cell
+from harness.train.optimizer import Optimizer
 
 Gradients = list[Tensor]
+#: names the part of a step that is about to be done, for whoever measures it (harness/bench)
+Watch = Callable[[str], AbstractContextManager]
+
+
+def unwatched(part: str) -> AbstractContextManager:
+    """Nobody measures."""
+    return nullcontext()
+
+
+def take_step(
+    cell: Cell,
+    optimizer: Optimizer,
+    step: int,
+    micro: int,
+    accelerator: Accelerator,
+    watch: Watch = unwatched,
+) -> dict[str, Tensor]:
+    """Step number `step`: gradients, warm-up, optimizer, EMA. What to log stays on the device.
+
+    Nothing in it waits for the device, so that the host can be a step ahead.
+    """
+    train = cell.spec.train
+    grads, logs = gradients(cell, step, micro, accelerator, watch)
+    with watch("optimizer"):
+        if train["warmup"]:
+            optimizer.lr = train["lr"] * min(1.0, (step + 1) / train["warmup"])
+        optimizer.step(grads)
+    with watch("ema"), torch.no_grad():
+        torch._foreach_lerp_(
+            list(cell.target.parameters()), list(cell.network.parameters()), 1 - train["ema"]
+        )
+    return logs
 
 
 def batches(
@@ -26,17 +61,26 @@ def batches(
     share = batch // accelerator.num_processes
     first = accelerator.process_index * share
     for start in range(first, first + share, micro):
-        slots = torch.arange(start, start + micro, device=accelerator.device)
-        numbers = step * batch + slots
+        host_slots = torch.arange(start, start + micro)
+        numbers = step * batch + host_slots
         x0, labels = dataset.draw(spec_seed, "training data", numbers)
-        x0 = x0.to(accelerator.device)
-        if labels is not None:
-            labels = labels.to(accelerator.device)
-        yield Batch(x0, labels, numbers, slots, step, spec_seed)
+        yield Batch(
+            sent(x0, accelerator.device),
+            None if labels is None else sent(labels, accelerator.device),
+            numbers,
+            torch.arange(start, start + micro, device=accelerator.device),
+            step,
+            spec_seed,
+            host_slots,
+        )
 
 
 def gradients(
-    cell: Cell, step: int, micro: int, accelerator: Accelerator
+    cell: Cell,
+    step: int,
+    micro: int,
+    accelerator: Accelerator,
+    watch: Watch = unwatched,
 ) -> tuple[Gradients, dict[str, Tensor]]:
     """Gradients of the combined loss over the global batch, and each term's mean for the log.
 
@@ -51,14 +95,18 @@ def gradients(
     share = batch // accelerator.num_processes
     sums: dict[str, Gradients] = {}
     logs: dict[str, Tensor] = {}
-    for part in batches(cell.dataset, cell.spec.seed, step, batch, micro, accelerator):
+    parts = batches(cell.dataset, cell.spec.seed, step, batch, micro, accelerator)
+    for _ in range(share // micro):
+        with watch("data"):
+            part = next(parts)
         for network in (cell.network, cell.target):
             hold_draws(network, part.seed, step, part.slots)
         terms = cell.objective.terms(cell.student, cell.ema_student, cell.teacher, part)
         for name, term in terms.items():
-            with accelerator.autocast():
-                loss = term() * (micro / share)
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            with watch(name):
+                with accelerator.autocast():
+                    loss = term() * (micro / share)
+                found = torch.autograd.grad(loss, parameters, allow_unused=True)
             grads = [
                 torch.zeros_like(p) if g is None else g
                 for p, g in zip(parameters, found, strict=True)
@@ -72,7 +120,8 @@ def gradients(
     names = list(sums)
     total = sums[names[0]]
     for name in names[1:]:
-        torch._foreach_add_(total, [g * weights[name] for g in sums[name]])
+        torch._foreach_mul_(sums[name], weights[name])
+        torch._foreach_add_(total, sums[name])
         logs[f"{name}_weight"] = weights[name]
     if accelerator.num_processes > 1:
         total = _mean_over_processes(total, accelerator)

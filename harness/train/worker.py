@@ -15,7 +15,6 @@ import threading
 import traceback
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
@@ -34,6 +33,7 @@ from harness.train.loop import Trainer
 from harness.train.measure import measure, seconds_at
 from harness.train.status import Interrupted, Status, explain
 from harness.train.trackers import start_trackers
+from harness.train.tuning import repeatable, tune
 
 
 def main(folder: str, *flags: str) -> int:
@@ -72,16 +72,17 @@ def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -
     """Evaluate what has weights, train what has not, append every number as it comes."""
     for plugin in request.plugins:
         registry.load_file(plugin)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    repeatable()
     results = run.path.parent.parent
     cell = build_cell(run.spec, results, accelerator.device)
+    tune(cell, **request.switches)
     evaluator = Evaluator(
         cell.teacher, cell.dataset, request, accelerator, results, heartbeat=status.beat
     )
     trainer = Trainer(cell, run, request, accelerator, status.beat, status.stopping)
     status.micro_batch = trainer.micro
     if accelerator.is_main_process:
-        origin = collect(cell.costs, accelerator, trainer.micro)
+        origin = collect(cell.costs, accelerator, trainer.micro, request.switches)
         write_json(run.path / "provenance.json", origin)
         write_json(run.path / "coefficients.json", fingerprint(cell.precond))
     if request.track:

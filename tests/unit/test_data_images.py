@@ -42,6 +42,19 @@ def test_zip_and_folder_hold_the_same(tmp_path, archive):
     assert sets[0].spec.digest != sets[1].spec.digest
 
 
+@pytest.mark.parametrize("kind", ["zip", "folder"])
+def test_what_does_not_fit_into_memory_is_decoded_when_drawn(tmp_path, archive, kind, monkeypatch):
+    path = archive if kind == "zip" else write_folder(tmp_path / "set", layout())
+    kept, numbers = make(kind, path, labels=True, hflip=True), torch.arange(20)
+    expected = kept.draw(1, "x", numbers)
+    monkeypatch.setattr("harness.data.edm_layout.free_memory", lambda: 2 * 7 * 3 * 64 - 1)
+    drawn = make(kind, path, labels=True, hflip=True)
+    for a, b in zip(expected, drawn.draw(1, "x", numbers), strict=True):
+        assert torch.equal(a, b)
+    assert drawn._decoded is None
+    assert kept._decoded is not None
+
+
 def test_digest_follows_the_content_and_the_choices(tmp_path, archive):
     folder = write_folder(tmp_path / "set", layout())
     base = make("folder", folder).spec.digest

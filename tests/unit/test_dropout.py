@@ -70,6 +70,6 @@ def test_student_and_target_share_masks_whatever_the_micro_batch():
     hold_draws(student, 1, 7, torch.arange(4))
     whole = student(x, noise)
     hold_draws(target, 1, 7, torch.arange(2, 4))
-    assert torch.allclose(target(x[2:], noise[2:]), whole[2:], rtol=1e-5)
+    assert torch.allclose(target(x[2:], noise[2:]), whole[2:], atol=1e-6)
     student.eval()
     assert not torch.allclose(student(x, noise), whole)

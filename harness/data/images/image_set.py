@@ -14,13 +14,19 @@ if TYPE_CHECKING:
 class ImageSet(Dataset):
     """Images as uint8 [N, C, H, W], decoded once when first drawn; draws are x / 127.5 - 1.
 
-    Subclasses set `spec` from what is cheap to know and write `decode`. A parameter `hflip`, where
+    Subclasses set `spec` from what is cheap to know and write `decode`; those that may be larger
+    than memory also write `some` and `labels`. A parameter `hflip`, where
     there is one and it is true, mirrors half of all draws but the reference ones.
     """
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self._decoded: tuple[np.ndarray, np.ndarray | None] | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of images, N."""
+        return self.spec.size or len(self.decoded[0])
 
     def decode(self) -> tuple[np.ndarray, np.ndarray | None]:
         """All images, uint8 [N, C, H, W], and labels: None, int64 [N], or float32 [N, classes].
@@ -36,6 +42,15 @@ class ImageSet(Dataset):
         if self._decoded is None:
             self._decoded = self.decode()
         return self._decoded
+
+    def some(self, index: np.ndarray) -> np.ndarray:
+        """The images of these numbers, uint8 [B, C, H, W]."""
+        return self.decoded[0][index]
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """All labels, as `decode` gives them."""
+        return self.decoded[1]
 
     def items(self) -> tuple[np.ndarray, np.ndarray | None]:
         """See `Dataset.items`."""
@@ -53,13 +68,12 @@ class ImageSet(Dataset):
 
         from harness.data.images.order import flips, items
 
-        images, labels = self.decoded
-        index = items(seed, purpose, numbers, len(images))
-        x = torch.from_numpy(images)[index]
+        index = items(seed, purpose, numbers, self.size)
+        x = torch.from_numpy(self.some(index.numpy()))
         if getattr(self.params, "hflip", False):
             x = torch.where(flips(seed, purpose, numbers)[:, None, None, None], x.flip(3), x)
         x = scaled(x.to(numbers.device).float())
-        if labels is None:
+        if (labels := self.labels) is None:
             return x, None
         label = torch.from_numpy(labels)[index].to(numbers.device)
         return x, (one_hot(label, self.spec.classes) if label.ndim == 1 else label).float()

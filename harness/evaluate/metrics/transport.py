@@ -34,13 +34,23 @@ class SlicedWasserstein(Metric):
         numbers = torch.arange(self.params.directions)
         axes = normal(0, "slices", 0, numbers, (generated.shape[1],), torch.float64)
         axes = (axes / axes.norm(dim=1, keepdim=True)).T.to(generated.device)
-        a, b = (generated @ axes).sort(0).values, (reference @ axes).sort(0).values
-        if len(a) != len(b):
-            at = (torch.arange(min(len(a), len(b)), dtype=a.dtype, device=a.device) + 0.5) / min(
-                len(a), len(b)
-            )
-            a, b = a.quantile(at, dim=0), b.quantile(at, dim=0)
+        a, b = _sorted(generated @ axes), _sorted(reference @ axes)  # [directions, n]
+        n = min(len(generated), len(reference))
+        if len(generated) != len(reference):
+            at = (torch.arange(n, dtype=a.dtype, device=a.device) + 0.5) / n
+            a, b = a.quantile(at, dim=1), b.quantile(at, dim=1)
         return float((a - b).square().mean().sqrt())
+
+
+def _sorted(values: Tensor) -> Tensor:
+    """Columns of [n, k] in order, as rows [k, n]; numpy's sort is twice as fast on a CPU."""
+    import numpy as np
+    import torch
+
+    rows = values.T.contiguous()
+    if rows.device.type != "cpu":
+        return rows.sort(dim=1).values
+    return torch.from_numpy(np.sort(rows.numpy(), axis=1))
 
 
 @register_metric("energy")

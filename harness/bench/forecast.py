@@ -1,0 +1,161 @@
+"""How long a grid will take here, from what `bench` has measured; imports no torch.
+
+Every problem that was measured lies in RESULTS/bench, one file for each and for each machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.api import content_digest
+from harness.config.matrix import Matrix
+from harness.errors import HarnessError
+from harness.store.files import read_json, write_json
+from harness.store.provenance import processor
+from harness.store.records import Measure, Request, RunSpec
+from harness.store.store import ResultStore
+
+FORMAT = 1
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds that the missing numbers of a grid will take, with `slots` cells at a time.
+
+    `once` is what is shared by cells: the teacher's own solution, features of the data. `measured`
+    names the machines the figures come from, `unknown` the problems nobody has measured.
+    """
+
+    training: float
+    evaluation: float
+    once: float
+    measured: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.training + self.evaluation + self.once
+
+    def text(self, command: str) -> str:
+        """One or two lines; `command` is what measures what is unknown."""
+        lines = []
+        if self.measured:
+            lines.append(
+                f"forecast: about {duration(self.total)} ({duration(self.training)} of training,"
+                f" {duration(self.evaluation)} of evaluation, {duration(self.once)} once; without"
+                f" calibration), as measured on {'; '.join(self.measured)}"
+            )
+        if self.unknown:
+            what = "; ".join(self.unknown)
+            lines.append(f"no forecast for {what}: measure it with `{command}`")
+        return "\n".join(lines)
+
+
+def problem_of(spec: RunSpec, request: Request) -> dict[str, Any]:
+    """What decides the cost of a cell's steps, whatever its strategy, seed and data."""
+    return {
+        "teacher": spec.digests["teacher"],
+        "objective": spec.objective.identity,
+        "backbone": spec.backbone,
+        "batch": spec.train["batch"] // request.processes,
+        "micro_batch": request.micro_batch,
+        "optimizer": spec.train["optimizer"],
+        "precision": spec.train["precision"],
+        **request.switches,
+    }
+
+
+def label_of(spec: RunSpec) -> str:
+    """How a problem is called."""
+    return f"{spec.teacher.label} x {spec.objective.label}"
+
+
+def problems(matrix: Matrix) -> list[RunSpec]:
+    """One cell for every problem of a grid, with a strategy that needs no calibration if any."""
+    from harness.registry import registry
+
+    found: dict[str, RunSpec] = {}
+    for needs in (False, True):
+        for spec in matrix.specs:
+            if registry.get("precond", spec.precond.name).needs_calibration() == needs:
+                found.setdefault(content_digest(problem_of(spec, matrix.request)), spec)
+    return list(found.values())
+
+
+def save(store: ResultStore, record: Record) -> Path:
+    """Write what was measured of one problem; an older measurement on such a machine goes."""
+    name = content_digest([record["problem"], record["hardware"]])
+    path = store.root / "bench" / f"{name}.json"
+    write_json(path, record)
+    return path
+
+
+def find(store: ResultStore, problem: dict[str, Any]) -> Record | None:
+    """The newest record of a problem, one of a machine like this before others."""
+    here, found = processor(), []
+    for path in sorted((store.root / "bench").glob("*.json")):
+        try:
+            record = read_json(path)
+        except HarnessError:
+            continue
+        if record.get("format") == FORMAT and record["problem"] == problem:
+            found.append((here in record["hardware"], record["made"], record))
+    return max(found, key=lambda item: item[:2])[2] if found else None
+
+
+def forecast(matrix: Matrix, store: ResultStore) -> Forecast:
+    """Cost of everything a grid still owes."""
+    training = evaluation = once = 0.0
+    measured: dict[str, None] = {}
+    unknown: dict[str, None] = {}
+    solved: set[str] = set()
+    records: dict[str, Record | None] = {}
+    wanted, request = matrix.wanted(), matrix.request
+    for spec in matrix.specs:
+        run = store.run_at(spec.run_id)
+        missing = run.missing(wanted)
+        if not missing:
+            continue
+        problem = problem_of(spec, request)
+        key = content_digest(problem)
+        if key not in records:
+            records[key] = find(store, problem)
+        record = records[key]
+        if record is None:
+            unknown[label_of(spec)] = None
+            continue
+        measured[f"{record['hardware']} ({record['made'][:10]})"] = None
+        cost = record["evaluation"]
+        steps = max(measure.step for measure in missing) - run.status().get("step", 0)
+        training += max(0, steps) * record["step_seconds"] + cost["start"]
+        evaluation += _evaluation_seconds(missing, cost, request.samples)
+        if spec.digests["teacher"] not in solved:
+            solved.add(spec.digests["teacher"])
+            once += cost["solve"] + request.samples * sum(cost["extract"].values())
+    slots = min(matrix.grid.launch.slots, max(1, len(matrix.specs)))
+    return Forecast(training / slots, evaluation / slots, once, tuple(measured), tuple(unknown))
+
+
+def _evaluation_seconds(missing: Iterable[Measure], cost: dict[str, Any], samples: int) -> float:
+    """Samples once for each budget and NFE, features once for each of these and extractor."""
+    drawn = {(m.step, m.nfe) for m in missing}
+    seen = {(m.step, m.nfe, m.extractor_name) for m in missing}
+    seconds = sum(nfe * samples * cost["jump"] for _, nfe in drawn)
+    seconds += sum(samples * cost["extract"].get(name, 0.0) for _, _, name in seen)
+    return seconds + sum(
+        cost["metrics"].get(f"{m.metric} {m.extractor_name}", 0.0) for m in missing
+    )
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    for unit, size, limit in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
+        if seconds / size < limit:
+            return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
+    return f"{seconds / 86400:.1f} days" if math.isfinite(seconds) else "for ever"

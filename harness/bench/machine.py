@@ -1,0 +1,37 @@
+"""The part of an Accelerator that a step asks for, so that one process can measure several."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from harness.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One process on one device, in a precision of `train.precision`."""
+
+    device: torch.device
+    precision: str = "fp32"
+    num_processes: int = 1
+    process_index: int = 0
+
+    @classmethod
+    def named(cls, device: str, precision: str) -> Machine:
+        """The device of `launch.device`: auto, cpu or cuda.
+
+        Raises:
+            ConfigError: there is no GPU and one is asked for.
+        """
+        gpu = torch.cuda.is_available()
+        if device == "cuda" and not gpu:
+            raise ConfigError("bench: torch sees no GPU here; use --device cpu")
+        return cls(torch.device("cuda" if gpu and device != "cpu" else "cpu"), precision)
+
+    def autocast(self) -> AbstractContextManager:
+        """As `Accelerator.autocast`."""
+        low = self.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=low)

@@ -1,0 +1,129 @@
+"""Measuring one problem (teacher x objective x how it is trained) and saying what was found."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from harness.api import Teacher, create
+from harness.bench.evaluation import measure_evaluation
+from harness.bench.forecast import FORMAT, Record, duration, label_of, problem_of
+from harness.bench.machine import Machine
+from harness.bench.steps import StepBench
+from harness.config.workshop import resolve_dataset
+from harness.store.provenance import collect
+from harness.store.records import Request, RunSpec
+from harness.train.cell import Cell, calibrated
+from harness.train.fit import make_backbone
+from harness.train.tuning import tune
+
+
+def measure(
+    spec: RunSpec,
+    request: Request,
+    results: Path,
+    machine: Machine,
+    *,
+    rounds: int,
+    hs: Sequence[int],
+) -> Record:
+    """Everything that is measured of a problem, as RESULTS/bench keeps it."""
+    cell = bench_cell(spec, request, results, machine.device)
+    tune(cell, **request.switches)
+    bench = StepBench(cell, machine, request.micro_batch, request.log_every)
+    steps = [asdict(cost) for cost in bench.measure(rounds, hs)]
+    unit = bench.unit_seconds(rounds)
+    mean_h = getattr(cell.objective, "mean_steps", None)
+    origin = collect({}, machine, bench.micro)
+    return {
+        "format": FORMAT,
+        "label": label_of(spec),
+        "precond": spec.precond.label,
+        "problem": problem_of(spec, request),
+        "parameters": sum(p.numel() for p in cell.network.parameters()),
+        "made": origin["date"],
+        **{key: origin[key] for key in ("hardware", "commit", "python", "packages")},
+        "F_seconds": unit,
+        "steps": steps,
+        "mean_h": mean_h,
+        "step_seconds": unit * mean_F(steps, mean_h),
+        "memory_bytes": bench.memory(),
+        "evaluation": asdict(measure_evaluation(cell, request, machine)),
+    }
+
+
+def bench_cell(spec: RunSpec, request: Request, results: Path, device: torch.device) -> Cell:
+    """A cell's objects for one process's share of the batch; a network to be fitted is not fitted.
+
+    What a step costs does not depend on weights. A strategy that needs a calibration gets one.
+    """
+    share = spec.train["batch"] // request.processes
+    spec = replace(spec, train={**spec.train, "batch": share})
+    teacher: Teacher = create("teacher", spec.teacher.name, spec.teacher.params)
+    dataset = resolve_dataset(spec.dataset, teacher)
+    teacher = teacher.to(device)
+    precond, _ = calibrated(spec.precond, teacher, dataset, results, device)
+    network = teacher.network() or make_backbone(teacher, spec.backbone or {})
+    network = network.to(device).train()
+    target = copy.deepcopy(network).requires_grad_(False)
+    objective = create("objective", spec.objective.name, spec.objective.params)
+    return Cell(spec, teacher, dataset, objective, precond.to(device), network, target, {})
+
+
+def mean_F(steps: Sequence[dict[str, Any]], mean_h: float | None) -> float:
+    """measured_F at the mean number of solver steps, linear between those that were measured."""
+    if mean_h is None or len(steps) == 1:
+        return float(steps[0]["measured_F"])
+    points = sorted((step["h"], step["measured_F"]) for step in steps)
+    pairs = list(itertools.pairwise(points))
+    low, high = next((pair for pair in pairs if mean_h <= pair[1][0]), pairs[-1])
+    share = (mean_h - low[0]) / (high[0] - low[0])
+    return float(low[1] + share * (high[1] - low[1]))
+
+
+def text(record: Record) -> str:
+    """A problem's tables, for people."""
+    problem, cost = record["problem"], record["evaluation"]
+    batch = problem["batch"]
+    head = (
+        f"{record['label']}, {record['precond']}: {record['parameters']:,} parameters, batch"
+        f" {batch}, {problem['precision']}, on {record['hardware']}\n"
+        f"F = one forward pass of the network for the batch = {record['F_seconds'] * 1e3:.4g} ms"
+    )
+    names = list(dict.fromkeys(name for step in record["steps"] for name in step["parts"]))
+    rows = [
+        {
+            "h": step["h"],
+            "evaluations": f"{step['evaluations']:.2f}",
+            "measured F": f"{step['measured_F']:.2f} [{step['low']:.2f}, {step['high']:.2f}]",
+            "cpu F": "" if step["cpu_F"] is None else f"{step['cpu_F']:.2f}",
+            "images/s": f"{step['images_per_second']:.4g}",
+            **{name: f"{step['parts'].get(name, 0.0):.3g}" for name in names},
+            "overhead": f"{100 * step['overhead']:.1f} %",
+        }
+        for step in record["steps"]
+    ]
+    mean_h = record["mean_h"]
+    average = "" if mean_h is None else f" (h is {mean_h:.2f} on average)"
+    tail = [
+        f"a step takes {record['step_seconds']:.4g} s{average},"
+        f" {batch / record['step_seconds']:.4g} images/s;"
+        f" memory {record['memory_bytes'] / 2**20:,.0f} MiB",
+        f"1000 samples take {1000 * cost['jump']:.4g} s a jump"
+        + "".join(f", {1000 * s:.4g} s through {name}" for name, s in cost["extract"].items()),
+        *(
+            f"{name}: {s:.3g} s for {cost['samples']} samples"
+            for name, s in cost["metrics"].items()
+        ),
+    ]
+    if cost["solve"]:
+        tail.append(f"the teacher's own solution, once: {duration(cost['solve'])}")
+    table = tabulate(rows, headers="keys", disable_numparse=True)
+    return "\n".join([head, "", table, "", *tail])

@@ -1,0 +1,177 @@
+"""`bench`: what steps, samples and metrics cost on this machine; `plan` forecasts from it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.cli import add_plugin_argument
+from harness.cli.teacher_argument import parse_plugin
+from harness.config.grid import load_grid, make_grid
+from harness.config.matrix import Matrix, expand
+from harness.config.schema import Grid, Launch
+from harness.errors import EXIT_DONE, ConfigError
+from harness.store.store import ResultStore
+
+if TYPE_CHECKING:
+    from harness.bench.machine import Machine
+
+NETWORKS = ("small", "cifar10", "imagenet64")
+SWITCHES = ("bf16", "channels_last", "compile")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `bench`."""
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--matrix", "--grid", metavar="GRID.yaml", help="every problem of a grid, and a forecast"
+    )
+    what.add_argument("--teacher", metavar="NAME", help="a teacher, with parameters if need be")
+    what.add_argument(
+        "--network",
+        choices=NETWORKS,
+        help="a network of a published architecture with random weights (default: small, 1.2M)",
+    )
+    parser.add_argument("--precond", default="ctm", metavar="NAME", help="default: ctm")
+    parser.add_argument("--objective", default="ctm", metavar="NAME", help="default: ctm")
+    parser.add_argument("--batch", type=int, default=32, help="without a grid (default: 32)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
+    parser.add_argument(
+        "--h", metavar="1,4,12", default="1,4,12", help="numbers of solver steps to measure"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each kind (default: 5)")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--solvers", action="store_true", help="instead: how exact the solvers of the ODE are"
+    )
+    instead.add_argument(
+        "--switches",
+        nargs="?",
+        const="bf16,channels_last",
+        metavar="LIST",
+        help="instead: what train.precision, .channels_last and .compile bring"
+        " (default: bf16,channels_last; compile takes minutes)",
+    )
+    parser.add_argument("--json", action="store_true", help="everything, for programs")
+    parser.add_argument("--results", metavar="DIR", help="where measurements are kept")
+    parser.add_argument("--only", action="append", default=[], metavar="AXIS=NAME")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    add_plugin_argument(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure every problem, keep what was found, print it and the forecast of the grid."""
+    if args.rounds < 1:
+        raise ConfigError("bench: --rounds must be 1 or more")
+    grid = _grid(args)
+    matrix = expand(grid, args.only, args.plugin)
+    store = ResultStore(grid.results).prepare()
+    if args.solvers:
+        return _solvers(matrix, args)
+
+    from harness.bench.forecast import forecast, problems, save
+    from harness.bench.problem import measure, text
+
+    machine = _machine(grid, by_grid=args.matrix is not None)
+    if args.switches:
+        return _switches(matrix, store, machine, args)
+    records = []
+    for spec in problems(matrix):
+        record = measure(
+            spec,
+            matrix.request,
+            Path(store.root),
+            machine,
+            rounds=args.rounds,
+            hs=_numbers(args.h),
+        )
+        save(store, record)
+        records.append(record)
+        if not args.json:
+            print(text(record) + "\n", flush=True)
+    expected = forecast(matrix, store)
+    if args.json:
+        steps = [{"label": r["label"], **step} for r in records for step in r["steps"]]
+        kept = vars(expected) | {"total": expected.total} if args.matrix else None
+        print(json.dumps({"steps": steps, "problems": records, "forecast": kept}, indent=1))
+    elif args.matrix:
+        print(expected.text(f"python -m harness bench --matrix {args.matrix}"))
+    return EXIT_DONE
+
+
+def _grid(args: argparse.Namespace) -> Grid:
+    """The grid that was named, or one made of the flags."""
+    moved = [f"results={args.results}"] if args.results else []
+    moved += [f"launch.device={args.device}"] if args.device else []
+    if args.matrix:
+        return load_grid(args.matrix, [*args.set, *moved])
+    import harness.bench.stand_in  # noqa: F401 - makes the teacher known
+
+    stand_in = {"name": "stand-in", "params": {"network": args.network or "small"}}
+    data = {
+        "version": 1,
+        "name": "bench",
+        "axes": {
+            "precond": [_ref(args.precond)],
+            "teacher": [_ref(args.teacher) if args.teacher else stand_in],
+            "objective": [_ref(args.objective)],
+        },
+        "train": {"batch": args.batch},
+        "budgets": [1],
+        "evaluate": {"samples": 1000, "metrics": ["frechet"]},
+        "report": {"baseline": _ref(args.precond)["name"]},
+    }
+    return make_grid(data, [*args.set, *moved], "bench")
+
+
+def _ref(text: str) -> dict[str, Any]:
+    name, params = parse_plugin(text)
+    return {"name": name, "params": params}
+
+
+def _machine(grid: Grid, *, by_grid: bool) -> Machine:
+    """The device and the threads that a worker of this grid would have."""
+    import torch
+
+    from harness.bench.machine import Machine
+    from harness.train.tuning import repeatable
+
+    if by_grid:
+        torch.set_num_threads(_threads(grid.launch))
+    repeatable()
+    return Machine.named(grid.launch.device, grid.train.precision)
+
+
+def _threads(launch: Launch) -> int:
+    return launch.threads or max(1, (os.cpu_count() or 1) // (launch.slots * launch.processes))
+
+
+def _solvers(matrix: Matrix, args: argparse.Namespace) -> int:
+    from harness.bench.solvers import measure_solvers, text
+
+    found = measure_solvers(matrix.specs[0], _numbers(args.h))
+    print(json.dumps(found, indent=1) if args.json else text(found))
+    return EXIT_DONE
+
+
+def _switches(
+    matrix: Matrix, store: ResultStore, machine: Machine, args: argparse.Namespace
+) -> int:
+    from harness.bench.switches import measure_switches, text
+
+    names, h = args.switches.split(","), _numbers(args.h)[0]
+    if not set(names) <= set(SWITCHES):
+        raise ConfigError(f"bench --switches: {args.switches}: choose from {', '.join(SWITCHES)}")
+    spec, results = matrix.specs[0], Path(store.root)
+    rows = measure_switches(spec, matrix.request, results, machine, names, h=h, rounds=args.rounds)
+    print(json.dumps(rows, indent=1) if args.json else text(rows, h))
+    return EXIT_DONE
+
+
+def _numbers(text: str) -> list[int]:
+    if not all(h.isdigit() and int(h) for h in text.split(",")):
+        raise ConfigError(f"bench: --h {text}: write numbers of solver steps, e.g. --h 1,4,12")
+    return [int(h) for h in text.split(",")]

@@ -1,0 +1,135 @@
+"""`bench`: what is counted is what is asked, what was measured is what `plan` forecasts from."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from harness.bench.forecast import duration, find
+from harness.bench.meter import Meter
+from harness.bench.problem import mean_F
+from harness.bench.stand_in import NETWORKS
+from harness.cli import bench as verb
+from harness.core.random import integers
+from harness.store.store import ResultStore
+from harness.train.step import gradients
+from tests.unit.test_imports import run_without_torch
+from tests.unit.test_training import make_cell
+
+
+def test_evaluations_are_rows_forward_and_backward():
+    """Student: 3 (estimate) + 3 (denoising) + moving; EMA: 3 x noisy; an exact teacher: nothing."""
+    cell, batch = make_cell(), 64
+    for step in range(4):
+        with Meter(cell, torch.device("cpu")).attached() as meter:
+            gradients(cell, step, 32, Accelerator(cpu=True), meter.watch)
+        h, slots = cell.objective.draw_steps(0, step), torch.arange(batch)
+        i = integers(0, "time", step, slots, 0, 17 - h)
+        j = integers(0, "end", step, slots, i + h, 17)
+        moving, noisy = int((j > i + h).sum()), int((j < 17).sum())
+        assert meter.evaluations * batch == pytest.approx(6 * batch + moving + 3 * noisy)
+        assert {item.kind for item in meter.passes} <= {"target", "ctm", "dsm"}
+        assert all(item.seconds > 0 for item in meter.passes)
+        assert sum(item.seconds for item in meter.passes) < sum(meter.parts.values())
+    assert "network" not in vars(cell.network)  # nothing is left behind
+
+
+def test_bench_measures_a_network_teacher_and_counts_its_evaluations(harness, tmp_path):
+    code, out, err = harness(
+        *("bench", "--network", "small", "--batch", "2", "--h", "1,2", "--rounds", "1"),
+        *("--json", "--device", "cpu", "--results", tmp_path),
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    (problem,) = found["problems"]
+    assert problem["parameters"] > 1e6
+    for step, h in zip(found["steps"], (1, 2, 17), strict=False):
+        assert step["h"] == h
+        assert 2 * h + 6 <= step["evaluations"] <= 2 * h + 10
+        assert 0 < step["overhead"] < 0.5
+        assert {"teacher", "target", "ctm", "dsm", "optimizer", "ema", "data"} <= set(step["parts"])
+        assert sum(step["parts"].values()) == pytest.approx(step["measured_F"], rel=0.9)
+    assert problem["evaluation"]["extract"]["raw"] > 0
+    assert problem["evaluation"]["jump"] > 0
+
+
+def test_plan_forecasts_from_what_was_measured(harness, grid, tmp_path):
+    results = tmp_path / "results"
+    before = run_without_torch("plan", "--matrix", grid)
+    assert "no forecast for gmm x ctm: measure it with `python -m harness bench" in before.stdout
+    code, out, err = harness("bench", "--matrix", grid, "--rounds", "1", "--h", "4,12")
+    assert code == 0, err
+    assert "forecast: about" in out
+    assert "gmm x ctm" in out
+    after = run_without_torch("plan", "--matrix", grid)
+    assert after.returncode == 0, after.stderr
+    assert "forecast: about" in after.stdout
+    assert "no forecast" not in after.stdout
+    for changed, known in (("train.lr=0.5", True), ("train.batch=64", False)):
+        done = run_without_torch("plan", "--matrix", grid, "--set", changed)
+        assert ("no forecast" not in done.stdout) == known, changed
+    (path,) = (results / "bench").glob("*.json")
+    path.write_text("{")
+    assert "no forecast" in run_without_torch("plan", "--matrix", grid).stdout
+
+
+def test_a_record_of_a_machine_like_this_goes_before_a_newer_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.bench.forecast.processor", lambda: "Abacus 3")
+    store = ResultStore(tmp_path)
+    (tmp_path / "bench").mkdir()
+    for name, hardware, made in (("a", "1 x Abacus 3, 2 threads", "2026"), ("b", "Z", "2027")):
+        record = {"format": 1, "problem": {"p": 1}, "hardware": hardware, "made": made}
+        (tmp_path / "bench" / f"{name}.json").write_text(json.dumps(record))
+    assert find(store, {"p": 1})["made"] == "2026"
+    assert find(store, {"p": 2}) is None
+
+
+def test_cost_at_the_mean_h_lies_on_the_line():
+    steps = [{"h": h, "measured_F": 9 + 2 * h} for h in (1, 4, 12)]
+    for mean in (1, 2.5, 4, 11.67, 14):
+        assert mean_F(steps, mean) == pytest.approx(9 + 2 * mean)
+    assert mean_F([{"h": None, "measured_F": 6.0}], None) == 6.0
+
+
+def test_solver_table_and_switches(harness, tmp_path):
+    code, out, err = harness(
+        *("bench", "--solvers", "--teacher", "gmm", "--h", "1,2", "--json"),
+        *("--objective", "ctm: {nodes: 12}", "--results", tmp_path),
+    )
+    assert code == 0, err
+    errors = {(row["solver"], row["h"]): row["error"] for row in json.loads(out)["steps"]}
+    assert set(errors) == set(itertools.product(("heun", "unipc"), (1, 2)))
+    assert errors["heun", 1] < errors["unipc", 1]
+    code, out, err = harness(
+        *("bench", "--switches", "channels_last", "--batch", "2", "--h", "1", "--rounds", "1"),
+        *("--json", "--device", "cpu", "--results", tmp_path),
+    )
+    assert code == 0, err
+    assert [row["switches"] for row in json.loads(out)] == ["none", "channels_last"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--h", "0"], "--h 0: write numbers"),
+        (["--rounds", "0"], "--rounds must be 1 or more"),
+        (["--switches", "turbo"], "choose from bf16, channels_last, compile"),
+        (["--teacher", "gmx"], "did you mean 'gmm'"),
+    ],
+)
+def test_mistakes_are_one_sentence(harness, tmp_path, arguments, sentence):
+    code, _, err = harness("bench", *arguments, "--results", tmp_path)
+    assert code == 2
+    assert sentence in err
+
+
+def test_names_of_networks_are_known_without_importing_them():
+    assert set(verb.NETWORKS) == set(NETWORKS)
+    assert [duration(s) for s in (40, 600, 7200 * 2, 86400 * 3)] == [
+        "40 s",
+        "10 min",
+        "4.0 h",
+        "3.0 days",
+    ]

@@ -1,0 +1,69 @@
+"""Switches that change rounding alone: compiled whole, same numbers, no part of an identity."""
+
+import pytest
+import torch
+
+from harness.backbones.dropout import hold_draws
+from harness.backbones.inner import EDM
+from harness.backbones.song import SongUNet
+from harness.backbones.unet import UNetBackbone
+from harness.config.schema import Train
+from harness.train.tuning import tune
+from tests.unit.test_training import make_cell
+
+
+def make_network():
+    torch.manual_seed(0)
+    net = SongUNet(
+        8,
+        1,
+        1,
+        model_channels=16,
+        channel_mult=[1],
+        num_blocks=1,
+        attn_resolutions=[8],
+        dropout=0.2,
+    )
+    net.add_second_time()
+    return UNetBackbone(net, EDM(sigma_data=0.5), 1).train()
+
+
+def run(network, rows):
+    x = torch.linspace(-1, 1, 6 * 64).reshape(6, 1, 8, 8)[rows]
+    t = torch.linspace(0.1, 9, 6, dtype=torch.float64)[rows]
+    hold_draws(network, 0, 0, torch.arange(6)[rows])
+    value = network(x, t, t / 2)
+    grads = torch.autograd.grad(value.square().sum(), list(network.parameters()))
+    return [value.detach(), *grads]
+
+
+def test_the_network_compiles_whole_and_for_any_number_of_rows():
+    """fullgraph makes a graph break an error; other batches and masks compile nothing anew."""
+    plain, compiled = make_network(), make_network()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled.core.compile(fullgraph=True, dynamic=True, backend=backend)
+    for rows in (slice(0, 6), slice(1, 4), slice(2, 6)):
+        for a, b in zip(run(plain, rows), run(compiled, rows), strict=True):
+            assert torch.allclose(a, b, atol=1e-5, rtol=1e-4)
+    assert len(graphs) == 1
+
+
+def test_channels_last_changes_the_layout_and_not_the_numbers():
+    cell = make_cell()
+    cell.network, cell.target = make_network(), make_network()
+    tune(cell, compile=False, channels_last=True)
+    weight = cell.network.last_layer
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    for a, b in zip(run(cell.network, slice(0, 6)), run(make_network(), slice(0, 6)), strict=True):
+        assert torch.allclose(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("switch", ["compile", "channels_last"])
+def test_switches_are_no_part_of_an_identity(switch):
+    assert Train(**{switch: True}).identity() == Train().identity()
+    assert Train(precision="bf16").identity() != Train().identity()
