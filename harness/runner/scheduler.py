@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from filelock import SoftFileLease
 
 from harness.config.matrix import wanted
 from harness.config.schema import Launch
+from harness.errors import HarnessError, file_sentence
 from harness.runner import devices
 from harness.runner.local import Node
 from harness.runner.watch import Watched
@@ -140,10 +142,11 @@ class Scheduler:
                 lease.release()
                 self.outcome.done.append(run.run_id)
                 return
+            run.tidy()
             write_json(run.path / "request.json", asdict(self.request))
             run.set_status(State.QUEUED)
             watched = Watched(run, self.launch, self._shares[self._free[0]], self.node)
-        except OSError as error:
+        except (OSError, HarnessError) as error:
             self._lost(run, lease, error)
             return
         self.working.append(Working(run, watched, self._free.pop(0), lease))
@@ -158,7 +161,7 @@ class Scheduler:
                     self._close(work)
                 else:
                     continue
-            except OSError as error:
+            except (OSError, HarnessError) as error:
                 work.watched.kill()
                 self._lost(work.run, work.lease, error)
             self.working.remove(work)
@@ -174,11 +177,12 @@ class Scheduler:
             self.outcome.fresh.append(run.run_id)
         work.lease.release()
 
-    def _lost(self, run: Run, lease: SoftFileLease, error: OSError) -> None:
-        """This runner cannot write about a run, e.g. on a full disk: its neighbours go on."""
-        reason = f"failed: {error.filename or run.path}: {error.strerror}"
-        self.outcome.failed[run.run_id] = reason
-        lease.release(force=True)
+    def _lost(self, run: Run, lease: SoftFileLease, error: OSError | HarnessError) -> None:
+        """A run's files cannot be written (a full disk) or read: its neighbours go on."""
+        reason = file_sentence(error) if isinstance(error, OSError) else str(error)
+        self.outcome.failed[run.run_id] = f"failed: {reason}"
+        with contextlib.suppress(OSError):
+            lease.release(force=True)
 
     def _ask_again(self) -> None:
         """Take cells that another runner has finished or let go of."""

@@ -126,7 +126,8 @@ class Watched:
         self.handle.stop()
 
     def _ended(self, ended: local.Exit) -> bool:
-        if ended.ok and not self.run.missing(wanted(self.run.request)):
+        if not self.run.missing(wanted(self.run.request)):
+            self.run.settle()  # however its processes ended: nothing is left to do
             return True
         verdict = self._ending or self._explain(ended)
         self._ending = None
@@ -154,6 +155,8 @@ class Watched:
         notes = self._notes()
         if notes and not code < 0:
             return _read(notes[0])
+        if code < 0 and self._asked:  # before it could save, or by a second interrupt
+            return Verdict(State.INTERRUPTED, "killed by its runner", "interrupted")
         return death(self.launch, ended, f"{self.run.path.name}/worker.log")
 
     def _notes(self) -> list[dict[str, Any]]:

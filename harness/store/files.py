@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content
     try:
-        with temporary.open("wb") as file:
+        with _named(path), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -48,7 +49,7 @@ def read_json(path: Path) -> Any:
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Append one JSON line and flush it to disk; a torn line left by a crash is cut off first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
+    with _named(path), path.open("ab+") as file:
         _cut_torn_line(file)
         file.write(json.dumps(record, sort_keys=True).encode() + b"\n")
         file.flush()
@@ -87,6 +88,16 @@ def is_torn(path: Path) -> bool:
     except (json.JSONDecodeError, UnicodeDecodeError):
         return True
     return False
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file it was: writing to a full disk raises an error that does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _cut_torn_line(file: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -114,6 +115,24 @@ class Run:
     def lease(self) -> SoftFileLease:
         """Who works on this run; see harness/store/lease.py."""
         return lease(self.path / ".lease")
+
+    def tidy(self) -> None:
+        """Remove what processes that were killed in mid-write left; for the lease's holder only."""
+        for leftover in list(self.path.rglob(".*.tmp")):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """Say of a run that has all its numbers that it is done, if it died before it could.
+
+        For the lease's holder only.
+        """
+        status = self.status()
+        if status["state"] != State.DONE:
+            self.tidy()
+            self.set_status(State.DONE, step=status.get("step", 0))
 
     def is_locked(self) -> bool:
         """Whether somebody works on this run right now."""
