@@ -46,10 +46,14 @@ def owing(
     owing = []
     for spec in specs:
         run = store.open(spec)
-        if not run.missing(wanted):
-            outcome.done.append(run.run_id)
+        try:
+            if not run.missing(wanted):
+                outcome.done.append(run.run_id)
+                continue
+            status = run.status()
+        except HarnessError as error:  # damaged: its neighbours can do without it
+            outcome.failed[run.run_id] = f"failed: {error}"
             continue
-        status = run.status()
         if status["state"] == State.DIVERGED and State.DIVERGED not in rerun:
             # deterministic: it would diverge again at the same step
             outcome.failed[run.run_id] = f"diverged: {status['reason']}"

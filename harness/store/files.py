@@ -47,10 +47,10 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON line and flush it to disk; a torn line left by a crash is cut off first."""
+    """Append one JSON line and flush it to disk; a line torn by a crash is cut off first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _named(path), path.open("ab+") as file:
-        _cut_torn_line(file)
+        _end_last_line(file)
         file.write(json.dumps(record, sort_keys=True).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
@@ -100,8 +100,8 @@ def _named(path: Path) -> Iterator[None]:
         raise
 
 
-def _cut_torn_line(file: Any) -> None:
-    """Truncate an append-mode file after its last newline."""
+def _end_last_line(file: Any) -> None:
+    """Cut off a torn last line of an append-mode file; one that lacks its newline alone gets it."""
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         return
@@ -109,5 +109,11 @@ def _cut_torn_line(file: Any) -> None:
     if file.read(1) == b"\n":
         return
     file.seek(0)
-    file.truncate(file.read().rfind(b"\n") + 1)
-    file.seek(0, os.SEEK_END)
+    last = file.read().rpartition(b"\n")[2]
+    try:
+        json.loads(last)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        file.truncate(size - len(last))
+        file.seek(0, os.SEEK_END)
+    else:  # readers count it already
+        file.write(b"\n")
