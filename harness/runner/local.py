@@ -158,7 +158,7 @@ def _deaf_to(number: int) -> Iterator[None]:
 
 
 def _command(launch: Launch, node: Node, port: int) -> list[str]:
-    worker = ["-m", "harness.train.worker"]
+    worker = ["-m", "harness.train"]
     if not launch.accelerate_config:
         return [sys.executable, *worker]
     told = {
