@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ArtifactError
+from harness.home import without_home
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -28,8 +29,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write plain data as indented JSON, atomically."""
-    write_atomic(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
+    """Write plain data as indented JSON, atomically; paths in the home folder begin with `~`."""
+    write_atomic(path, json.dumps(without_home(data), indent=1, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from filelock import SoftFileLease
 
 from harness.errors import ArtifactError, ConfigError
+from harness.home import told_without_home
 from harness.store.files import append_line, is_torn, read_json, read_lines, write_json
 from harness.store.lease import lease, taken
 from harness.store.records import EvalRow, Measure, Request, RunSpec, State
@@ -56,7 +57,12 @@ class Run:
         """Write status.json; `more` (step, attempts, ...) is kept beside the state."""
         write_json(
             self.path / "status.json",
-            {**more, "state": state, "reason": reason, "updated": time.time()},
+            {
+                **more,
+                "state": state,
+                "reason": told_without_home(reason),
+                "updated": time.time(),
+            },
         )
 
     def rows(self) -> dict[Measure, EvalRow]:
@@ -97,7 +103,8 @@ class Run:
 
     def fail(self, rank: int, state: State, reason: str, cause: str, **more: Any) -> None:
         """Leave a note of why a process of this run ended; its runner reads and removes it."""
-        note = {**more, "state": state, "reason": reason, "cause": cause, "time": time.time()}
+        told = {"state": state, "reason": told_without_home(reason), "cause": cause}
+        note = {**more, **told, "time": time.time()}
         write_json(self.path / f"failure-{rank}.json", note)
 
     def failures(self) -> list[Path]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError, nearest
+from harness.home import told_without_home, without_home
 from harness.store.files import read_json, write_json
 from harness.store.schema import read_versioned, write_versioned
 
@@ -24,14 +25,18 @@ def save_matrix(store: ResultStore, matrix: Matrix) -> bool:
     """
     path = store.root / "tables" / matrix.grid.name / "matrix.json"
     described = {
-        # where this machine keeps its results is nobody else's business
-        "grid": matrix.grid.model_dump(mode="json", exclude={"results"}),
+        # where this machine keeps its results, and what secrets it has, is nobody else's business
+        "grid": matrix.grid.model_dump(
+            mode="json", exclude={"results": True, "launch": {"environment"}}
+        ),
         "request": asdict(matrix.request),
         "wanted": [asdict(measure) for measure in matrix.wanted()],
         "cells": [spec.to_json() for spec in matrix.specs],
-        "skips": [asdict(skip) for skip in matrix.skips],
+        "skips": [
+            {"cell": skip.cell, "reason": told_without_home(skip.reason)} for skip in matrix.skips
+        ],
     }
-    if path.exists() and read_versioned(path) == json.loads(json.dumps(described)):
+    if path.exists() and read_versioned(path) == json.loads(json.dumps(without_home(described))):
         return False
     write_versioned(path, described)
     return True
