@@ -71,7 +71,9 @@ class Handle:
         """
         codes = {rank: process.poll() for rank, process in self.processes.items()}
         if self._first is None:
-            self._first = next((rank for rank, code in codes.items() if code), None)
+            bad = {rank: code for rank, code in codes.items() if code}
+            # who was killed comes first: that the others lost it is the consequence
+            self._first = min(bad, key=lambda rank: bad[rank] > 0) if bad else None
             self._since = time.monotonic()
         if None in codes.values():
             if self._first is not None:

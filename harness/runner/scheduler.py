@@ -148,7 +148,6 @@ class Scheduler:
                 return
             run.tidy()
             write_json(run.path / "request.json", asdict(self.request))
-            run.set_status(State.QUEUED)
             watched = Watched(run, self.launch, self._shares[self._free[0]], self.node)
         except (OSError, HarnessError) as error:
             self._lost(run, lease, error)

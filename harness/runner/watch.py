@@ -61,7 +61,7 @@ class Watched:
         self.launch = launch
         self.gpus = list(gpus)
         self.node = node or local.Node()
-        self.attempts = 0
+        self.attempts = self._retried = 0  # less memory is another attempt, but no retry
         self._started = time.monotonic()
         self._asked = False
         self._ending: Verdict | None = None
@@ -92,6 +92,8 @@ class Watched:
         self._updated: object = None
         for note in self.run.failures():
             note.unlink(missing_ok=True)
+        step = self.run.status().get("step", 0)
+        self.run.set_status(State.QUEUED, step=step, attempts=self.attempts)
         if self.launch.nodes > 1:
             self.node = meeting.call(self.run, self.node)
         self.handle = local.start(self.run, self.launch, self.gpus, self.node)
@@ -139,7 +141,8 @@ class Watched:
                 self._say(f"out of memory: the micro-batch is now {smaller}")
                 self._start()
                 return False
-            if verdict.cause in TRANSIENT and self.attempts <= self.launch.retries:
+            if verdict.cause in TRANSIENT and self._retried < self.launch.retries:
+                self._retried += 1
                 self._say(f"{verdict.reason}; attempt {self.attempts + 1}")
                 self._start()
                 return False

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import traceback
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from harness.config.matrix import wanted
 from harness.errors import HarnessError
@@ -31,6 +32,10 @@ from harness.train.measure import measure, seconds_at
 from harness.train.status import Interrupted, Status, explain
 from harness.train.trackers import start_trackers
 
+#: how long processes wait for one of theirs, which may be making an artifact alone or waiting for
+#: another runner to make it; one that hangs or dies is the runner's business and noticed at once
+PATIENCE = timedelta(days=1)
+
 
 def main(folder: str) -> int:
     """Do everything the run still owes; return the exit code."""
@@ -42,6 +47,7 @@ def main(folder: str) -> int:
         mixed_precision="bf16" if run.spec.train["precision"] == "bf16" else "no",
         log_with=list(request.track) or None,
         project_dir=str(run.path / "trackers") if request.track else None,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     status = Status(run, accelerator)
     try:

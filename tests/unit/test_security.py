@@ -35,7 +35,15 @@ UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib
     "marshal",
     "torch.package",
 }
-UNSAFE_NAMES = {"eval", "exec", "unsafe_load", "full_load", "load_all", "UnsafeLoader", "FullLoader"}
+UNSAFE_NAMES = {
+    "eval",
+    "exec",
+    "unsafe_load",
+    "full_load",
+    "load_all",
+    "UnsafeLoader",
+    "FullLoader",
+}
 
 
 def calls(path):
@@ -48,7 +56,7 @@ def calls(path):
 
 @pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda v: str(v).split("/")[-1])
 def test_no_file_is_run(name, path):
-    """torch.load with weights_only, np.load without pickles, YAML's safe loader; no pickle at all."""
+    """torch.load with weights_only, np.load without pickles, YAML's safe loader; no pickle."""
     for node in ast.walk(ast.parse(path.read_text())):
         imported = []
         if isinstance(node, ast.Import):
@@ -145,14 +153,21 @@ def test_a_changed_byte_of_evaluation_weights_is_noticed(tmp_path):
     for place, changed in flips(whole, 80):
         path.write_bytes(changed)
         other = torch.nn.Linear(3, 2)
-        try:
-            load_ema(path, other)
-        except ArtifactError as error:
-            assert str(path) in str(error)
-            assert "delete it and run again" in str(error)
-        else:  # a letter of the header that names no tensor
+        said = refusal(path, other)
+        if not said:  # a letter of the header that names no tensor
             equal = [torch.equal(a, b) for a, b in zip(expected, other.parameters(), strict=True)]
             assert all(equal), place
+        else:
+            assert str(path) in said
+            assert "delete it and run again" in said
+
+
+def refusal(path, network):
+    try:
+        load_ema(path, network)
+    except ArtifactError as error:
+        return str(error)
+    return ""
 
 
 def test_a_changed_byte_of_an_artifact_is_noticed(tmp_path):
