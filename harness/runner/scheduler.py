@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from filelock import SoftFileLease
 
@@ -16,7 +16,6 @@ from harness.errors import HarnessError, file_sentence
 from harness.runner import devices
 from harness.runner.local import Node
 from harness.runner.watch import Watched
-from harness.store.files import write_json
 from harness.store.lease import taken
 from harness.store.records import Measure, Request, RunSpec, State
 from harness.store.store import ResultStore, Run
@@ -147,7 +146,7 @@ class Scheduler:
                 self.outcome.done.append(run.run_id)
                 return
             run.tidy()
-            write_json(run.path / "request.json", asdict(self.request))
+            run.ask(self.request)
             watched = Watched(run, self.launch, self._shares[self._free[0]], self.node)
         except (OSError, HarnessError) as error:
             self._lost(run, lease, error)

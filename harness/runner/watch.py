@@ -6,13 +6,12 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.config.matrix import wanted
 from harness.config.schema import Launch
 from harness.runner import local, meeting
-from harness.store.files import write_json
 from harness.store.records import State
 from harness.store.store import Run
 
@@ -136,8 +135,7 @@ class Watched:
         if not self._asked:
             smaller = self._smaller() if verdict.cause == "memory" else None
             if smaller is not None:
-                request = replace(self.run.request, micro_batch=smaller)
-                write_json(self.run.path / "request.json", asdict(request))
+                self.run.ask(replace(self.run.request, micro_batch=smaller))
                 self._say(f"out of memory: the micro-batch is now {smaller}")
                 self._start()
                 return False

@@ -47,6 +47,10 @@ class Run:
         """What the run was last asked for."""
         return Request(**read_json(self.path / "request.json"))
 
+    def ask(self, request: Request) -> None:
+        """Say what is wanted of this run; for the lease's holder only."""
+        write_json(self.path / "request.json", asdict(request))
+
     def status(self) -> dict[str, Any]:
         """The last written status; queued where none was."""
         path = self.path / "status.json"

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import asdict
 
 import pytest
 
@@ -14,7 +13,6 @@ from harness.config.schema import Launch
 from harness.runner import local, watch
 from harness.runner.scheduler import Scheduler
 from harness.runner.watch import Watched
-from harness.store.files import write_json
 from harness.store.records import PluginSpec, Request, RunSpec, State
 from harness.store.store import ResultStore
 
@@ -95,7 +93,7 @@ def spec(seed=0):
 def prepared(store, *script, seed=0):
     run = store.open(spec(seed))
     (run.path / "script.json").write_text(json.dumps(script))
-    write_json(run.path / "request.json", asdict(REQUEST))
+    run.ask(REQUEST)
     return run
 
 
