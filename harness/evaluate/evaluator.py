@@ -66,10 +66,7 @@ class Evaluator:
                 extractor.ready().to(accelerator.device)
         self._files: dict[str, Reference] = {
             name: load_reference(
-                Path(file["file"]).expanduser(),
-                self.extractors[name],
-                file["n"],
-                shape=list(dataset.spec.shape),
+                Path(file["file"]), self.extractors[name], file["n"], shape=list(dataset.spec.shape)
             )
             for name, file in request.references.items()
         }

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import SoftFileLease
 
 from harness.errors import ArtifactError, ConfigError
-from harness.home import told_without_home
+from harness.home import told_without_home, with_home
 from harness.store.files import append_line, is_torn, read_json, read_lines, write_json
 from harness.store.lease import lease, taken
 from harness.store.records import EvalRow, Measure, Request, RunSpec, State
@@ -45,7 +45,7 @@ class Run:
     @property
     def request(self) -> Request:
         """What the run was last asked for."""
-        return Request(**read_json(self.path / "request.json"))
+        return Request(**with_home(read_json(self.path / "request.json")))
 
     def ask(self, request: Request) -> None:
         """Say what is wanted of this run; for the lease's holder only."""

@@ -27,7 +27,7 @@ def save_matrix(store: ResultStore, matrix: Matrix) -> bool:
     described = {
         # where this machine keeps its results, and what secrets it has, is nobody else's business
         "grid": matrix.grid.model_dump(
-            mode="json", exclude={"results": True, "launch": {"environment"}}
+            mode="json", exclude={"results": True, "launch": {"environment", "slurm"}}
         ),
         "request": asdict(matrix.request),
         "wanted": [asdict(measure) for measure in matrix.wanted()],
