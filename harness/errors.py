@@ -7,7 +7,10 @@ is a bug in the harness or a plugin and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 EXIT_DONE = 0
 EXIT_CELL_FAILED = 1
@@ -37,6 +40,13 @@ class DivergedError(HarnessError):
     def __init__(self, step: int, what: str) -> None:
         super().__init__(f"{what} is not finite at step {step}")
         self.step = step
+
+
+def file_sentence(error: OSError) -> str:
+    """What the operating system refused, with the file; and the mend, where the disk is full."""
+    mend = "; free some space, the same command continues" if error.errno in FULL else ""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}{mend}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -116,7 +116,7 @@ class Registry:
         Raises:
             ConfigError: the file is missing or does not import.
         """
-        path = Path(path).resolve()
+        path = Path(path).expanduser().resolve()
         if not path.is_file():
             raise ConfigError(f"--plugin {path}: no such file")
         name = f"harness_plugin_{path.stem}"

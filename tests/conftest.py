@@ -54,13 +54,12 @@ def harness(capsys):
     return run
 
 
-def command(*arguments, **options):
+def command(*arguments, environment=None, **options):
     """Start `python -m harness ...` as a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "harness", *map(str, arguments)],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

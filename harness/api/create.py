@@ -11,6 +11,7 @@ from harness.api.plugin import Plugin
 from harness.api.preconditioning import Preconditioning
 from harness.api.teacher import Dataset, Teacher
 from harness.errors import ConfigError, nearest
+from harness.home import with_home
 from harness.registry import registry
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ register_metric = _decorator("metric", Metric)
 
 
 def make_params(kind: str, name: str, params: Mapping[str, Any]) -> Any:
-    """Validate parameters of a plugin against its `Params`.
+    """Validate parameters of a plugin against its `Params`; `~` in a path is the home folder.
 
     Raises:
         ConfigError: unknown plugin, unknown key (with the nearest one) or a value of wrong type.
@@ -53,7 +54,7 @@ def make_params(kind: str, name: str, params: Mapping[str, Any]) -> Any:
 
     model = registry.get(kind, name).Params
     try:
-        return model.model_validate(dict(params))
+        return model.model_validate(with_home(dict(params)))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from harness import __version__
-from harness.errors import EXIT_CELL_FAILED, EXIT_INTERRUPTED, HarnessError
+from harness.errors import EXIT_CELL_FAILED, EXIT_INTERRUPTED, HarnessError, file_sentence
 
 #: verb -> (module, one line of help); the module has add_arguments(parser) and main(args) -> int
 VERBS = {
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno is None:
             raise
-        print(f"error: {error.filename or 'system'}: {error.strerror}", file=sys.stderr)
+        print(f"error: {file_sentence(error)}", file=sys.stderr)
         return EXIT_CELL_FAILED
 
 

@@ -16,14 +16,16 @@ from harness.errors import (
     EXIT_CELL_FAILED,
     EXIT_DONE,
     EXIT_INTERRUPTED,
+    ArtifactError,
     ConfigError,
     HarnessError,
 )
 from harness.runner.scheduler import Outcome, Scheduler
 from harness.runner.slurm import Slurm
-from harness.store.records import RunSpec, State
-from harness.store.store import ResultStore
-from harness.store.tables import save_matrix
+from harness.store.lease import taken
+from harness.store.records import Measure, RunSpec, State
+from harness.store.store import ResultStore, Run
+from harness.store.tables import are_current, save_matrix
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,14 +63,17 @@ def main(args: argparse.Namespace) -> int:
     matrix = expand(grid, args.only, args.plugin)
     store = ResultStore(grid.results)
     wanted = matrix.wanted()
-    owed = [spec for spec in matrix.specs if store.run_at(spec.run_id).missing(wanted)]
+    owed = [spec for spec in matrix.specs if _owes(store.run_at(spec.run_id), wanted)]
     if owed:
         _check_machine(matrix)
     changed = save_matrix(store.prepare(), matrix)
+    for spec in matrix.specs:
+        if spec not in owed:
+            _settle(store.run_at(spec.run_id))
     tables = store.root / "tables" / grid.name
     if not owed:
         print(f"{len(matrix.specs)} of {len(matrix.specs)} cells are done, nothing to do.")
-        if changed or not (tables / "leaderboard.csv").exists():
+        if changed or not are_current(store, grid.name):
             _tables(store, matrix)
         else:
             print(f"{(tables / 'leaderboard.txt').read_text()}\ntables: {tables}")
@@ -116,6 +121,20 @@ def shard(specs: Sequence[RunSpec], which: str | None) -> Sequence[RunSpec]:
     if not (slash and first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
         raise ConfigError(f"--shard {which}: write I/N with 1 <= I <= N, e.g. --shard 1/4")
     return specs[int(first) - 1 :: int(count)]
+
+
+def _owes(run: Run, wanted: Sequence[Measure]) -> bool:
+    try:
+        return bool(run.missing(wanted))
+    except ArtifactError:
+        return True  # told where it is run, so that its neighbours are run too
+
+
+def _settle(run: Run) -> None:
+    """A cell with all its numbers is done, also if it was killed before it could say so."""
+    if run.status()["state"] != State.DONE and taken(lease := run.lease()):
+        run.settle()  # else it is at work, for another grid
+        lease.release()
 
 
 def _check_machine(matrix: Matrix) -> None:

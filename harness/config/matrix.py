@@ -12,6 +12,7 @@ from harness.api import DatasetSpec, Teacher
 from harness.config.schema import Axes, Grid
 from harness.config.workshop import Workshop
 from harness.errors import ConfigError, nearest
+from harness.home import without_home
 from harness.registry import registry
 from harness.store.records import Measure, PluginSpec, Request, RunSpec
 
@@ -154,7 +155,7 @@ def _request(grid: Grid, references: dict[str, dict[str, Any]], plugins: Sequenc
         channels_last=grid.train.channels_last,
         processes=grid.launch.processes,
         track=list(grid.launch.track),
-        plugins=[str(Path(plugin).resolve()) for plugin in plugins],
+        plugins=[str(Path(plugin).expanduser().resolve()) for plugin in plugins],
         references=references,
     )
 
@@ -184,7 +185,7 @@ def _excluded(rule: dict[str, Any], plugins: dict[str, PluginSpec], seed: int) -
             if wanted_value != seed:
                 return False
         elif isinstance(wanted_value, dict):
-            params = wanted_value.get("params", {})
+            params = without_home(wanted_value.get("params", {}))
             spec = plugins[axis]
             if spec.name != wanted_value.get("name", spec.name):
                 return False

@@ -10,6 +10,7 @@ from typing import Any
 from harness.api import Dataset, DatasetSpec, Teacher, create, make_params
 from harness.config.schema import PluginRef, ReferenceFile
 from harness.errors import HarnessError
+from harness.home import without_home
 from harness.registry import registry
 from harness.store.records import PluginSpec
 
@@ -43,7 +44,7 @@ class Workshop:
         """Files of statistics by extractor, known by the beginning of their digest."""
         found = {}
         for name, reference in files.items():
-            path = Path(reference.file)
+            path = Path(reference.file).expanduser()
             try:
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
@@ -107,4 +108,5 @@ def plugin_spec(axis: str, ref: PluginRef) -> PluginSpec:
         for key, field in type(params).model_fields.items()
         if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("located")
     ]
+    full, changed = without_home(full), without_home(changed)
     return PluginSpec(ref.name, cls.revision, full, changed, located)

@@ -19,6 +19,7 @@ from harness.report.speed import speed_table
 from harness.store.files import write_atomic
 from harness.store.records import State
 from harness.store.store import ResultStore
+from harness.store.tables import save_sources, sources
 
 TABLES = ("leaderboard", "speed", "area", "coverage")
 EXTENSIONS = (*STYLES, "csv")
@@ -117,9 +118,11 @@ def build_report(
 
 def write_tables(store: ResultStore, grid: str) -> str:
     """Write every table in every format; return the text of leaderboard and speed table."""
+    found = sources(store, grid)  # first: what is added meanwhile is for the next time
     report = build_report(store, grid)
     folder = store.root / "tables" / grid
     write_report(report, folder)
+    save_sources(store, grid, found)
     return f"{report.text('leaderboard')}\n{report.text('speed')}\ntables: {folder}"
 
 

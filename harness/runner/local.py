@@ -71,7 +71,9 @@ class Handle:
         """
         codes = {rank: process.poll() for rank, process in self.processes.items()}
         if self._first is None:
-            self._first = next((rank for rank, code in codes.items() if code), None)
+            bad = {rank: code for rank, code in codes.items() if code}
+            # who was killed comes first: that the others lost it is the consequence
+            self._first = min(bad, key=lambda rank: bad[rank] > 0) if bad else None
             self._since = time.monotonic()
         if None in codes.values():
             if self._first is not None:
@@ -158,7 +160,7 @@ def _deaf_to(number: int) -> Iterator[None]:
 
 
 def _command(launch: Launch, node: Node, port: int) -> list[str]:
-    worker = ["-m", "harness.train.worker"]
+    worker = ["-m", "harness.train"]
     if not launch.accelerate_config:
         return [sys.executable, *worker]
     told = {

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from filelock import SoftFileLease
 
 from harness.config.matrix import wanted
 from harness.config.schema import Launch
+from harness.errors import HarnessError, file_sentence
 from harness.runner import devices
 from harness.runner.local import Node
 from harness.runner.watch import Watched
-from harness.store.files import write_json
 from harness.store.lease import taken
 from harness.store.records import Measure, Request, RunSpec, State
 from harness.store.store import ResultStore, Run
@@ -44,10 +45,14 @@ def owing(
     owing = []
     for spec in specs:
         run = store.open(spec)
-        if not run.missing(wanted):
-            outcome.done.append(run.run_id)
+        try:
+            if not run.missing(wanted):
+                outcome.done.append(run.run_id)
+                continue
+            status = run.status()
+        except HarnessError as error:  # damaged: its neighbours can do without it
+            outcome.failed[run.run_id] = f"failed: {error}"
             continue
-        status = run.status()
         if status["state"] == State.DIVERGED and State.DIVERGED not in rerun:
             # deterministic: it would diverge again at the same step
             outcome.failed[run.run_id] = f"diverged: {status['reason']}"
@@ -140,10 +145,10 @@ class Scheduler:
                 lease.release()
                 self.outcome.done.append(run.run_id)
                 return
-            write_json(run.path / "request.json", asdict(self.request))
-            run.set_status(State.QUEUED)
+            run.tidy()
+            run.ask(self.request)
             watched = Watched(run, self.launch, self._shares[self._free[0]], self.node)
-        except OSError as error:
+        except (OSError, HarnessError) as error:
             self._lost(run, lease, error)
             return
         self.working.append(Working(run, watched, self._free.pop(0), lease))
@@ -158,7 +163,7 @@ class Scheduler:
                     self._close(work)
                 else:
                     continue
-            except OSError as error:
+            except (OSError, HarnessError) as error:
                 work.watched.kill()
                 self._lost(work.run, work.lease, error)
             self.working.remove(work)
@@ -174,11 +179,12 @@ class Scheduler:
             self.outcome.fresh.append(run.run_id)
         work.lease.release()
 
-    def _lost(self, run: Run, lease: SoftFileLease, error: OSError) -> None:
-        """This runner cannot write about a run, e.g. on a full disk: its neighbours go on."""
-        reason = f"failed: {error.filename or run.path}: {error.strerror}"
-        self.outcome.failed[run.run_id] = reason
-        lease.release(force=True)
+    def _lost(self, run: Run, lease: SoftFileLease, error: OSError | HarnessError) -> None:
+        """A run's files cannot be written (a full disk) or read: its neighbours go on."""
+        reason = file_sentence(error) if isinstance(error, OSError) else str(error)
+        self.outcome.failed[run.run_id] = f"failed: {reason}"
+        with contextlib.suppress(OSError):
+            lease.release(force=True)
 
     def _ask_again(self) -> None:
         """Take cells that another runner has finished or let go of."""

@@ -19,7 +19,7 @@ from harness.errors import ConfigError, HarnessError
 from harness.runner import squeue
 from harness.runner.job import CellJob
 from harness.runner.scheduler import Outcome, owing
-from harness.store.lease import lease, taken
+from harness.store.lease import held, taken
 from harness.store.records import Request, RunSpec, State
 from harness.store.store import ResultStore, Run
 from harness.store.submissions import Submission, newest_jobs
@@ -145,7 +145,7 @@ class Slurm:
         )
 
     def _submit(self, specs: Sequence[RunSpec]) -> None:
-        with lease(self.store.root / "slurm" / ".lease"):
+        with held(self.store.root / "slurm" / ".lease"):
             runs = owing(self.store, specs, self.wanted, self.rerun, self.outcome)
             known = newest_jobs(self.store.root)
             had = {run.run_id: known[run.run_id] for run in runs if run.run_id in known}

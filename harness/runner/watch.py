@@ -6,13 +6,12 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.config.matrix import wanted
 from harness.config.schema import Launch
 from harness.runner import local, meeting
-from harness.store.files import write_json
 from harness.store.records import State
 from harness.store.store import Run
 
@@ -61,7 +60,7 @@ class Watched:
         self.launch = launch
         self.gpus = list(gpus)
         self.node = node or local.Node()
-        self.attempts = 0
+        self.attempts = self._retried = 0  # less memory is another attempt, but no retry
         self._started = time.monotonic()
         self._asked = False
         self._ending: Verdict | None = None
@@ -92,6 +91,8 @@ class Watched:
         self._updated: object = None
         for note in self.run.failures():
             note.unlink(missing_ok=True)
+        step = self.run.status().get("step", 0)
+        self.run.set_status(State.QUEUED, step=step, attempts=self.attempts)
         if self.launch.nodes > 1:
             self.node = meeting.call(self.run, self.node)
         self.handle = local.start(self.run, self.launch, self.gpus, self.node)
@@ -126,19 +127,20 @@ class Watched:
         self.handle.stop()
 
     def _ended(self, ended: local.Exit) -> bool:
-        if ended.ok and not self.run.missing(wanted(self.run.request)):
+        if not self.run.missing(wanted(self.run.request)):
+            self.run.settle()  # however its processes ended: nothing is left to do
             return True
         verdict = self._ending or self._explain(ended)
         self._ending = None
         if not self._asked:
             smaller = self._smaller() if verdict.cause == "memory" else None
             if smaller is not None:
-                request = replace(self.run.request, micro_batch=smaller)
-                write_json(self.run.path / "request.json", asdict(request))
+                self.run.ask(replace(self.run.request, micro_batch=smaller))
                 self._say(f"out of memory: the micro-batch is now {smaller}")
                 self._start()
                 return False
-            if verdict.cause in TRANSIENT and self.attempts <= self.launch.retries:
+            if verdict.cause in TRANSIENT and self._retried < self.launch.retries:
+                self._retried += 1
                 self._say(f"{verdict.reason}; attempt {self.attempts + 1}")
                 self._start()
                 return False
@@ -154,6 +156,8 @@ class Watched:
         notes = self._notes()
         if notes and not code < 0:
             return _read(notes[0])
+        if code < 0 and self._asked:  # before it could save, or by a second interrupt
+            return Verdict(State.INTERRUPTED, "killed by its runner", "interrupted")
         return death(self.launch, ended, f"{self.run.path.name}/worker.log")
 
     def _notes(self) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 
 from harness.errors import ArtifactError
 from harness.store.files import read_json, write_atomic, write_json
-from harness.store.lease import lease
+from harness.store.lease import held
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -42,7 +42,7 @@ def get_or_make(root: Path, kind: str, key: dict[str, Any], make: Callable[[], A
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = root / "artifacts" / kind / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with lease(path.with_suffix(".lease")):
+    with held(path.with_suffix(".lease")):
         if not path.with_suffix(".json").exists():
             started = time.perf_counter()
             content = save(make())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ArtifactError
+from harness.home import without_home
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -17,7 +19,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content
     try:
-        with temporary.open("wb") as file:
+        with _named(path), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -27,8 +29,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write plain data as indented JSON, atomically."""
-    write_atomic(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
+    """Write plain data as indented JSON, atomically; paths in the home folder begin with `~`."""
+    write_atomic(path, json.dumps(without_home(data), indent=1, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -46,10 +48,10 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON line and flush it to disk; a torn line left by a crash is cut off first."""
+    """Append one JSON line and flush it to disk; a line torn by a crash is cut off first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        _cut_torn_line(file)
+    with _named(path), path.open("ab+") as file:
+        _end_last_line(file)
         file.write(json.dumps(record, sort_keys=True).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
@@ -89,8 +91,18 @@ def is_torn(path: Path) -> bool:
     return False
 
 
-def _cut_torn_line(file: Any) -> None:
-    """Truncate an append-mode file after its last newline."""
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file it was: writing to a full disk raises an error that does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def _end_last_line(file: Any) -> None:
+    """Cut off a torn last line of an append-mode file; one that lacks its newline alone gets it."""
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         return
@@ -98,5 +110,11 @@ def _cut_torn_line(file: Any) -> None:
     if file.read(1) == b"\n":
         return
     file.seek(0)
-    file.truncate(file.read().rfind(b"\n") + 1)
-    file.seek(0, os.SEEK_END)
+    last = file.read().rpartition(b"\n")[2]
+    try:
+        json.loads(last)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        file.truncate(size - len(last))
+        file.seek(0, os.SEEK_END)
+    else:  # readers count it already
+        file.write(b"\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from typing import Any
 from filelock import SoftFileLease
 
 from harness.errors import ArtifactError, ConfigError
+from harness.home import told_without_home, with_home
 from harness.store.files import append_line, is_torn, read_json, read_lines, write_json
 from harness.store.lease import lease, taken
 from harness.store.records import EvalRow, Measure, Request, RunSpec, State
@@ -43,7 +45,11 @@ class Run:
     @property
     def request(self) -> Request:
         """What the run was last asked for."""
-        return Request(**read_json(self.path / "request.json"))
+        return Request(**with_home(read_json(self.path / "request.json")))
+
+    def ask(self, request: Request) -> None:
+        """Say what is wanted of this run; for the lease's holder only."""
+        write_json(self.path / "request.json", asdict(request))
 
     def status(self) -> dict[str, Any]:
         """The last written status; queued where none was."""
@@ -55,7 +61,12 @@ class Run:
         """Write status.json; `more` (step, attempts, ...) is kept beside the state."""
         write_json(
             self.path / "status.json",
-            {**more, "state": state, "reason": reason, "updated": time.time()},
+            {
+                **more,
+                "state": state,
+                "reason": told_without_home(reason),
+                "updated": time.time(),
+            },
         )
 
     def rows(self) -> dict[Measure, EvalRow]:
@@ -96,7 +107,8 @@ class Run:
 
     def fail(self, rank: int, state: State, reason: str, cause: str, **more: Any) -> None:
         """Leave a note of why a process of this run ended; its runner reads and removes it."""
-        note = {**more, "state": state, "reason": reason, "cause": cause, "time": time.time()}
+        told = {"state": state, "reason": told_without_home(reason), "cause": cause}
+        note = {**more, **told, "time": time.time()}
         write_json(self.path / f"failure-{rank}.json", note)
 
     def failures(self) -> list[Path]:
@@ -114,6 +126,24 @@ class Run:
     def lease(self) -> SoftFileLease:
         """Who works on this run; see harness/store/lease.py."""
         return lease(self.path / ".lease")
+
+    def tidy(self) -> None:
+        """Remove what processes that were killed in mid-write left; for the lease's holder only."""
+        for leftover in list(self.path.rglob(".*.tmp")):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """Say of a run that has all its numbers that it is done, if it died before it could.
+
+        For the lease's holder only.
+        """
+        status = self.status()
+        if status["state"] != State.DONE:
+            self.tidy()
+            self.set_status(State.DONE, step=status.get("step", 0))
 
     def is_locked(self) -> bool:
         """Whether somebody works on this run right now."""

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.home import with_home
 from harness.store.files import append_line, read_json, read_lines, write_json
 
 
@@ -36,7 +37,7 @@ class Submission:
 
     def order(self) -> dict[str, Any]:
         """What its jobs are to do: request, launch, states to try again."""
-        order: dict[str, Any] = read_json(self.folder / "order.json")
+        order: dict[str, Any] = with_home(read_json(self.folder / "order.json"))
         return order
 
     def jobs(self) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Checkpoints that survive a kill at any moment: safetensors and JSON, written aside, renamed.
 
-No pickle anywhere. Every file's sha256 stands in state.json; a checkpoint that does not match is
-passed over for the one before, and said so.
+No pickle anywhere. Every file's sha256 stands in state.json, that of the rest of state.json too; a
+checkpoint that does not match is passed over for the one before, and said so. Evaluation weights
+carry their digest in their own header.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -65,13 +66,9 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
         data = save({key: value.detach().cpu().contiguous() for key, value in content.items()})
         digests[name] = hashlib.sha256(data).hexdigest()
         write_atomic(temporary / f"{name}.safetensors", data)
-    meta = {
-        "step": state.step,
-        "seconds": state.seconds,
-        "optimizer": scalars,
-        "sha256": digests,
-    }
-    write_atomic(temporary / "state.json", json.dumps(meta))
+    meta = {"step": state.step, "seconds": state.seconds, "optimizer": scalars}
+    digests["state"] = _digest_json(meta)
+    write_atomic(temporary / "state.json", json.dumps({**meta, "sha256": digests}))
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)
@@ -104,7 +101,8 @@ def save_ema(path: Path, network: nn.Module) -> None:
     weights = {
         key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
     }
-    write_atomic(path, save(weights))
+    digest = hashlib.sha256(save(weights)).hexdigest()
+    write_atomic(path, save(weights, metadata={"sha256": digest}))
 
 
 def load_ema(path: Path, network: nn.Module) -> None:
@@ -114,7 +112,12 @@ def load_ema(path: Path, network: nn.Module) -> None:
         ArtifactError: damaged file.
     """
     try:
-        network.load_state_dict(load(path.read_bytes()))
+        with safe_open(path, "pt") as file:
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            digest = (file.metadata() or {}).get("sha256")
+        if digest not in (None, hashlib.sha256(save(weights)).hexdigest()):
+            raise SafetensorError("it does not match its digest")
+        network.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({str(error).splitlines()[0]}); delete it and run again:"
@@ -126,15 +129,17 @@ def _read(path: Path, state: TrainingState) -> Callable[[], None]:
     """Read and verify everything first; the returned function then changes `state`."""
     try:
         meta = json.loads((path / "state.json").read_text())
-        files = {}
-        for name, digest in meta["sha256"].items():
+        digests, files = meta.pop("sha256"), {}
+        if digests.pop("state", None) not in (None, _digest_json(meta)):
+            raise ArtifactError(f"checkpoint {path}: state.json does not match its digest")
+        for name, digest in digests.items():
             data = (path / f"{name}.safetensors").read_bytes()
             if hashlib.sha256(data).hexdigest() != digest:
                 raise ArtifactError(
                     f"checkpoint {path}: {name}.safetensors does not match its digest"
                 )
             files[name] = load(data)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ArtifactError(f"checkpoint {path} is damaged ({error})") from None
 
     def apply() -> None:
@@ -144,6 +149,10 @@ def _read(path: Path, state: TrainingState) -> Callable[[], None]:
         state.step, state.seconds = int(meta["step"]), float(meta["seconds"])
 
     return apply
+
+
+def _digest_json(data: dict) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _flatten_optimizer(optimizer: HasState) -> tuple[dict[str, Tensor], dict]:

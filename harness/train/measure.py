@@ -31,6 +31,11 @@ def measure(
     """
     accelerator = status.accelerator
     cell.target.eval()
+    if accelerator.is_main_process:  # before the rows: who has those is never asked again
+        seed, device = run.request.evaluation_seed, accelerator.device
+        folder, student = run.path / "samples", cell.ema_student
+        save_pictures(folder, student, cell.teacher.spec, measures, seed, device)
+        save_trajectories(folder, student, cell.teacher, measures, seed, device)
     ordered = sorted(measures, key=lambda measure: measure.nfe)
     for nfe, group in itertools.groupby(ordered, key=lambda measure: measure.nfe):
         scores = evaluator.measure(cell.ema_student, list(group))
@@ -57,11 +62,6 @@ def measure(
                 accelerator.log({f"{row.metric}/nfe {nfe}": value}, step=row.step)
         if nfe != ordered[-1].nfe and status.stopping():
             raise Interrupted(f"stopped after NFE {nfe} of step {measures[0].step}, rows written")
-    if accelerator.is_main_process:
-        seed, device = run.request.evaluation_seed, accelerator.device
-        folder, student = run.path / "samples", cell.ema_student
-        save_pictures(folder, student, cell.teacher.spec, measures, seed, device)
-        save_trajectories(folder, student, cell.teacher, measures, seed, device)
     accelerator.wait_for_everyone()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import signal
@@ -14,14 +13,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils.memory import should_reduce_batch_size
 
-from harness.errors import DivergedError, HarnessError
+from harness.errors import DivergedError, HarnessError, file_sentence
 from harness.store.records import State
 from harness.store.store import Run
 
 log = logging.getLogger(__name__)
 
 BEAT = 0.5  # seconds between two writings of status.json
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Interrupted(HarnessError):
@@ -107,7 +105,5 @@ def explain(error: Exception) -> tuple[State, str, str]:
     if isinstance(error, MemoryError) or should_reduce_batch_size(error):
         return State.FAILED, "memory", f"out of memory: {sentence}"
     if isinstance(error, OSError) and error.strerror:
-        mend = "; free some space, the same command continues" if error.errno in FULL else ""
-        where = f"{error.filename}: " if error.filename else ""
-        return State.FAILED, "file", f"{where}{error.strerror}{mend}"
+        return State.FAILED, "file", file_sentence(error)
     return State.FAILED, "unexpected", f"{type(error).__name__}: {sentence}"

@@ -1,22 +1,19 @@
-"""One rank of one cell: `python -m harness.train.worker RUN_FOLDER [--attached]`.
+"""One rank of one cell, from its files to its exit code.
 
-Started by the runner, one process a rank. What to do is read from the run's folder (spec.json,
-request.json), what was done is written there; the exit code says how it ended. With --attached the
-worker ends at once when its standard input closes, which happens when the runner dies however it
-dies: no orphan keeps training.
+What to do is read from the run's folder (spec.json, request.json), what was done is written there;
+the exit code says how it ended.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
-import threading
 import traceback
+from datetime import timedelta
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from harness.config.matrix import wanted
 from harness.errors import HarnessError
@@ -35,11 +32,13 @@ from harness.train.status import Interrupted, Status, explain
 from harness.train.trackers import start_trackers
 from harness.train.tuning import repeatable, tune
 
+#: how long processes wait for one of theirs, which may be making an artifact alone or waiting for
+#: another runner to make it; one that hangs or dies is the runner's business and noticed at once
+PATIENCE = timedelta(days=1)
 
-def main(folder: str, *flags: str) -> int:
+
+def main(folder: str) -> int:
     """Do everything the run still owes; return the exit code."""
-    if "--attached" in flags:
-        threading.Thread(target=_end_with_runner, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     run = Run(Path(folder))
     request = run.request
@@ -48,6 +47,7 @@ def main(folder: str, *flags: str) -> int:
         mixed_precision="bf16" if run.spec.train["precision"] == "bf16" else "no",
         log_with=list(request.track) or None,
         project_dir=str(run.path / "trackers") if request.track else None,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     status = Status(run, accelerator)
     try:
@@ -107,13 +107,3 @@ def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -
         trainer.train_to(step)
         status.enter("evaluating", step)
         measure(cell, evaluator, by_step[step], run, trainer.state.seconds, status)
-
-
-def _end_with_runner() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -258,15 +258,6 @@ def test_divergence_failure_and_interrupt_are_told_apart(grid, finished):
 
 
 @pytest.mark.slow
-def test_two_runners_share_the_work(grid):
-    first, second = command("run", "--matrix", grid), command("run", "--matrix", grid)
-    for process in (first, second):
-        finish(process)
-    for run in runs(grid):
-        assert len(rows(run)) == len(values(run)) == 8  # no row twice
-
-
-@pytest.mark.slow
 def test_damage_is_named_and_nothing_finished_is_lost(finished, tmp_path):
     import shutil
 
