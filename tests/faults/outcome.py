@@ -16,7 +16,7 @@ SECONDS = re.compile(r"\d+\.\d s\b")
 
 @dataclass
 class Outcome:
-    """Rows by run and key, digests of evaluation weights and samples, tables; and what is wrong by itself."""
+    """Rows by run and key, digests of weights and samples, tables; and what is wrong by itself."""
 
     rows: dict[tuple[Any, ...], float] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
