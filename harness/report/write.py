@@ -16,7 +16,8 @@ from harness.report.leaderboard import coverage, leaderboard
 from harness.report.merge import UNREADABLE, Conflict, FoundRun, Stores, read_grid, read_runs
 from harness.report.render import STYLES, render
 from harness.report.speed import speed_table
-from harness.store.files import write_atomic
+from harness.store.files import tidy, write_atomic
+from harness.store.lease import held
 from harness.store.records import State
 from harness.store.store import ResultStore
 from harness.store.tables import save_sources, sources
@@ -118,11 +119,13 @@ def build_report(
 
 def write_tables(store: ResultStore, grid: str) -> str:
     """Write every table in every format; return the text of leaderboard and speed table."""
-    found = sources(store, grid)  # first: what is added meanwhile is for the next time
-    report = build_report(store, grid)
     folder = store.root / "tables" / grid
-    write_report(report, folder)
-    save_sources(store, grid, found)
+    with held(folder / ".lease"):
+        tidy(folder)
+        found = sources(store, grid)  # first: what is added meanwhile is for the next time
+        report = build_report(store, grid)
+        write_report(report, folder)
+        save_sources(store, grid, found)
     return f"{report.text('leaderboard')}\n{report.text('speed')}\ntables: {folder}"
 
 

@@ -145,7 +145,6 @@ class Scheduler:
                 lease.release()
                 self.outcome.done.append(run.run_id)
                 return
-            run.tidy()
             run.ask(self.request)
             watched = Watched(run, self.launch, self._shares[self._free[0]], self.node)
         except (OSError, HarnessError) as error:

@@ -89,6 +89,7 @@ class Watched:
         self.attempts += 1
         self._looked = self._alive = time.monotonic()
         self._updated: object = None
+        self.run.tidy()
         for note in self.run.failures():
             note.unlink(missing_ok=True)
         step = self.run.status().get("step", 0)

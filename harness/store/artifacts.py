@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from harness.errors import ArtifactError
-from harness.store.files import read_json, write_atomic, write_json
+from harness.store.files import read_json, tidy, write_atomic, write_json
 from harness.store.lease import held
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -44,6 +44,7 @@ def get_or_make(root: Path, kind: str, key: dict[str, Any], make: Callable[[], A
     path.parent.mkdir(parents=True, exist_ok=True)
     with held(path.with_suffix(".lease")):
         if not path.with_suffix(".json").exists():
+            tidy(path.parent, f".{name}.*.tmp")
             started = time.perf_counter()
             content = save(make())
             seconds = time.perf_counter() - started

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from filelock import SoftFileLease
 
 from harness.errors import ArtifactError, ConfigError
 from harness.home import told_without_home, with_home
-from harness.store.files import append_line, is_torn, read_json, read_lines, write_json
+from harness.store.files import append_line, is_torn, read_json, read_lines, tidy, write_json
 from harness.store.lease import lease, taken
 from harness.store.records import EvalRow, Measure, Request, RunSpec, State
 from harness.store.schema import read_versioned, write_versioned
@@ -129,11 +128,7 @@ class Run:
 
     def tidy(self) -> None:
         """Remove what processes that were killed in mid-write left; for the lease's holder only."""
-        for leftover in list(self.path.rglob(".*.tmp")):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+        tidy(self.path)
 
     def settle(self) -> None:
         """Say of a run that has all its numbers that it is done, if it died before it could.

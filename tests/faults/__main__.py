@@ -44,7 +44,8 @@ def main() -> int:
     for what in tally.wrong:
         print(f"WRONG {what}")
     print(
-        f"{tally.kills.total()} kills in {tally.rounds} rounds, {tally.runs} runs, {seconds:.0f} s:"
+        f"{tally.kills.total()} kills in {tally.rounds} rounds, {tally.runs} runs, {seconds:.0f} s"
+        f" ({tally.cpu:.0f} s of processor time):"
         f" {tally.rows} rows, {tally.lost} lost, {tally.duplicates} duplicates,"
         f" {tally.orphans} orphans (slowest end {tally.slowest_end:.1f} s)"
     )

@@ -61,7 +61,7 @@ def read(results: Path) -> Outcome:
         seconds = [clock[step] for step in sorted(clock)]
         if seconds != sorted(set(seconds)) or seconds[0] <= 0:
             found.wrong.append(f"{run.name}: the clock at its budgets is {seconds}")
-        for path in sorted([*run.glob("ema/*"), *run.glob("samples/*")]):
+        for path in sorted([*run.glob("ema/step-*"), *run.glob("samples/step-*")]):
             found.weights[f"{run.name}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
     found.tables = {
         str(path.relative_to(results)): _without_seconds(path)
