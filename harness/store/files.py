@@ -26,6 +26,12 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_changed(path: Path, text: str) -> None:
+    """`write_atomic`, unless the file says so already: a flush to disk can take long."""
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_atomic(path, text)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write plain data as indented JSON, atomically."""
     write_atomic(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
