@@ -18,8 +18,8 @@ from harness.core.solver import SOLVERS, solve
 from harness.store.records import RunSpec
 
 #: Heun steps inside each interval of the grid that count as exact
-FINE = 32
-SAMPLES = 256
+FINE = 16
+SAMPLES = 64
 #: steps from sigma_max to sigma_min for the order of convergence
 REFINEMENT = (16, 32, 64)
 

@@ -16,7 +16,7 @@ from harness.report.leaderboard import coverage, leaderboard
 from harness.report.merge import UNREADABLE, Conflict, FoundRun, Stores, read_grid, read_runs
 from harness.report.render import STYLES, render
 from harness.report.speed import speed_table
-from harness.store.files import tidy, write_atomic
+from harness.store.files import tidy, write_atomic, write_changed
 from harness.store.lease import held
 from harness.store.records import State
 from harness.store.store import ResultStore
@@ -45,6 +45,9 @@ class Report:
     conflicts: pd.DataFrame
     notes: tuple[str, ...] = ()
     matrix: dict[str, Any] = field(default_factory=dict, repr=False)
+    _texts: dict[tuple[str, str, str | None], str] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def unreadable(self) -> bool:
@@ -57,6 +60,12 @@ class Report:
         Raises:
             ConfigError: no number of the grid has that metric.
         """
+        key = table, extension, metric  # what is printed is also written: rendered once
+        if key not in self._texts:
+            self._texts[key] = self._render(*key)
+        return self._texts[key]
+
+    def _render(self, table: str, extension: str, metric: str | None) -> str:
         frame: pd.DataFrame = getattr(self, table)
         if metric is not None:
             known = set(self.rows["metric"])
@@ -133,7 +142,7 @@ def write_report(report: Report, folder: Path) -> None:
     """Write every table in every format, and conflicts.csv where folders disagree."""
     for table in TABLES:
         for extension in EXTENSIONS:
-            write_atomic(folder / f"{table}.{extension}", report.text(table, extension))
+            write_changed(folder / f"{table}.{extension}", report.text(table, extension))
     if len(report.conflicts):
         write_atomic(folder / "conflicts.csv", report.conflicts.to_csv(index=False))
     else:

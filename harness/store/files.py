@@ -38,6 +38,12 @@ def tidy(folder: Path, pattern: str = ".*.tmp") -> None:
             leftover.unlink(missing_ok=True)
 
 
+def write_changed(path: Path, text: str) -> None:
+    """`write_atomic`, unless the file says so already: a flush to disk can take long."""
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_atomic(path, text)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write plain data as indented JSON, atomically; paths in the home folder begin with `~`."""
     write_atomic(path, json.dumps(without_home(data), indent=1, sort_keys=True) + "\n")

@@ -38,6 +38,13 @@ ALLOWED = {
     "harness.store": {"harness.store", "harness.errors", "harness.home"},
     "harness.evaluate": {"harness.evaluate", "harness.api", "harness.core", "harness.store"},
     "harness.report": {"harness.report", "harness.store", "harness.errors"},
+    "harness.bench.forecast": {
+        "harness.api",
+        "harness.config",
+        "harness.errors",
+        "harness.registry",
+        "harness.store",
+    },
     "preconds": {"preconds", "harness.api", "harness.core"},
     "teachers": {"teachers", "harness.api", "harness.core", "harness.backbones"},
     "teachers.edm_format": {

@@ -19,10 +19,12 @@ KNOWN = [
 ]
 
 
+@pytest.mark.parametrize("size", [1, 2**15 + 1])  # numpy draws few, torch draws many
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
-def test_philox_matches_published_vectors(counter, key, expected):
-    out = philox(tuple(torch.tensor([c]) for c in counter), key)
-    assert tuple(int(o) for o in out) == expected
+def test_philox_matches_published_vectors(counter, key, expected, size):
+    out = philox(tuple(torch.tensor([c]).expand(size) for c in counter), key)
+    assert all(o.dtype == torch.int64 and o.shape == (size,) for o in out)
+    assert tuple(int(o[-1]) for o in out) == expected
 
 
 @given(st.integers(0, 2**40), st.integers(0, 10**6), st.integers(1, 9))
