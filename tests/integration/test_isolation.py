@@ -83,8 +83,12 @@ class Fragile(Faulty):
 @register_objective("endless")
 class Endless(Faulty):
     def happens(self, batch):
+        hung = pathlib.Path(os.environ["ONCE"]).with_name("hung")
+        if batch.step == 12 and not hung.exists():
+            hung.touch()
+            time.sleep(3600)
         if batch.step > 25:
-            time.sleep(0.05)
+            time.sleep(0.3)
 
 
 @register_metric("patient")
@@ -289,9 +293,21 @@ def test_two_processes_end_with_their_runner_and_with_each_other(tmp_path):
     assert rows == [(10, 1), (10, 2), (25, 1), (25, 2)]
 
 
+@pytest.fixture
+def forgotten():
+    """Plugins that a test loads into this process are no business of other tests."""
+    yield
+    for classes in registry._classes.values():
+        for name in [n for n, cls in classes.items() if cls.__module__ == "harness_plugin_faulty"]:
+            del classes[name]
+    sys.modules.pop("harness_plugin_faulty", None)
+
+
 @pytest.mark.slow
-def test_time_is_up_then_interrupts(tmp_path, monkeypatch):
-    """launch.timeout keeps a checkpoint; Ctrl-C finishes the row; a second one does not wait."""
+@pytest.mark.usefixtures("forgotten")
+def test_a_hang_then_a_timeout_then_interrupts(tmp_path, monkeypatch):
+    """A hung worker starts again; launch.timeout keeps a checkpoint; Ctrl-C finishes the row; a
+    second one does not wait. Clocks are set forward, so that limits need not be short."""
     evaluate = {**GRID["evaluate"], "metrics": ["patient"]}
     place = Place(tmp_path, ["endless"], budgets=[10, 40], evaluate=evaluate)
     monkeypatch.setenv("ONCE", str(tmp_path / "once"))
@@ -301,13 +317,21 @@ def test_time_is_up_then_interrupts(tmp_path, monkeypatch):
     matrix = expand(grid, plugins=[str(place.plugin)])
     run = ResultStore(grid.results).prepare().open(matrix.specs[0])
     run.ask(matrix.request)
-    watched = Watched(run, grid.launch.model_copy(update={"timeout": 60.0}))
+    watched = Watched(run, grid.launch.model_copy(update={"timeout": 90.0, "stall": 60.0}))
+    eventually((tmp_path / "hung").exists)
+
+    def started_again():
+        watched._alive -= 3600
+        return watched.poll() or watched.attempts == 2
+
+    eventually(started_again, seconds=30)
+    assert "no sign of life for 60 minutes" in (run.path / "worker.log").read_text()
     eventually(lambda: watched.poll() or run.status().get("step", 0) > 26)
-    watched._started -= 3600  # the hour is over
+    watched._started -= 5400
     eventually(watched.poll, seconds=30)
     status = run.status()
-    assert status["state"] == "timeout"
-    assert status["reason"] == "it ran for 60 minutes (launch.timeout)"
+    assert (status["state"], status["attempts"]) == ("timeout", 2)
+    assert status["reason"] == "it ran for 90 minutes (launch.timeout)"
     assert f"step-{status['step']:08d}" in {p.name for p in (run.path / "checkpoints").iterdir()}
 
     once = tmp_path / "once"
