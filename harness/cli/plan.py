@@ -11,6 +11,7 @@ from harness.cli import add_grid_arguments
 from harness.config.grid import load_grid
 from harness.config.matrix import expand
 from harness.config.needs import missing_weights
+from harness.config.schema import Launch
 from harness.errors import EXIT_DONE
 from harness.store.store import ResultStore
 
@@ -46,11 +47,15 @@ def main(args: argparse.Namespace) -> int:
     print(
         f"\n{grid.name}: {len(matrix.specs)} cells, {len(wanted)} numbers each, {owed} missing;"
         f" {max(grid.budgets)} steps of batch {grid.train.batch} per cell;"
-        f" {grid.launch.slots} at a time, {grid.launch.processes} process(es) each"
+        f" {_at_once(grid.launch)} at a time, {grid.launch.processes} process(es) each"
     )
     if owed:
         print(forecast(matrix, store).text(f"python -m harness bench --matrix {args.matrix}"))
     return EXIT_DONE
+
+
+def _at_once(launch: Launch) -> str:
+    return str(launch.slots if launch.launcher == "local" else launch.slurm.parallel or "all")
 
 
 def _short(steps: list[int]) -> str:

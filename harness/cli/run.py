@@ -146,6 +146,11 @@ def _check_machine(matrix: Matrix) -> None:
     names = {measure.extractor_name for measure in matrix.wanted()}
     wrong = missing_weights(name for name in matrix.request.extractors if name in names)
     wrong += missing_trackers(matrix.request.track)
+    config = matrix.grid.launch.accelerate_config
+    if config and not Path(config).is_file():
+        wrong.append(
+            f"launch.accelerate_config: {config}: no such file; `accelerate config` makes one"
+        )
     for name, file in matrix.request.references.items():
         from harness.api import create
         from harness.evaluate.reference import load_reference

@@ -49,10 +49,11 @@ class CellJob:
 
         here = submitit.JobEnvironment()
         start = f"{here.job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
-        node = Node(here.node, meeting.address(), job=start)
         submission = Submission(Path(self.folder))
         order = submission.order()
         launch = Launch(**order["launch"])
+        address = meeting.address() if launch.nodes > 1 else "127.0.0.1"
+        node = Node(here.node, address, job=start)
         run = ResultStore(submission.root).run_at(self.run_id)
         if node.rank > 0:
             return _follow(run, launch, node)
@@ -124,9 +125,11 @@ def _lead(submission: Submission, run: Run, launch: Launch, node: Node, job: str
     if not outcome.done and (notice.given or _preempted(job, status["state"])) and pass_on:
         reason = f"job {job} had to go and is in the queue again"
         run.set_status(State.QUEUED, reason, step=status.get("step", 0))
-        submission.tell(job, "requeued", step=status.get("step", 0))
         try:
             pass_on(signal.SIGUSR2, None)  # asks for checkpoint(), puts the job back, ends us
+        except SystemExit:
+            submission.tell(job, "requeued", step=status.get("step", 0))
+            raise
         except RuntimeError:
             reason = f"job {job} ran out of its time too often (launch.slurm.requeues)"
             _stays(run, State.TIMEOUT, reason, outcome)

@@ -26,7 +26,7 @@ from harness.store.submissions import Submission, newest_jobs
 
 log = logging.getLogger(__name__)
 
-LOOK = 2.0  # seconds between looks at the files of cells
+LOOK = 5.0  # seconds between looks at the files of cells
 ASK = 15.0  # seconds between questions to Slurm
 SETTLE = 60.0  # seconds until what another machine wrote must be visible here (NFS)
 
@@ -54,7 +54,7 @@ class Slurm:
 
     Args:
         name: of the grid, for people who look at the queue.
-        progress: called every other second with this runner.
+        progress: called every few seconds with this runner.
         cluster: submitit's name of an executor; `local` and `debug` run jobs on this machine.
         ask: states and reasons of jobs by id.
     """
@@ -75,6 +75,7 @@ class Slurm:
         self.wanted = wanted(self.request)
         self.states: States = {}
         self._asked = 0.0
+        self._silent = False
         self._again: list[RunSpec] = []
 
     def submit(self) -> None:
@@ -138,6 +139,8 @@ class Slurm:
     def advice(self) -> str:
         """How to look after the jobs without us."""
         jobs = ",".join(self.jobs)
+        if not jobs:
+            return "other runners have these cells; the same command waits for them"
         return (
             f"squeue -j {jobs} and `status {self.store.root}` show them, scancel"
             f" {jobs.replace(',', ' ')} stops them (cells save first); the same command waits for"
@@ -183,7 +186,10 @@ class Slurm:
             ids = [str(job.job_id) for job in executor.submit_array(cells)]
         except RuntimeError as error:  # submitit's errors, which quote sbatch
             lines = [line for line in str(error).splitlines() if line.strip()]
-            raise HarnessError(f"Slurm refused the jobs: {lines[-1] if lines else error}") from None
+            reason = f"Slurm refused the jobs: {lines[-1] if lines else error}"
+            for run in runs:
+                run.set_status(State.FAILED, reason, step=run.status()["step"])
+            raise HarnessError(reason) from None
         submission.set_jobs(dict(zip((run.run_id for run in runs), ids, strict=True)))
         for run, job in zip(runs, ids, strict=True):
             self.waiting.append(Waiting(run, run.lease(), job, submission, ours=True))
@@ -194,8 +200,11 @@ class Slurm:
             return
         try:
             self.states = self.ask([cell.job for cell in self.waiting if cell.job])
+            self._silent = False
         except HarnessError as error:
-            log.warning("%s; asking again", error)
+            if not self._silent:
+                log.warning("%s; asking again until it does", error)
+            self._silent = True
             return
         finally:
             self._asked = time.monotonic()

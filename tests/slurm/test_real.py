@@ -6,12 +6,14 @@ Slurm is installed if need be (cluster.py) and stopped at the end. What happened
 table. Jobs that were put back would wait two minutes, Slurm's own delay; here they are released.
 """
 
+import json
 import os
 import platform
 import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ import yaml
 from safetensors.torch import load_file
 from tabulate import tabulate
 
-from harness.store.records import Measure
+from harness.config.matrix import wanted
 from harness.store.store import ResultStore
 from harness.store.submissions import newest_jobs
 from tests.conftest import TINY, command
@@ -107,46 +109,32 @@ class Matrix:
             for measure, row in run.rows().items()
         }
 
-    def tell(self, scenario):
-        """One line of the transcript, from the files alone."""
+    def tell(self, scenario, warned=None):
+        """One line of the transcript, from the files alone; `warned` is when the machine was."""
+        until(lambda: not {*queue().values()} & {"RUNNING", "COMPLETING", "PENDING"})
         runs = self.runs()
-        events = [
-            e
-            for run in runs
-            if run.run_id in newest_jobs(self.store.root)
-            for folder, job in [self.job(run)]
-            for e in folder.events(job)
-        ]
-        logs = [(run.path / "worker.log").read_text() for run in runs]
+        jobs = [folder.events(job) for folder, job in newest_jobs(self.store.root).values()]
+        events = [event for job in jobs for event in job]
+        back = [event["time"] for event in events if event["event"] == "requeued"]
         states = [run.status()["state"] for run in runs]
+        logs = [(run.path / "worker.log").read_text() for run in runs]
+        lines = [(run.path / "eval.jsonl").read_text() for run in runs if run.rows()]
+        done = [run for run, state in zip(runs, states, strict=True) if state == "done"]
         TABLE.append(
             {
                 "scenario": scenario,
                 "cells": len(runs),
-                "done": states.count("done"),
-                "failed": states.count("failed"),
-                "starts": sum(e["event"] == "started" for e in events),
-                "requeues": sum(e["event"] == "requeued" for e in events),
+                "ended as": ", ".join(f"{n} {state}" for state, n in Counter(states).items()),
+                "starts": sum(event["event"] == "started" for event in events),
+                "requeues": len(back),
                 "resumes": sum(log.count("resumed from") for log in logs),
-                "rows lost": sum(
-                    len(run.missing(wanted(run))) for run in runs if run.status()["state"] == "done"
-                ),
-                "rows twice": sum(
-                    len((run.path / "eval.jsonl").read_text().splitlines()) - len(run.rows())
-                    for run in runs
-                    if (run.path / "eval.jsonl").exists()
-                ),
+                "rows lost": sum(len(run.missing(wanted(run.request))) for run in done),
+                "rows twice": sum(text.count("\n") for text in lines)
+                - sum(len(run.rows()) for run in runs),
+                "warning to queue, s": f"{back[0] - warned:.1f}" if warned else "",
                 "seconds": round(time.monotonic() - self.started),
             }
         )
-
-
-def wanted(run):
-    request = run.request
-    return [
-        Measure(step, 1, "alignment", f"ode{request.ode_steps}", request.samples)
-        for step in request.budgets
-    ]
 
 
 def queue(*jobs):
@@ -190,9 +178,19 @@ def finish(process, code=0, seconds=400):
 
 
 def release(job):
-    """What the two minutes of Slurm's delay are cut short by."""
+    """Let a job that was put back start at once, when Slurm has done with its last start."""
     until(lambda: queue(job).get(job) == "PENDING", 60)
+    time.sleep(5)
     subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=True)
+
+
+def take_both_nodes(folder):
+    """A job of higher priority that needs all there is; returns when it was submitted."""
+    command = ["sbatch", "-p", "urgent", "-N2", "--ntasks-per-node=1", f"-c{os.cpu_count()}"]
+    command += ["--mem=100", "-o", str(folder / "urgent.log"), "--wrap", "srun true"]
+    now = time.time()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return now
 
 
 @pytest.fixture(scope="module")
@@ -240,23 +238,7 @@ def test_a_preempted_cell_goes_on_where_it_was(conf, tmp_path, undisturbed, warn
     matrix = Matrix(tmp_path, axes={"precond": ["slow"], "seed": [0, 1]}, budgets=[10, 300])
     process = matrix.run()
     until(lambda: len(matrix.runs()) == 2 and all(training(run, 30) for run in matrix.runs()))
-    subprocess.run(
-        [
-            "sbatch",
-            "-p",
-            "urgent",
-            "-N2",
-            "--ntasks-per-node=1",
-            "-c2",
-            "--mem=100",
-            "-o",
-            str(tmp_path / "urgent.log"),
-            "--wrap",
-            "srun true",
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    warned_at = take_both_nodes(tmp_path)
     for run in matrix.runs():
         release(matrix.job(run)[1])
     finish(process)
@@ -264,9 +246,9 @@ def test_a_preempted_cell_goes_on_where_it_was(conf, tmp_path, undisturbed, warn
     for run in matrix.runs():
         folder, job = matrix.job(run)
         names = [event["event"] for event in folder.events(job)]
-        assert names == ["started", "requeued", "started", "ended"]
+        assert names[:3] == ["started", "requeued", "started"]
         assert "resumed from" in (run.path / "worker.log").read_text()
-    matrix.tell(f"2 cells preempted ({'USR2' if warned else 'SIGTERM alone'})")
+    matrix.tell(f"2 cells preempted ({'USR2' if warned else 'SIGTERM alone'})", warned_at)
     if warned:
         conf.write_text(text)
         subprocess.run(["scontrol", "reconfigure"], check=True)
@@ -371,23 +353,7 @@ def test_a_cell_over_two_nodes(conf, tmp_path):
     process = two.run()
     run = until(lambda: next(iter(two.runs()), None))
     until(lambda: training(run, 20))
-    subprocess.run(
-        [
-            "sbatch",
-            "-p",
-            "urgent",
-            "-N2",
-            "--ntasks-per-node=1",
-            "-c2",
-            "--mem=100",
-            "-o",
-            str(tmp_path / "urgent.log"),
-            "--wrap",
-            "srun true",
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    warned_at = take_both_nodes(tmp_path)
     release(two.job(run)[1])
     until(lambda: training(run, 60))
     workers = [
@@ -400,8 +366,8 @@ def test_a_cell_over_two_nodes(conf, tmp_path):
     finish(process)
     assert "process 1 was killed (SIGKILL" in (run.path / "worker.log").read_text()
     folder, job = two.job(run)
-    assert [e["event"] for e in folder.events(job)] == ["started", "requeued", "started", "ended"]
-    two.tell("1 cell on 2 nodes, preempted, a rank killed")
+    assert [e["event"] for e in folder.events(job)][:3] == ["started", "requeued", "started"]
+    two.tell("1 cell on 2 nodes, preempted, a rank killed", warned_at)
     (tmp_path / "one").mkdir()
     one = Matrix(
         tmp_path / "one",
@@ -414,6 +380,27 @@ def test_a_cell_over_two_nodes(conf, tmp_path):
     ours = load_file(run.path / name)
     for key, value in load_file(one.runs()[0].path / name).items():
         assert float((value - ours[key]).abs().max()) < 1e-6
+
+
+def test_accelerate_starts_the_processes_of_two_nodes(conf, tmp_path):
+    config = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU"}
+    config |= {"mixed_precision": "no", "rdzv_backend": "static", "same_network": True}
+    (tmp_path / "accelerate.yaml").write_text(
+        yaml.safe_dump(config | {"num_machines": 2, "num_processes": 2})
+    )
+    matrix = Matrix(
+        tmp_path,
+        axes={"precond": ["ctm"]},
+        budgets=[10, 25],
+        launch={
+            **{"nodes": 2, "processes": 2, "environment": {"ACCELERATE_USE_CPU": "true"}},
+            "accelerate_config": str(tmp_path / "accelerate.yaml"),
+        },
+    )
+    finish(matrix.run())
+    (run,) = matrix.runs()
+    assert json.loads((run.path / "provenance.json").read_text())["processes"] == 2
+    matrix.tell("1 cell on 2 nodes by accelerate launch")
 
 
 def _read(path):

@@ -81,3 +81,19 @@ def test_calls_of_an_earlier_start_are_not_answered(tmp_path, grid, monkeypatch)
     assert second.handle is None
     meeting.dismiss(run, "7.1")
     assert second.poll()
+
+
+def test_accelerate_is_told_the_place_of_a_node(grid, harness, tmp_path):
+    _, launch = opened(grid, tmp_path, 2)
+    launch = launch.model_copy(update={"accelerate_config": "a.yaml"})
+    told = " ".join(local._command(launch, local.Node(1, "node-a"), 4711))
+    for flag in (
+        *("--config_file a.yaml", "--num_processes 2", "--num_machines 2", "--machine_rank 1"),
+        *("--main_process_ip node-a", "--main_process_port 4711"),
+    ):
+        assert flag in told
+    code, _, err = harness(
+        "run", "--matrix", grid, "--set", "launch.accelerate_config=nowhere.yaml"
+    )
+    assert code == 2
+    assert "nowhere.yaml: no such file" in err

@@ -102,6 +102,8 @@ def test_what_slurm_says_when_it_refuses_or_is_silent(grid, harness, fake, monke
     code, _, err = harness(*arguments)
     assert code == 1
     assert "invalid partition specified: gpu" in err
+    run = ResultStore(grid.parent / "results").runs()[0]
+    assert "invalid partition" in run.status()["reason"]
     assert "Traceback" not in err
     (fake / "bin" / "squeue").write_text("#!/bin/sh\necho 'Unable to contact' >&2; exit 1\n")
     with pytest.raises(HarnessError, match="Unable to contact"):
