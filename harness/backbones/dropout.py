@@ -59,7 +59,7 @@ def hold_draws(network: nn.Module, seed: int, step: int, slots: Tensor) -> None:
     low, high = words(seed, "dropout", step, slots, 2).unbind(1)
     base = low | (high << 32)
     for place, layer in enumerate(layers):
-        layer.keys = _mix(base + torch.tensor(place + 1, device=base.device) * _GAMMA)  # wraps
+        layer.keys = _mix(base + _wrapped((place + 1) * _GAMMA))
 
 
 def _uniform_words(keys: Tensor, count: int) -> Tensor:
@@ -69,6 +69,11 @@ def _uniform_words(keys: Tensor, count: int) -> Tensor:
     """
     steps = torch.arange(1, -(-count // 4) + 1, device=keys.device) * _GAMMA
     return _mix(keys[:, None] + steps).view(torch.int16)[:, :count]
+
+
+def _wrapped(number: int) -> int:
+    """The signed 64-bit integer that a product of two of them wraps to."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _mix(z: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class ConsistencyTrajectory(Objective):
         """`nodes` N and `steps` H of the grid and the solver; see the class.
 
         `solver`: `heun` as published, two teacher evaluations a step, or `unipc`, one: half the
-        teacher's cost, as accurate from two steps on (docs/speed.md).
+        teacher's cost, at 0.8 to 2.4 times the error (docs/speed.md).
         """
 
         nodes: int = Field(default=18, ge=3)

@@ -85,11 +85,11 @@ class Waits(TorchDispatchMode):
     ("precond", "objective", "optimizer"),
     [("ctm", "ctm", "radam"), ("ctm", "cd", "adam"), ("analytic", "ctm", "adamw")],
 )
-def test_a_step_never_waits_for_the_device(precond, objective, optimizer):
+def test_a_step_never_waits_for_the_device(precond, objective, optimizer, monkeypatch):
     """On the meta device there are no values: whatever would read one on the host raises."""
     cell = make_cell(precond, objective)
     if precond == "analytic":
-        curves = cell.precond.curves  # made on first use, once
+        curves = cell.precond.curves
         for name, value in list(vars(curves).items()):
             setattr(curves, name, value.to("meta"))
     cell.network, cell.target = cell.network.to("meta"), cell.target.to("meta")
@@ -98,9 +98,16 @@ def test_a_step_never_waits_for_the_device(precond, objective, optimizer):
         device=torch.device("meta"), num_processes=1, process_index=0, autocast=nullcontext
     )
     made = Optimizer(optimizer, cell.network.parameters(), 1e-3)
+    tensor = torch.tensor
+
+    def constant(value, **options):  # a number of the host's is copied, and the copy waited for
+        assert torch.device(options.get("device") or "cpu").type == "cpu", "the host waits"
+        return tensor(value, **options)
+
     with Waits():
-        for step in range(2):
-            logs = take_step(cell, made, step, 32, device)
+        take_step(cell, made, 0, 32, device)
+        monkeypatch.setattr(torch, "tensor", constant)  # constants that are kept were made by now
+        logs = take_step(cell, made, 1, 32, device)
     assert all(value.device.type == "meta" for value in logs.values())
 
 
