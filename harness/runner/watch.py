@@ -76,8 +76,9 @@ class Watched:
         return self._ended(ended)
 
     def stop(self) -> None:
-        """Ask for a checkpoint and an end; there is no other try."""
+        """Ask for a checkpoint and an end, `launch.grace` from now at last; no other try."""
         self._asked = True
+        self._deadline = time.monotonic() + self.launch.grace * 60
         self.handle.stop()
 
     def kill(self) -> None:
@@ -104,7 +105,7 @@ class Watched:
         if now - self._looked < LOOK:
             return
         self._looked = now
-        if self._ending is not None:
+        if self._ending is not None or self._asked:
             if now > self._deadline:
                 self.handle.kill()
             return

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,9 +100,12 @@ class Campaign:
             launches += 1
             notes = self.folder / f"faults-{number:02d}-{launches:02d}"
             left = min(8, goal - self.tally.kills.total())
-            faults = [plan.draw(self.random, place) for place in self.places.deal(left)]
+            places = self.places.deal(left)
+            faults = [plan.draw(self.random, place) for place in places]
             environment = plan.write(notes, results, faults, patience=6.0)
             finished = self._launch(results, processes, environment, notes, goal)
+            done = {int(path.name) for path in notes.glob("[0-9]*")}
+            self.places.back([place for k, place in enumerate(places) if k not in done])
         process = self._start(
             results, processes, plan.write(self.folder, results, [], patience=6.0)
         )
@@ -220,15 +223,15 @@ class Campaign:
 
 
 class Deck:
-    """All places, shuffled and dealt, so that each is struck about equally often."""
+    """All places, shuffled and dealt; those where nothing came by go back to the bottom."""
 
     def __init__(self, random: random.Random) -> None:
         self.random = random
-        self.hidden: list[tuple[str, str, str, str, int]] = []
+        self.hidden: list[plan.Place] = []
 
-    def deal(self, count: int) -> Iterable[tuple[str, str, str, str, int]]:
+    def deal(self, count: int) -> list[plan.Place]:
         """The next places; at most one kills the runner, since that ends the rest."""
-        dealt: list[tuple[str, str, str, str, int]] = []
+        dealt: list[plan.Place] = []
         aside = []
         while len(dealt) < count and len(aside) < len(plan.EVERYWHERE):
             if not self.hidden:
@@ -240,6 +243,10 @@ class Deck:
                 dealt.append(place)
         self.hidden += reversed(aside)
         return dealt
+
+    def back(self, places: Sequence[plan.Place]) -> None:
+        """Put places under the deck."""
+        self.hidden[:0] = places
 
 
 def workers(results: Path) -> list[psutil.Process]:

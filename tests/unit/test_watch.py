@@ -168,6 +168,19 @@ def test_one_that_takes_too_long_is_asked_then_killed(store):
         assert (run.path / "starts-0").read_text() == "x"
 
 
+def test_asked_to_end_it_gets_its_grace_and_no_more(store):
+    run = prepared(store, "deaf")
+    began = time.monotonic()
+
+    def stop(watch):
+        if (run.path / "ready-0").exists() and not watch._asked:
+            watch.stop()
+
+    status = watched(run, stop, grace=0.5 / 60)
+    assert (status["state"], status["reason"]) == (State.INTERRUPTED, "killed by its runner")
+    assert time.monotonic() - began > 0.5
+
+
 def test_less_memory_at_a_time_is_no_retry(store):
     run = prepared(store, "memory", "memory", "killed", "done")
     assert watched(run, retries=1)["state"] == State.DONE
