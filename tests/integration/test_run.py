@@ -90,7 +90,7 @@ def test_second_run_does_nothing_quickly_and_without_torch(finished):
     started = time.perf_counter()
     process = command("run", "--matrix", grid)
     out, _ = finish(process)
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 5  # seconds; a cell takes longer
     assert "nothing to do" in out
     after = {p: p.stat().st_mtime_ns for r in runs(grid) for p in r.rglob("*") if p.is_file()}
     assert before == after

@@ -66,11 +66,12 @@ def test_the_living_keep_it_beyond_any_patience(tmp_path, patience):
 
 def test_of_a_dead_process_of_this_machine_it_is_taken_at_once(left, monkeypatch):
     monkeypatch.setattr(leases, "PATIENCE", 180.0)
-    assert seconds_until_taken(left(pid=dead_pid(), duration=180.0)) < 0.2
+    assert seconds_until_taken(left(pid=dead_pid(), duration=180.0)) < 5
 
 
-def test_of_a_process_number_that_is_in_use_again_it_is_taken_at_once(left):
-    assert seconds_until_taken(left(pid=os.getpid(), start=1)) < 0.2
+def test_of_a_process_number_that_is_in_use_again_it_is_taken_at_once(left, monkeypatch):
+    monkeypatch.setattr(leases, "PATIENCE", 180.0)
+    assert seconds_until_taken(left(pid=os.getpid(), start=1)) < 5
 
 
 def test_of_another_machine_it_is_taken_after_patience(left, patience):

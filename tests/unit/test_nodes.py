@@ -52,7 +52,7 @@ def test_two_machines_survive_a_death_and_train_the_weights_of_one(grid, tmp_pat
     os.kill(dies.pid, signal.SIGKILL)
     killed = time.monotonic()
     poll(first, second, until=lambda: second.node.attempt != started)
-    assert time.monotonic() - killed < 8
+    assert time.monotonic() - killed < 20
     poll(first)
     assert run.status()["state"] == State.DONE
     assert first.attempts == 2
