@@ -7,7 +7,6 @@ from pathlib import Path
 
 from harness.cli.report import EXTENSIONS, add_source_arguments, build, conclude, tell
 from harness.errors import ConfigError
-from harness.report.blocks import fill
 from harness.store.files import write_atomic
 
 
@@ -37,6 +36,8 @@ def main(args: argparse.Namespace) -> int:
         for report in reports:
             print(report.text("leaderboard", EXTENSIONS[args.format]))
         return conclude(reports)
+    from harness.report.blocks import fill
+
     path = Path(args.update)
     if not path.is_file():
         raise ConfigError(f"--update {path}: there is no such file")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ConfigError, nearest
-from harness.report.write import TABLES, Report, build_report, write_report
 from harness.store.store import ResultStore
-from harness.store.tables import grids
+from harness.store.tables import TABLES, grids, kept_tables, sources
+
+if TYPE_CHECKING:
+    from harness.report.write import Report
 
 EXTENSIONS = {"text": "txt", "md": "md", "csv": "csv", "latex": "tex"}
 
@@ -70,6 +73,11 @@ def main(args: argparse.Namespace) -> int:
             "report: page and plots of several folders, or with --baseline or --target, have no"
             " folder of their own; say where with --out DIR"
         )
+    if kept := _kept(args):
+        print("\n".join(kept))
+        return EXIT_DONE
+    stores, names = _asked(args)
+    made_from = {name: sources(stores[0], name) for name in (names if _at_home(args) else ())}
     reports = build(args)
     for report in reports if args.format != "html" else ():
         for table in args.table or TABLES:
@@ -78,22 +86,45 @@ def main(args: argparse.Namespace) -> int:
             tell(report)
     for report in reports:
         if beside := _beside(args):
-            _write(report, beside / report.grid, args.format == "html", args.plots)
+            _write(report, stores[0], made_from.get(report.grid), beside / report.grid, args)
     return conclude(reports)
 
 
-def _write(report: Report, folder: Path, page: bool, plots: bool) -> None:
+def _write(
+    report: Report,
+    store: ResultStore,
+    made_from: dict | None,
+    folder: Path,
+    args: argparse.Namespace,
+) -> None:
     """All tables, and what was asked for beside them; the path of each of those is printed."""
-    write_report(report, folder)
-    if page:
+    from harness.report.write import write_report, write_tables
+
+    if made_from is None:
+        write_report(report, folder)
+    else:
+        write_tables(store, report, made_from)
+    if args.format == "html":
         from harness.report.page.build import write_page
 
         print(write_page(report, folder / "report.html"))
-    if plots:
+    if args.plots:
         from harness.report.plots.draw import write_plots
 
         for path in write_plots(report, folder / "plots"):
             print(path)
+
+
+def _kept(args: argparse.Namespace) -> list[str] | None:
+    """What is to be printed, if nothing changed since it was written beside the runs."""
+    tables = args.table or TABLES
+    if not _at_home(args) or args.plots or args.format in ("html", "csv"):
+        return None
+    if "coverage" not in tables:  # which holds the notes
+        return None
+    (store,), names = _asked(args)
+    kept = [kept_tables(store, name, EXTENSIONS[args.format]) for name in names]
+    return [found[table] for found in kept if found for table in tables] if all(kept) else None
 
 
 def build(args: argparse.Namespace) -> list[Report]:
@@ -102,6 +133,15 @@ def build(args: argparse.Namespace) -> list[Report]:
     Raises:
         ConfigError: a folder holds no results, or no grid, strategy or metric has such a name.
     """
+    from harness.report.write import build_report
+
+    stores, names = _asked(args)
+    targets = _targets(args.target)
+    return [build_report(stores, name, args.baseline, targets) for name in names]
+
+
+def _asked(args: argparse.Namespace) -> tuple[list[ResultStore], list[str]]:
+    """The results folders, and the grids in them that the command is about."""
     stores = [ResultStore(root).existing() for root in args.results]
     known = list(dict.fromkeys(name for store in stores for name in grids(store)))
     where = ", ".join(str(store.root) for store in stores)
@@ -109,9 +149,7 @@ def build(args: argparse.Namespace) -> list[Report]:
         raise ConfigError(f"{where}: no grid was run into this folder yet; see `run --matrix`")
     if args.grid and args.grid not in known:
         raise ConfigError(f"{where} has no grid {args.grid!r}{nearest(args.grid, known)}")
-    targets = _targets(args.target)
-    names = [args.grid] if args.grid else known
-    return [build_report(stores, name, args.baseline, targets) for name in names]
+    return stores, [args.grid] if args.grid else known
 
 
 def tell(report: Report) -> None:
@@ -125,13 +163,16 @@ def conclude(reports: list[Report]) -> int:
     return EXIT_CELL_FAILED if any(report.unreadable for report in reports) else EXIT_DONE
 
 
+def _at_home(args: argparse.Namespace) -> bool:
+    """Whether the tables asked for are the grids' own, which lie beside the runs."""
+    return not (args.out or len(args.results) > 1 or args.baseline or args.target)
+
+
 def _beside(args: argparse.Namespace) -> Path | None:
     """The folder of the grids' tables: --out, or beside the runs if they are the grids' own."""
     if args.out:
         return Path(args.out)
-    if len(args.results) > 1 or args.baseline or args.target:
-        return None
-    return Path(args.results[0]) / "tables"
+    return Path(args.results[0]) / "tables" if _at_home(args) else None
 
 
 def _targets(words: list[str]) -> dict[str, list[float]]:

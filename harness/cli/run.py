@@ -25,7 +25,7 @@ from harness.runner.slurm import Slurm
 from harness.store.lease import taken
 from harness.store.records import Measure, RunSpec, State
 from harness.store.store import ResultStore, Run
-from harness.store.tables import are_current, save_matrix
+from harness.store.tables import kept_tables, save_matrix, sources
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,17 +66,13 @@ def main(args: argparse.Namespace) -> int:
     owed = [spec for spec in matrix.specs if _owes(store.run_at(spec.run_id), wanted)]
     if owed:
         _check_machine(matrix)
-    changed = save_matrix(store.prepare(), matrix)
+    save_matrix(store.prepare(), matrix)
     for spec in matrix.specs:
         if spec not in owed:
             _settle(store.run_at(spec.run_id))
-    tables = store.root / "tables" / grid.name
     if not owed:
         print(f"{len(matrix.specs)} of {len(matrix.specs)} cells are done, nothing to do.")
-        if changed or not are_current(store, grid.name):
-            _tables(store, matrix)
-        else:
-            print(f"{(tables / 'leaderboard.txt').read_text()}\ntables: {tables}")
+        _tables(store, grid.name)
         return EXIT_DONE
     print(
         f"{grid.name}: {len(matrix.specs)} cells, {len(matrix.specs) - len(owed)} done,"
@@ -105,7 +101,7 @@ def main(args: argparse.Namespace) -> int:
             if outcome.interrupted:
                 print(f"the jobs go on: {runner.advice}", file=sys.stderr)
                 return EXIT_INTERRUPTED
-    _tables(store, matrix)
+    _tables(store, grid.name)
     return _conclude(outcome)
 
 
@@ -163,10 +159,16 @@ def _check_machine(matrix: Matrix) -> None:
         raise told_at_once(wrong, f"grid {matrix.grid.name!r}")
 
 
-def _tables(store: ResultStore, matrix: Matrix) -> None:
-    from harness.report.write import write_tables
+def _tables(store: ResultStore, grid: str) -> None:
+    kept = kept_tables(store, grid, "txt")
+    if kept is None:
+        from harness.report.write import build_report, write_tables
 
-    print(write_tables(store, matrix.grid.name))
+        made_from = sources(store, grid)
+        report = build_report(store, grid)
+        write_tables(store, report, made_from)
+        kept = {table: report.text(table) for table in ("leaderboard", "speed")}
+    print(f"{kept['leaderboard']}\n{kept['speed']}\ntables: {store.root / 'tables' / grid}")
 
 
 def _conclude(outcome: Outcome) -> int:

@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.errors import ConfigError, nearest
-from harness.report.write import TABLES, Report
+from harness.report.write import Report
+from harness.store.tables import TABLES
 
 _MARK = re.compile(r"^[ ]{0,3}<!--\s*precondbench:(\S*)\s*(.*?)\s*-->\s*$")
 

@@ -20,9 +20,8 @@ from harness.store.files import tidy, write_atomic, write_changed
 from harness.store.lease import held
 from harness.store.records import State
 from harness.store.store import ResultStore
-from harness.store.tables import save_sources, sources
+from harness.store.tables import TABLES, save_sources
 
-TABLES = ("leaderboard", "speed", "area", "coverage")
 EXTENSIONS = (*STYLES, "csv")
 
 
@@ -126,16 +125,19 @@ def build_report(
     )
 
 
-def write_tables(store: ResultStore, grid: str) -> str:
-    """Write every table in every format; return the text of leaderboard and speed table."""
-    folder = store.root / "tables" / grid
+def write_tables(store: ResultStore, report: Report, made_from: dict[str, Any]) -> None:
+    """Write a report's tables beside its grid's matrix.json, in every format.
+
+    Args:
+        made_from: `sources` of the grid as they were before the report was built: what is added
+            meanwhile is for the next time.
+    """
+    folder = store.root / "tables" / report.grid
     with held(folder / ".lease"):
         tidy(folder)
-        found = sources(store, grid)  # first: what is added meanwhile is for the next time
-        report = build_report(store, grid)
         write_report(report, folder)
-        save_sources(store, grid, found)
-    return f"{report.text('leaderboard')}\n{report.text('speed')}\ntables: {folder}"
+        if not report.unreadable:  # else the next one shall say so again
+            save_sources(store, report.grid, made_from)
 
 
 def write_report(report: Report, folder: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import ConfigError, nearest
+from harness.errors import ArtifactError, ConfigError, nearest
 from harness.home import told_without_home, without_home
 from harness.store.files import read_json, write_json
 from harness.store.schema import read_versioned, write_versioned
@@ -16,13 +18,14 @@ if TYPE_CHECKING:
     from harness.config.matrix import Matrix
     from harness.store.store import ResultStore
 
+#: names of the tables of a grid, each in several formats beside matrix.json
+TABLES = ("leaderboard", "speed", "area", "coverage")
+#: what tables are read from in a run's folder
+READ = ("eval.jsonl", "status.json", "provenance.json", "coefficients.json")
 
-def save_matrix(store: ResultStore, matrix: Matrix) -> bool:
-    """Write tables/<grid>/matrix.json: which runs belong to the grid and what they owe.
 
-    Returns:
-        Whether that is news: tables made before are then of another grid of this name.
-    """
+def save_matrix(store: ResultStore, matrix: Matrix) -> None:
+    """Write tables/<grid>/matrix.json: which runs belong to the grid and what they owe."""
     path = store.root / "tables" / matrix.grid.name / "matrix.json"
     described = {
         # where this machine keeps its results, and what secrets it has, is nobody else's business
@@ -37,9 +40,8 @@ def save_matrix(store: ResultStore, matrix: Matrix) -> bool:
         ],
     }
     if path.exists() and read_versioned(path) == json.loads(json.dumps(without_home(described))):
-        return False
+        return
     write_versioned(path, described)
-    return True
 
 
 def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:
@@ -55,14 +57,18 @@ def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:
 
 
 def sources(store: ResultStore, grid: str) -> dict[str, Any]:
-    """What the tables of a grid are made from: digests of every run's rows and status."""
+    """What the tables of a grid are made from: digests of runs, matrix and the code of reports."""
     return {
-        cell["run_id"]: {
-            name: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-            for name in ("eval.jsonl", "status.json")
-            if (path := store.run_at(cell["run_id"]).path / name).exists()
-        }
-        for cell in load_matrix(store, grid)["cells"]
+        "report": _code(),
+        "matrix": _digest(store.root / "tables" / grid / "matrix.json"),
+        "runs": {
+            cell["run_id"]: {
+                name: _digest(path)
+                for name in READ
+                if (path := store.run_at(cell["run_id"]).path / name).exists()
+            }
+            for cell in load_matrix(store, grid)["cells"]
+        },
     }
 
 
@@ -71,10 +77,36 @@ def save_sources(store: ResultStore, grid: str, found: dict[str, Any]) -> None:
     write_json(store.root / "tables" / grid / "sources.json", found)
 
 
-def are_current(store: ResultStore, grid: str) -> bool:
-    """Whether the tables of a grid are all there and made from the runs as they are."""
-    path = store.root / "tables" / grid / "sources.json"
-    return path.exists() and bool(read_json(path) == sources(store, grid))
+def kept_tables(store: ResultStore, grid: str, extension: str) -> dict[str, str] | None:
+    """The text of every table as it lies there, or None unless all of them are up to date.
+
+    So that who asks twice need not wait for pandas, whose import alone takes longer than all else.
+    """
+    folder = store.root / "tables" / grid
+    paths = {table: folder / f"{table}.{extension}" for table in TABLES}
+    made_from = folder / "sources.json"
+    if not all(path.exists() for path in (made_from, *paths.values())):
+        return None
+    try:
+        current = read_json(made_from) == sources(store, grid)
+    except ArtifactError:
+        current = False  # a damaged file, which is written anew or told by whoever needs it
+    if not current:
+        return None
+    return {table: path.read_text() for table, path in paths.items()}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+@cache
+def _code() -> str:
+    """Of the package that makes the tables: an update of the harness makes them anew."""
+    found = hashlib.sha256()
+    for path in sorted((Path(__file__).parents[1] / "report").glob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def grids(store: ResultStore) -> list[str]:

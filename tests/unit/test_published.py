@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from harness.report.blocks import fill
-from harness.report.write import TABLES, build_report
+from harness.report.write import build_report
 from harness.store.store import ResultStore
-from harness.store.tables import grids
+from harness.store.tables import TABLES, grids
 
 ROOT = Path(__file__).parents[2]
 #: what is here locally and not published

@@ -5,6 +5,8 @@ import io
 import json
 import math
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -48,6 +50,35 @@ def test_folders_of_two_people_are_the_folder_of_one(tmp_path):
     alone = report(b)
     assert "one seed" not in " ".join(alone.notes)
     assert alone.leaderboard["coverage"].unique().tolist() == ["1 of 1"]
+
+
+def test_asked_twice_it_prints_what_it_wrote_until_something_changes(tmp_path):
+    store = write_results(tmp_path, PAIR)
+    without_pandas = (
+        "import sys, harness.cli; code = harness.cli.main(['report', *sys.argv[1:]]);"
+        "print('pandas' in sys.modules, file=sys.stderr); sys.exit(code)"
+    )
+
+    def ask(*words):
+        command = [sys.executable, "-c", without_pandas, str(store.root), *words]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, done.stderr.split()[-1] == "True"
+
+    first, computed = ask()
+    assert computed
+    assert ask() == (first, False)
+    assert ask("--format", "latex", "--table", "coverage")[1] is False
+    assert ask("--table", "speed")[1]  # its notes are the report's, not the table's
+    made_from = store.root / "tables" / "synthetic" / "sources.json"
+    made_from.write_text("{")
+    assert ask() == (first, True)
+    rows = store.run_at(PAIR[0].run_id).path / "eval.jsonl"
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:-1]))
+    second, computed = ask()
+    assert computed
+    assert second != first
+    assert ask() == (second, False)
 
 
 def test_rows_that_only_one_folder_has_are_added(tmp_path):
@@ -263,7 +294,7 @@ def test_report_writes_where_it_is_told(tmp_path, harness):
     harness("report", a.root)
     written = {path.name for path in (a.root / "tables" / "synthetic").iterdir()}
     names = ("leaderboard", "speed", "area", "coverage")
-    assert written == {"matrix.json"} | {
+    assert written == {"matrix.json", "sources.json"} | {
         f"{name}.{extension}" for name in names for extension in ("csv", "md", "tex", "txt")
     }
     before = (a.root / "tables" / "synthetic" / "speed.csv").read_text()
