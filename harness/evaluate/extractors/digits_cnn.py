@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-from harness.api import Extractor, register_extractor
+from harness.api import register_extractor
+from harness.evaluate.network_extractor import NetworkExtractor
 from harness.evaluate.weights import WeightFile
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 SHIPPED = Path(__file__).parent / "weights" / "digits-cnn.safetensors"
 FILE = WeightFile(
@@ -21,30 +22,28 @@ FILE = WeightFile(
 
 
 @register_extractor("digits-cnn")
-class DigitsFeatures(Extractor):
+class DigitsFeatures(NetworkExtractor):
     """64 features of a tiny CNN trained on scikit-learn's digits; its weights are shipped."""
 
+    file = FILE
     preprocess = "grey8-area"
     digest = FILE.sha256
     dim = 64
-    images_only = True
-
-    def __init__(self, params: Any = None) -> None:
-        super().__init__(params)
-        self._network: Any = None
-        self._device: Any = "cpu"
 
     def ready(self, *, allow_download: bool = False) -> Self:
-        """See `Extractor.ready`."""
-        FILE.find(str(SHIPPED))
+        """See `Extractor.ready`; there is nothing to look for."""
+        self._path = FILE.find(str(SHIPPED))
         return self
 
-    def to(self, device: Any) -> Self:
-        """See `Extractor.to`."""
-        self._device = device
-        if self._network is not None:
-            self._network.to(device)
-        return self
+    def load(self, path: Path) -> nn.Module:
+        """See `NetworkExtractor.load`."""
+        from safetensors.torch import load_file
+
+        from harness.evaluate.extractors.networks.digits import DigitsCNN
+
+        network = DigitsCNN()
+        network.load_state_dict(load_file(path))
+        return network
 
     def __call__(self, samples: Tensor) -> Tensor:
         """See `Extractor.__call__`."""
@@ -53,13 +52,5 @@ class DigitsFeatures(Extractor):
         from harness.evaluate.images import check_images
 
         check_images(samples, self.name)
-        if self._network is None:
-            from safetensors.torch import load_file
-
-            from harness.evaluate.extractors.networks.digits import DigitsCNN
-
-            self._network = DigitsCNN()
-            self._network.load_state_dict(load_file(FILE.find(str(SHIPPED))))
-            self._network.to(self._device)
         with torch.inference_mode():
-            return self._network.embed(samples)
+            return self.network.embed(samples)

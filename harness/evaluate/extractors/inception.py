@@ -7,13 +7,14 @@ that file with the official one bit by bit.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING
 
-from harness.api import Extractor, Params, register_extractor
+from harness.api import Params, register_extractor
+from harness.evaluate.network_extractor import NetworkExtractor
 from harness.evaluate.weights import WeightFile
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 OFFICIAL = WeightFile(
     name="weights-inception-2015-12-05-6726825d.pth",
@@ -32,7 +33,7 @@ FIDHELPER = WeightFile(
 )
 
 
-class InceptionFeatures(Extractor):
+class InceptionFeatures(NetworkExtractor):
     """Pool features of the 2015 Inception network, in torch-fidelity's layers."""
 
     class Params(Params):
@@ -44,43 +45,18 @@ class InceptionFeatures(Extractor):
         weights: str | None = None
         fast: bool = False
 
-    file: ClassVar[WeightFile]
     preprocess = "tf1-bilinear"
     dim = 2048
-    images_only = True
-
-    def __init__(self, params: Any = None) -> None:
-        super().__init__(params)
-        self._network: Any = None
-        self._path: Path | None = None
-        self._device: Any = "cpu"
-
-    def ready(self, *, allow_download: bool = False) -> Self:
-        """See `Extractor.ready`."""
-        self._path = self.file.find(self.params.weights, allow_download=allow_download)
-        return self
-
-    def to(self, device: Any) -> Self:
-        """See `Extractor.to`."""
-        self._device = device
-        if self._network is not None:
-            self._network.to(device)
-        return self
 
     def state(self, path: Path) -> dict[str, Tensor]:
         """The weights in torch-fidelity's names, from a file whose hash is right."""
         raise NotImplementedError
 
-    @property
-    def network(self) -> Any:
-        """The network, made on first use."""
-        if self._network is None:
-            from harness.evaluate.extractors.networks.inception import Inception
+    def load(self, path: Path) -> nn.Module:
+        """See `NetworkExtractor.load`."""
+        from harness.evaluate.extractors.networks.inception import Inception
 
-            path = self._path or self.ready()._path
-            network = Inception(self.state(path), self.preprocess, self.params.fast)
-            self._network = network.to(self._device)
-        return self._network
+        return Inception(self.state(path), self.preprocess, self.params.fast)
 
     def __call__(self, samples: Tensor) -> Tensor:
         """See `Extractor.__call__`."""

