@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,36 +84,17 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
             make.dataset(found["dataset"], make.teacher(found["teacher"]))
             continue
         for seed in grid.axes.seed:
-            labels = {axis: spec.label for axis, spec in plugins_here.items()} | {"seed": str(seed)}
             if not all(
                 labels_match(plugins_here, seed, axis, names) for axis, names in keep.items()
             ):
                 continue
-            cell = " x ".join(labels.values())
-            rule = next((r for r in grid.exclude if _excluded(r, plugins_here, seed)), None)
-            if rule is not None:
-                skips.append(Skip(cell, f"excluded by {rule}"))
-                continue
-            teacher = make.teacher(plugins_here["teacher"])
-            data = make.dataset(plugins_here["dataset"], teacher)
-            if teacher is None or isinstance(data, str):
-                skips.append(Skip(cell, data if isinstance(data, str) else "it has no teacher"))
-                continue
-            reason = _mismatch(teacher, data)
-            if reason:
-                skips.append(Skip(cell, reason))
-                continue
-            own = type(teacher).is_network
-            spec = RunSpec(
-                **plugins_here,
-                seed=seed,
-                train=grid.train.identity(),
-                backbone=None if own else grid.backbone.identity(teacher.spec.shape),
-                digests={"teacher": teacher.spec.digest, "dataset": data.digest},
-            )
-            if spec.run_id in specs:
-                skips.append(Skip(cell, "the same cell is listed twice"))
-            specs.setdefault(spec.run_id, spec)
+            cell = _cell(grid, make, plugins_here, seed)
+            if isinstance(cell, RunSpec) and cell.run_id in specs:
+                cell = Skip(_name(plugins_here, seed), "the same cell is listed twice")
+            if isinstance(cell, Skip):
+                skips.append(cell)
+            else:
+                specs[cell.run_id] = cell
     if make.broken or not specs:
         raise _nothing_to_run(grid, make, skips)
     if grid.report.baseline not in {ref.name for ref in grid.axes.precond}:
@@ -122,6 +103,34 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
             f"{nearest(grid.report.baseline, [ref.name for ref in grid.axes.precond])}"
         )
     return Matrix(grid, tuple(specs.values()), tuple(skips), _request(grid, references, plugins))
+
+
+def _cell(
+    grid: Grid, make: Workshop, plugins: Mapping[str, PluginSpec], seed: int
+) -> RunSpec | Skip:
+    """One combination of plugins and a seed: what is to be run, or why not."""
+    name = _name(plugins, seed)
+    rule = next((r for r in grid.exclude if _excluded(r, plugins, seed)), None)
+    if rule is not None:
+        return Skip(name, f"excluded by {rule}")
+    teacher = make.teacher(plugins["teacher"])
+    data = make.dataset(plugins["dataset"], teacher)
+    if teacher is None or isinstance(data, str):
+        return Skip(name, data if isinstance(data, str) else "it has no teacher")
+    if reason := _mismatch(teacher, data):
+        return Skip(name, reason)
+    own = type(teacher).is_network
+    return RunSpec(
+        **plugins,
+        seed=seed,
+        train=grid.train.identity(),
+        backbone=None if own else grid.backbone.identity(teacher.spec.shape),
+        digests={"teacher": teacher.spec.digest, "dataset": data.digest},
+    )
+
+
+def _name(plugins: Mapping[str, PluginSpec], seed: int) -> str:
+    return " x ".join([*(spec.label for spec in plugins.values()), str(seed)])
 
 
 def _nothing_to_run(grid: Grid, make: Workshop, skips: Sequence[Skip]) -> ConfigError:
@@ -172,14 +181,14 @@ def _filters(grid: Grid, only: Iterable[str]) -> dict[str, set[str]]:
     return keep
 
 
-def labels_match(plugins: dict[str, PluginSpec], seed: int, axis: str, names: set[str]) -> bool:
+def labels_match(plugins: Mapping[str, PluginSpec], seed: int, axis: str, names: set[str]) -> bool:
     """Whether a cell is one of `names` on an axis, by label or by plugin name."""
     if axis == "seed":
         return str(seed) in names
     return bool({plugins[axis].label, plugins[axis].name} & names)
 
 
-def _excluded(rule: dict[str, Any], plugins: dict[str, PluginSpec], seed: int) -> bool:
+def _excluded(rule: dict[str, Any], plugins: Mapping[str, PluginSpec], seed: int) -> bool:
     for axis, wanted_value in rule.items():
         if axis == "seed":
             if wanted_value != seed:
