@@ -220,7 +220,7 @@ def _title(what: str, key: Any, more: str) -> str:
 
 
 def _table(title: str, rows: list[dict[str, str]], extension: str) -> str:
-    """A titled table; in LaTeX a float that compiles with the package booktabs."""
+    """A titled table; in LaTeX a float, no wider than a line, for booktabs and graphicx."""
     body = tabulate(
         rows,
         headers="keys",
@@ -232,6 +232,8 @@ def _table(title: str, rows: list[dict[str, str]], extension: str) -> str:
         return f"\n{title}\n\n{body}\n"
     caption = "  \\caption{" + _escape(title) + "}"
     body = body.replace("—", "--")
+    width = "\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi"
+    body = f"\\resizebox{{{width}}}{{!}}{{%\n{body}}}"
     return f"\\begin{{table}}\n  \\centering\n{caption}\n{body}\n\\end{{table}}\n"
 
 
