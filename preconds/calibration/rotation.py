@@ -34,6 +34,8 @@ class Rotation(DenoiserForm):
     teacher's mean.
     """
 
+    Params = RotationParams
+
     def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
         """(a, e) for s < t, [levels (t), levels (s)]; `way` is 1 - s/t. The rest is not read."""
         raise NotImplementedError
