@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -104,7 +105,8 @@ def calibrate(
 
     `levels` (default 120, uniform in -log sigma) and `samples` (default 4096 per level) override
     the strategy's own parameters. A closed-form strategy is returned as it is. The processes of a
-    `group` divide the samples among them: each must call this, and each gets the same.
+    `group` divide the samples among them: each must call this, and each gets the same. What it
+    cost is added to the artifact: `evaluations` of the teacher, one sample each, and `seconds`.
     """
     if not precond.needs_calibration():
         return precond
@@ -127,8 +129,13 @@ def calibrate(
         device=device,
         group=group,
     )
+    started = time.perf_counter()
     with torch.no_grad():
-        return precond.load(precond.calibrate(probe))
+        found = precond.calibrate(probe)
+    # what it cost belongs beside every speed-up: recorded here, so that no plugin has to
+    cost = {"evaluations": probe.evaluations, "seconds": time.perf_counter() - started}
+    spent = {k: torch.tensor(float(v), dtype=torch.float64) for k, v in cost.items()}
+    return precond.load({**found, **spent})
 
 
 def list_preconds() -> list[str]:

@@ -62,7 +62,7 @@ def build_cell(spec: RunSpec, results: Path, device: torch.device) -> Cell:
     teacher = teacher.to(device)
     precond, calibration = calibrated(spec.precond, teacher, dataset, results, device)
     costs = {"calibration_seconds": calibration.seconds if calibration else 0.0}
-    if calibration and "evaluations" in calibration.arrays:
+    if calibration:
         costs["calibration_evaluations"] = float(calibration.arrays["evaluations"])
     network = _initial_network(spec, teacher, dataset, results, device).to(device)
     target = copy.deepcopy(network).requires_grad_(False)

@@ -22,7 +22,6 @@ the probe is antithetic and why nothing here is float32.)
 from __future__ import annotations
 
 import math
-import time
 from typing import Literal
 
 import torch
@@ -48,13 +47,11 @@ def measure(probe: Probe, statistics: Statistics) -> dict[str, Tensor]:
         mean m that the centred g_c = (D - m) - (1 - l)(x - m) is taken around. For the record:
         `clipped` (how far l was moved into [0, 1] at most, and at how many levels), `flat` and
         `flat_centred` (levels where g vanishes and S is continued), `bounded` and
-        `bounded_centred` (how many slopes of log S were cut to `STEEPEST`), `seconds`,
-        `evaluations`.
+        `bounded_centred` (how many slopes of log S were cut to `STEEPEST`).
 
     Raises:
         HarnessError: the teacher returned values that are not finite.
     """
-    started = time.perf_counter()
     mean = teacher_mean(probe)
     sums = probe.add_up(lambda draw: _inner_products(probe, draw, mean, statistics))
     if not all(bool(value.isfinite().all()) for value in sums.values()):
@@ -72,14 +69,12 @@ def measure(probe: Probe, statistics: Statistics) -> dict[str, Tensor]:
         "clipped": torch.tensor(
             [float((raw_l - l).abs().max()), float((raw_l != l).sum())], dtype=torch.float64
         ),
-        "evaluations": torch.tensor(float(probe.evaluations), dtype=torch.float64),
     }
     for kind in ("", CENTRED):
         mine = {name: value for name, value in sums.items() if name.endswith(CENTRED) == bool(kind)}
         mine = {name.removesuffix(CENTRED): value for name, value in mine.items()}
         log_S, flat, bounded = _scale(mine, -probe.sigma.log(), l, statistics == "jvp")
         result |= {f"log_S{kind}": log_S, f"flat{kind}": flat, f"bounded{kind}": bounded}
-    result["seconds"] = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
     return result
 
 

@@ -13,7 +13,6 @@ that a strategy linear in x and F can do is decided by the second moments of (Y,
 from __future__ import annotations
 
 import math
-import time
 from typing import NamedTuple
 
 import torch
@@ -37,13 +36,11 @@ def measure(probe: Probe, sigma_data: float) -> dict[str, Tensor]:
 
     Returns:
         sigma [levels]; xx, Fx, FF [levels] and Yx, YF, YY [levels (t), levels (s)], means over
-        samples and coordinates, zero unless s < t; `offset`, the teacher's mean m; `seconds`,
-        `evaluations`.
+        samples and coordinates, zero unless s < t; `offset`, the teacher's mean m.
 
     Raises:
         HarnessError: a trajectory is not finite.
     """
-    started = time.perf_counter()
     mean = teacher_mean(probe)
     sums = probe.add_up(lambda draw: _products(probe, draw, mean, sigma_data))
     if not all(bool(value.isfinite().all()) for value in sums.values()):
@@ -53,8 +50,6 @@ def measure(probe: Probe, sigma_data: float) -> dict[str, Tensor]:
         "sigma": probe.sigma.clone(),
         **{name: value / coordinates for name, value in sums.items()},
         "offset": mean.cpu(),
-        "evaluations": torch.tensor(float(probe.evaluations), dtype=torch.float64),
-        "seconds": torch.tensor(time.perf_counter() - started, dtype=torch.float64),
     }
 
 
