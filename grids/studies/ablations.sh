@@ -13,6 +13,7 @@ run base
 run steps-1 --set 'axes.objective=[{name: ctm, params: {steps: 1}}]'
 run steps-4 --set 'axes.objective=[{name: ctm, params: {steps: 4}}]'
 run no-dsm --set 'axes.objective=[{name: ctm, params: {dsm_weight: 0}}]'
+run local --set 'axes.objective=[{name: ctm, params: {project: false}}]'
 run cd --set 'axes.objective=[cd]'
 run ema-0.9 --set train.ema=0.9
 run ema-0.999 --set train.ema=0.999

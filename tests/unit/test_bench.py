@@ -19,16 +19,17 @@ from tests.unit.test_imports import run_without_torch
 from tests.unit.test_training import make_cell
 
 
-def test_evaluations_are_rows_forward_and_backward():
+@pytest.mark.parametrize("project", [True, False])
+def test_evaluations_are_rows_forward_and_backward(project):
     """Student: 3 (estimate) + 3 (denoising) + moving; EMA: 3 x noisy; an exact teacher: nothing."""
-    cell, batch = make_cell(), 64
+    cell, batch = make_cell(project=project), 64
     for step in range(4):
         with Meter(cell, torch.device("cpu")).attached() as meter:
             gradients(cell, step, 32, Accelerator(cpu=True), meter.watch)
         h, slots = cell.objective.draw_steps(0, step), torch.arange(batch)
         i = integers(0, "time", step, slots, 0, 17 - h)
         j = integers(0, "end", step, slots, i + h, 17)
-        moving, noisy = int((j > i + h).sum()), int((j < 17).sum())
+        moving, noisy = int((j > i + h).sum()), int((j < 17).sum()) * project
         assert meter.evaluations * batch == pytest.approx(6 * batch + moving + 3 * noisy)
         assert {item.kind for item in meter.passes} <= {"target", "ctm", "dsm"}
         assert all(item.seconds > 0 for item in meter.passes)
