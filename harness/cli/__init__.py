@@ -27,6 +27,7 @@ VERBS = {
     "status": ("harness.cli.status", "one line per run of a results folder"),
     "show": ("harness.cli.show", "everything known of one run"),
     "report": ("harness.cli.report", "tables of one results folder or several"),
+    "publish": ("harness.cli.publish", "copy a grid's runs and tables to where they are committed"),
     "leaderboard": ("harness.cli.leaderboard", "the leaderboard alone, or --update README.md"),
 }
 

@@ -18,6 +18,9 @@ from harness.store.lease import lease, taken
 from harness.store.records import EvalRow, Measure, Request, RunSpec, State
 from harness.store.schema import read_versioned, write_versioned
 
+#: of a results folder that is worked in; a published one has no artifacts
+FOLDERS = ("runs", "artifacts", "tables")
+
 
 class Run:
     """One run's folder: spec.json, request.json, status.json, eval.jsonl, train.jsonl, ..."""
@@ -157,14 +160,14 @@ class ResultStore:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
-    def prepare(self) -> ResultStore:
+    def prepare(self, folders: Iterable[str] = FOLDERS) -> ResultStore:
         """Create the folder and prove that it can be written; returns self.
 
         Raises:
             ConfigError: it is a file, or this user may not write there.
         """
         try:
-            for name in ("runs", "artifacts", "tables"):
+            for name in folders:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
             probe = self.root / f".writable.{os.getpid()}"
             probe.touch()

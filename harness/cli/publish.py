@@ -1,0 +1,51 @@
+"""`publish`: a grid's runs and tables in a folder that can be committed; imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+
+from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ConfigError, nearest
+from harness.store.store import ResultStore
+from harness.store.tables import grids, sources
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `publish`."""
+    parser.add_argument(
+        "results", nargs="?", default="results", metavar="RESULTS", help="default: results"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="e.g. results/my-study")
+    parser.add_argument(
+        "--grid", action="append", metavar="NAME", help="repeat for more (default: all of them)"
+    )
+    parser.epilog = (
+        "Copied are rows, logs, coefficients and provenance of every run, pictures of the first"
+        "\nseed, and no weights. The tables are computed anew from the copies:"
+        "\n`python -m harness report DIR` prints what you publish."
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Copy, compute the tables from the copies, and say what is there."""
+    from harness.report.write import build_report, write_tables
+    from harness.store.publish import copy_grid
+
+    store, target = ResultStore(args.results).existing(), ResultStore(args.out)
+    if store.root.resolve() == target.root.resolve():
+        raise ConfigError("publish: --out must be another folder than RESULTS")
+    known = grids(store)
+    if not known:
+        raise ConfigError(f"{store.root}: no grid was run into this folder yet; see `run --matrix`")
+    for name in args.grid or ():
+        if name not in known:
+            raise ConfigError(f"{store.root} has no grid {name!r}{nearest(name, known)}")
+    target.prepare(("runs", "tables"))
+    unreadable = False
+    for name in args.grid or known:
+        copied, planned = copy_grid(store, name, target)
+        made_from = sources(target, name)
+        report = build_report(target, name)
+        write_tables(target, report, made_from)
+        unreadable |= report.unreadable
+        print(f"{name}: {copied} of {planned} runs -> {target.root / 'tables' / name}")
+    return EXIT_CELL_FAILED if unreadable else EXIT_DONE

@@ -1,0 +1,60 @@
+"""Publishing: what a reader needs of a grid's runs, copied out of a results folder; no weights."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from harness.store.store import ResultStore
+from harness.store.tables import load_matrix
+
+#: of a run's folder; what tells of a machine's paths (request.json, logs) stays where it is
+KEPT = (
+    "spec.json",
+    "provenance.json",
+    "status.json",
+    "coefficients.json",
+    "eval.jsonl",
+    "train.jsonl",
+)
+
+
+def copy_grid(store: ResultStore, grid: str, target: ResultStore) -> tuple[int, int]:
+    """Copy a grid's matrix.json and its runs, diverged and failed ones included.
+
+    Of the first seed also the last pictures of each number of steps. Files that are there are
+    replaced, other grids in `target` left alone.
+
+    Returns:
+        How many runs were copied, and how many the grid has.
+
+    Raises:
+        ConfigError: the folder has seen no such grid.
+    """
+    cells = load_matrix(store, grid)["cells"]
+    seeds = [cell["seed"] for cell in cells]
+    copied = 0
+    for cell in cells:
+        source, goal = (each.run_at(cell["run_id"]).path for each in (store, target))
+        if not (source / "spec.json").exists():
+            continue
+        goal.mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            if (source / name).exists():
+                shutil.copyfile(source / name, goal / name)
+        for path in _last_pictures(source / "samples") if cell["seed"] == seeds[0] else ():
+            (goal / "samples").mkdir(exist_ok=True)
+            shutil.copyfile(path, goal / "samples" / path.name)
+        copied += 1
+    tables = target.root / "tables" / grid
+    tables.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(store.root / "tables" / grid / "matrix.json", tables / "matrix.json")
+    return copied, len(cells)
+
+
+def _last_pictures(folder: Path) -> list[Path]:
+    """step-SSSSSSSS-nfeN.png of the largest step for every N."""
+    last: dict[str, Path] = {}
+    for path in sorted(folder.glob("step-*-nfe*.png")):
+        last[path.stem.rpartition("-nfe")[2]] = path
+    return sorted(last.values())
