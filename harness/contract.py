@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.api import Coeffs, Preconditioning, edm_inner
+from harness.api import Coeffs, ConfigError, Preconditioning, edm_inner
 from harness.core.schedule import karras
 
 NODES = 24
@@ -39,6 +39,21 @@ def check_precond(precond: Preconditioning) -> list[Finding]:
         _deterministic,
     ]
     return [_run(check, precond) for check in checks]
+
+
+def refuse_broken(precond: Preconditioning) -> None:
+    """Refuse to train a preconditioning without what every jump needs: finite, exact at s = t.
+
+    Raises:
+        ConfigError: says which check failed and where.
+    """
+    for check in (_dtype, _finite, _boundary):
+        finding = _run(check, precond)
+        if not finding.ok:
+            raise ConfigError(
+                f"precond {precond.name!r} breaks its contract ({finding.check}:"
+                f" {finding.detail}); `python -m harness check {precond.name}` tells more"
+            )
 
 
 def _run(check: Callable[[Preconditioning], str], precond: Preconditioning) -> Finding:

@@ -8,6 +8,7 @@ keep `import torch` inside their methods, so that listing and planning stay fast
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -114,7 +115,8 @@ class Registry:
         """Import a Python file given with `--plugin`. This runs the file's code.
 
         Raises:
-            ConfigError: the file is missing or does not import.
+            ConfigError: the file is missing, does not import, or takes the name of a built-in
+                plugin, whose run ids it would share.
         """
         path = Path(path).expanduser().resolve()
         if not path.is_file():
@@ -125,6 +127,8 @@ class Registry:
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise ConfigError(f"--plugin {path}: not a Python file (expected a name ending in .py)")
+        for kind in BUILT_IN:  # first come, first named
+            self._scan(kind)
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
@@ -184,6 +188,21 @@ def origin(cls: type[Any]) -> str:
         return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
     except (OSError, TypeError):
         return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def own_source(cls: type[Any]) -> str | None:
+    """Digest of the file that a plugin from outside was written in; None of a built-in one.
+
+    A built-in one is as old as the harness, whose commit is known.
+    """
+    built_in = tuple(package for packages in BUILT_IN.values() for package in packages)
+    if cls.__module__.startswith(built_in):
+        return None
+    try:
+        path = inspect.getsourcefile(cls)
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else None
+    except (OSError, TypeError):
+        return None
 
 
 def _one_line(error: BaseException) -> str:

@@ -12,7 +12,8 @@ from harness.config.schema import Launch
 from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, EXIT_INTERRUPTED, ConfigError
 from harness.registry import registry
 from harness.runner.scheduler import Scheduler
-from harness.store.records import Request
+from harness.store.lease import taken
+from harness.store.records import Request, State
 from harness.store.store import ResultStore, Run
 
 
@@ -46,7 +47,10 @@ def main(args: argparse.Namespace) -> int:
     before = {run.run_id: set(run.rows()) for run in runs}
     for request, group in _by_request(runs, given):
         launch = Launch(slots=args.slots, processes=request.processes)
+        found = [(run, run.request, run.status()) for run in group]
         outcome = Scheduler(store, [run.spec for run in group], request, launch).run()
+        for run, owed, status in found:
+            _leave(run, owed, status)
         for run_id, reason in outcome.failed.items():
             code = EXIT_CELL_FAILED
             print(f"{run_id}: {reason}", file=sys.stderr)
@@ -64,6 +68,16 @@ def main(args: argparse.Namespace) -> int:
                 )
     print(f"{count} new numbers of {len(runs)} runs")
     return code
+
+
+def _leave(run: Run, owed: Request, status: Mapping[str, Any]) -> None:
+    """Put back what the run owes and that it is done: what was asked here is no part of that."""
+    if taken(lease := run.lease()):
+        run.ask(owed)
+        if status["state"] == State.DONE != run.status()["state"]:
+            run.tidy()
+            run.set_status(State.DONE, step=status.get("step", 0))
+        lease.release()
 
 
 def _by_request(runs: Iterable[Run], given: Mapping[str, Any]) -> list[tuple[Request, list[Run]]]:

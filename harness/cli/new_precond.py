@@ -17,7 +17,8 @@ wrote {folder}: {names}
   pip install --editable '{folder}[test]'
   python -m pytest {folder}
   python -m harness check {name}
-  python -m harness run --matrix grids/quickstart.yaml --set 'axes.precond=[ctm, {name}]'"""
+  python -m harness run --matrix grids/quickstart.yaml --set name={name} \\
+    --set 'axes.precond=[ctm, {name}]'"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from harness.bench.forecast import forecast
 from harness.cli import add_grid_arguments
+from harness.cli.edited import tell_edited
 from harness.config.grid import load_grid
 from harness.config.matrix import expand
 from harness.config.needs import missing_weights
@@ -26,6 +27,7 @@ def main(args: argparse.Namespace) -> int:
     grid = load_grid(args.matrix, args.set)
     matrix = expand(grid, args.only, args.plugin)
     store = ResultStore(grid.results)
+    tell_edited(store, matrix.specs)
     wanted = matrix.wanted()
     rows = []
     owed = 0

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.cli import add_grid_arguments
+from harness.cli.edited import tell_edited
 from harness.config.grid import load_grid
 from harness.config.matrix import Matrix, expand
 from harness.config.needs import missing_trackers, missing_weights, told_at_once
@@ -25,7 +26,7 @@ from harness.runner.slurm import Slurm
 from harness.store.lease import taken
 from harness.store.records import Measure, RunSpec, State
 from harness.store.store import ResultStore, Run
-from harness.store.tables import kept_tables, save_matrix, sources
+from harness.store.tables import TABLES, kept_tables, save_matrix, sources
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,16 +65,16 @@ def main(args: argparse.Namespace) -> int:
     store = ResultStore(grid.results)
     wanted = matrix.wanted()
     owed = [spec for spec in matrix.specs if _owes(store.run_at(spec.run_id), wanted)]
+    tell_edited(store, matrix.specs)
     if owed:
         _check_machine(matrix)
-    save_matrix(store.prepare(), matrix)
+    save_matrix(store.prepare(), matrix, whole=not args.only)
     for spec in matrix.specs:
         if spec not in owed:
-            _settle(store.run_at(spec.run_id))
+            _settle(store.open(spec))
     if not owed:
         print(f"{len(matrix.specs)} of {len(matrix.specs)} cells are done, nothing to do.")
-        _tables(store, grid.name)
-        return EXIT_DONE
+        return _tables(store, grid.name)
     print(
         f"{grid.name}: {len(matrix.specs)} cells, {len(matrix.specs) - len(owed)} done,"
         f" {len(owed)} to do; results in {store.root}",
@@ -101,8 +102,8 @@ def main(args: argparse.Namespace) -> int:
             if outcome.interrupted:
                 print(f"the jobs go on: {runner.advice}", file=sys.stderr)
                 return EXIT_INTERRUPTED
-    _tables(store, grid.name)
-    return _conclude(outcome)
+    code = _tables(store, grid.name)
+    return _conclude(outcome) or code
 
 
 def shard(specs: Sequence[RunSpec], which: str | None) -> Sequence[RunSpec]:
@@ -159,16 +160,22 @@ def _check_machine(matrix: Matrix) -> None:
         raise told_at_once(wrong, f"grid {matrix.grid.name!r}")
 
 
-def _tables(store: ResultStore, grid: str) -> None:
-    kept = kept_tables(store, grid, "txt")
+def _tables(store: ResultStore, grid: str) -> int:
+    """Print leaderboard and speed, and the notes; 1 if the files of a run could not be read."""
+    kept, code = kept_tables(store, grid, "txt"), EXIT_DONE
     if kept is None:
         from harness.report.write import build_report, write_tables
 
         made_from = sources(store, grid)
         report = build_report(store, grid)
         write_tables(store, report, made_from)
-        kept = {table: report.text(table) for table in ("leaderboard", "speed")}
+        kept = {table: report.text(table) for table in TABLES}
+        code = EXIT_CELL_FAILED if report.unreadable else EXIT_DONE
     print(f"{kept['leaderboard']}\n{kept['speed']}\ntables: {store.root / 'tables' / grid}")
+    for line in kept["coverage"].splitlines():
+        if line.startswith("Note: "):
+            print(line, file=sys.stderr)
+    return code
 
 
 def _conclude(outcome: Outcome) -> int:

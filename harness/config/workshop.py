@@ -11,8 +11,8 @@ from harness.api import Dataset, DatasetSpec, Teacher, create, make_params
 from harness.config.schema import PluginRef, ReferenceFile
 from harness.errors import HarnessError
 from harness.home import without_home
-from harness.registry import registry
-from harness.store.records import PluginSpec
+from harness.registry import own_source, registry
+from harness.store.records import PluginSpec, RunSpec
 
 
 class Workshop:
@@ -110,3 +110,15 @@ def plugin_spec(axis: str, ref: PluginRef) -> PluginSpec:
     ]
     full, changed = without_home(full), without_home(changed)
     return PluginSpec(ref.name, cls.revision, full, changed, located)
+
+
+def own_sources(spec: RunSpec) -> dict[str, str]:
+    """axis -> digest of its plugin's file, for plugins that are not the harness's own."""
+    found = {}
+    for axis in ("precond", "teacher", "objective", "dataset"):
+        name = getattr(spec, axis).name
+        if (axis, name) == ("dataset", "teacher"):
+            continue  # the teacher's own data are not a plugin
+        if digest := own_source(registry.get(axis, name)):
+            found[axis] = digest
+    return found

@@ -20,7 +20,7 @@ from harness.store.files import tidy, write_atomic, write_changed
 from harness.store.lease import held
 from harness.store.records import State
 from harness.store.store import ResultStore
-from harness.store.tables import TABLES, save_sources
+from harness.store.tables import MADE_FROM, TABLES, save_sources
 
 EXTENSIONS = (*STYLES, "csv")
 
@@ -135,6 +135,7 @@ def write_tables(store: ResultStore, report: Report, made_from: dict[str, Any]) 
     folder = store.root / "tables" / report.grid
     with held(folder / ".lease"):
         tidy(folder)
+        (folder / MADE_FROM).unlink(missing_ok=True)  # it is not true of what is written now
         write_report(report, folder)
         if not report.unreadable:  # else the next one shall say so again
             save_sources(store, report.grid, made_from)

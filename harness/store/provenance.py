@@ -18,8 +18,12 @@ def collect(
     accelerator: Any,
     micro_batch: int,
     switches: dict[str, bool] | None = None,
+    plugins: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What a reader needs to trust or repeat a run; times are comparable within one `hardware`."""
+    """What a reader needs to trust or repeat a run; times are comparable within one `hardware`.
+
+    `plugins`: axis -> digest of the source of a plugin that is not the harness's.
+    """
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": sys.version.split()[0],
@@ -29,6 +33,7 @@ def collect(
         "processes": accelerator.num_processes,
         "micro_batch": micro_batch,
         "switches": switches or {},
+        "plugins": plugins or {},
         "costs": costs,
     }
 

@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 
 #: names of the tables of a grid, each in several formats beside matrix.json
 TABLES = ("leaderboard", "speed", "area", "coverage")
+#: what the tables beside it were made from
+MADE_FROM = "sources.json"
 #: what tables are read from in a run's folder
 READ = ("eval.jsonl", "status.json", "provenance.json", "coefficients.json")
 
 
-def save_matrix(store: ResultStore, matrix: Matrix) -> None:
-    """Write tables/<grid>/matrix.json: which runs belong to the grid and what they owe."""
+def save_matrix(store: ResultStore, matrix: Matrix, *, whole: bool = True) -> None:
+    """Write tables/<grid>/matrix.json: which runs belong to the grid and what they owe.
+
+    Unless `whole`, `matrix` is some cells of the grid (`--only`): those that are known of the same
+    grid already stay in its tables.
+    """
     path = store.root / "tables" / matrix.grid.name / "matrix.json"
     described = {
         # where this machine keeps its results, and what secrets it has, is nobody else's business
@@ -39,9 +45,19 @@ def save_matrix(store: ResultStore, matrix: Matrix) -> None:
             {"cell": skip.cell, "reason": told_without_home(skip.reason)} for skip in matrix.skips
         ],
     }
-    if path.exists() and read_versioned(path) == json.loads(json.dumps(without_home(described))):
-        return
-    write_versioned(path, described)
+    described = json.loads(json.dumps(without_home(described)))
+    known = read_versioned(path) if path.exists() else None
+    if known and not whole and _same_cells(known["grid"], described["grid"]):
+        for kind, key in (("cells", "run_id"), ("skips", "cell")):
+            both = {item[key]: item for item in (*known[kind], *described[kind])}
+            described[kind] = list(both.values())
+    if known != described:
+        write_versioned(path, described)
+
+
+def _same_cells(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two grids cross the same plugins and seeds, trained alike."""
+    return all(a[key] == b[key] for key in ("axes", "exclude", "train", "backbone"))
 
 
 def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:
@@ -74,7 +90,7 @@ def sources(store: ResultStore, grid: str) -> dict[str, Any]:
 
 def save_sources(store: ResultStore, grid: str, found: dict[str, Any]) -> None:
     """Say what the tables that now lie beside it were made from; written after them."""
-    write_json(store.root / "tables" / grid / "sources.json", found)
+    write_json(store.root / "tables" / grid / MADE_FROM, found)
 
 
 def kept_tables(store: ResultStore, grid: str, extension: str) -> dict[str, str] | None:
@@ -84,7 +100,7 @@ def kept_tables(store: ResultStore, grid: str, extension: str) -> dict[str, str]
     """
     folder = store.root / "tables" / grid
     paths = {table: folder / f"{table}.{extension}" for table in TABLES}
-    made_from = folder / "sources.json"
+    made_from = folder / MADE_FROM
     if not all(path.exists() for path in (made_from, *paths.values())):
         return None
     try:

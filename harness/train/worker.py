@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from harness.config.matrix import wanted
+from harness.config.workshop import own_sources
 from harness.errors import HarnessError
 from harness.evaluate.evaluator import Evaluator
 from harness.registry import registry
@@ -82,7 +83,9 @@ def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -
     trainer = Trainer(cell, run, request, accelerator, status.beat, status.stopping)
     status.micro_batch = trainer.micro
     if accelerator.is_main_process:
-        origin = collect(cell.costs, accelerator, trainer.micro, request.switches)
+        origin = collect(
+            cell.costs, accelerator, trainer.micro, request.switches, own_sources(run.spec)
+        )
         write_json(run.path / "provenance.json", origin)
         write_json(run.path / "coefficients.json", fingerprint(cell.precond))
     if request.track:

@@ -1,0 +1,137 @@
+"""What people do after a first run: edit, repair, filter, ask for more. Nothing is passed off."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.conftest import TINY, command
+
+MINE = """\
+from harness.api import DenoiserForm, register_precond
+
+@register_precond("mine")
+class Mine(DenoiserForm):
+    def outer(self, t, s):
+        return 1 - s / t, s / t
+"""
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """A grid of ctm and a plugin of one's own, run."""
+    folder = tmp_path_factory.mktemp("once")
+    (folder / "mine.py").write_text(MINE)
+    text = TINY.replace("[ctm, analytic]", "[ctm, mine]").replace("[10, 25]", "[10]")
+    (folder / "tiny.yaml").write_text(text)
+    results = f"results={folder / 'results'}"
+    words = ["run", "--matrix", folder / "tiny.yaml", "--plugin", folder / "mine.py"]
+    process = command(*words, "--set", results)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, out + err
+    assert "one seed: its noise is unknown" in err
+    return folder
+
+
+@pytest.fixture
+def done(once, tmp_path):
+    """A copy of it, and how to go on with it."""
+    folder = shutil.copytree(once, tmp_path / "copy")
+    words = ["--matrix", folder / "tiny.yaml", "--set", f"results={folder / 'results'}"]
+    return folder, [*words, "--plugin", folder / "mine.py"]
+
+
+def run_of(folder, name):
+    (run,) = (folder / "results" / "runs").glob(f"{name}-*")
+    return run
+
+
+def test_an_edited_plugin_is_told(done):
+    folder, words = done
+    mine = folder / "mine.py"
+    for verb in ("plan", "run"):
+        assert "was edited" not in say(verb, *words)[2]
+    mine.write_text(mine.read_text().replace("s / t, s / t", "s / t, 1 - (1 - s / t)"))
+    for verb in ("plan", "run"):
+        code, _, err = say(verb, *words)
+        assert code == 0
+        assert "the file of precond mine was edited since 1 of these runs" in err
+    mine.write_text(mine.read_text().replace("    def outer", "    revision = 2\n\n    def outer"))
+    assert "was edited" not in say("plan", *words)[2]
+
+
+def say(*words):
+    """A verb as a process of its own: plugins of another test are not known to it."""
+    process = command(*words)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def test_a_plugin_cannot_take_a_built_in_name(done):
+    folder, words = done
+    (folder / "mine.py").write_text(MINE.replace('"mine"', '"ctm"'))
+    for verb in ("plan", "run"):
+        code, _, err = say(verb, *words, "--set", "axes.precond=[ctm]")
+        assert (code, "two precond plugins are called 'ctm'" in err) == (2, True), err
+
+
+def test_a_strategy_without_its_boundary_is_not_trained(done):
+    folder, words = done
+    text = MINE.replace("1 - s / t, s / t", "1 - s / t, s / t + 0.5").replace("mine", "skewed")
+    (folder / "mine.py").write_text(text)
+    changed = [
+        "--set",
+        "axes.precond=[skewed]",
+        "--set",
+        "report.baseline=skewed",
+        "--set",
+        "name=skewed",
+    ]
+    code, _, err = say("run", *words, *changed)
+    assert code == 1, err
+    assert "precond 'skewed' breaks its contract (boundary: not exact at s = t" in err
+    assert "harness check skewed" in err
+    assert not list((folder / "results" / "runs").glob("skewed-*/eval.jsonl"))
+
+
+def test_damage_that_was_repaired_leaves_no_trace(done):
+    folder, words = done
+    rows = run_of(folder, "ctm") / "eval.jsonl"
+    whole, tables = rows.read_text(), say("run", *words)[1]
+    rows.write_text("{\n" + whole)
+    assert say("run", *words)[0] == 1
+    rows.write_text(whole)
+    code, out, _ = say("run", *words)
+    assert (code, out) == (0, tables)
+    spec = run_of(folder, "ctm") / "spec.json"
+    before = spec.read_text()
+    spec.unlink()
+    assert say("run", *words)[0] == 0
+    assert json.loads(spec.read_text()) == json.loads(before)
+
+
+def test_some_cells_do_not_hide_the_others(done):
+    folder, words = done
+    tables = say("run", *words)[1]
+    assert (
+        say("run", *words, "--only", "precond=mine")[1].splitlines()[1:]
+        == (tables.splitlines()[1:])
+    )
+    other = ["--set", "budgets=[10, 11]", "--set", "axes.precond=[ctm]"]  # another grid
+    say("run", *words, *other, "--only", "precond=ctm")
+    assert "mine" not in say("leaderboard", folder / "results")[1]
+
+
+def test_what_eval_asked_is_not_what_the_run_owes(done):
+    folder, _ = done
+    run, results = run_of(folder, "ctm"), folder / "results"
+    request, status = (json.loads((run / f"{n}.json").read_text()) for n in ("request", "status"))
+    ask = ["eval", run.name, "--results", results]
+    code, _, err = say(*ask, "--extractors", "digits-cnn", "--metrics", "frechet")
+    assert code != 0
+    assert "digits-cnn" in err
+    assert "4 new numbers of 1 runs" in say(*ask, "--nfe", "3", "4")[1]
+    assert "2 new numbers of 1 runs" in say(*ask, "--metrics", "energy")[1]  # NFE 1 and 2
+    assert json.loads((run / "request.json").read_text()) == request
+    after = json.loads((run / "status.json").read_text())
+    assert (after["state"], after["step"]) == (status["state"], status["step"]) == ("done", 10)
