@@ -153,6 +153,15 @@ class Analytic(DenoiserForm):
         var = self.sigma_data**2
         return c_skip * ((s * s + var) / (t * t + var)).sqrt(), c_out
 
+    def coeffs(self, t: Tensor, s: Tensor) -> Coeffs:
+        """See `Preconditioning.coeffs`; with `inner: s`, y is made around the mean too."""
+        found = super().coeffs(t, s)
+        if found.shift is None or self.params.inner == "t":
+            return found
+        skip, out = self.inner(t, s)
+        alpha = found.out / out
+        return found._replace(shift=found.shift + alpha * (edm_inner(s, self.sigma_data)[0] - skip))
+
     def told(self, t: Tensor, s: Tensor) -> Tensor:
         """See `Preconditioning.told`."""
         return {"t": t, "s": s, "middle": (t * s).sqrt()}[self.params.told]

@@ -40,13 +40,22 @@ class Student:
     def _shown(self, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """x and the noise level that the network is told, x brought to that level's scale."""
         level = self.precond.told(t, s)
-        return (x if level is t else rescaled(x, t, level, self.precond.sigma_data)), level
+        if level is t:
+            return x, t
+        return rescaled(x, t, level, self.precond.sigma_data, self.precond.offset), level
 
 
-def rescaled(x: Tensor, t: Tensor, level: Tensor, sigma_data: float) -> Tensor:
+def rescaled(
+    x: Tensor, t: Tensor, level: Tensor, sigma_data: float, mean: Tensor | None = None
+) -> Tensor:
     """x [B, *shape] of noise level t brought to the scale that it would have at another level.
 
-    x sqrt((level^2 + sd^2)/(t^2 + sd^2)), which is also where the ODE leads if data are Gaussian.
+    (x - m) sqrt((level^2 + sd^2)/(t^2 + sd^2)) + m, which is also where the ODE leads if data are
+    Gaussian around m; that is 0, or the mean that a strategy writes its jumps around.
     """
     var = sigma_data**2
-    return per_sample(((level * level + var) / (t * t + var)).sqrt(), x) * x
+    scale = per_sample(((level * level + var) / (t * t + var)).sqrt(), x)
+    if mean is None:
+        return scale * x
+    mean = mean.to(x.dtype)
+    return mean + scale * (x - mean)

@@ -66,7 +66,7 @@ def measure_gaps(
                     level = precond.told(t, b)
                     raw = _raw(D_t, x_t, t, precond)
                     if level is not t:
-                        shown = rescaled(x_t, t, level, precond.sigma_data)
+                        shown = rescaled(x_t, t, level, precond.sigma_data, precond.offset)
                         raw = _raw(denoise(shown, level), shown, level, precond)
                     found[name, float(t), float(b)] = _gap(precond, t, b, x_t, x_s, D_t, D_s, raw)
     return found

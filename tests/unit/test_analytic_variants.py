@@ -56,6 +56,20 @@ def test_inner_and_told_at_s_apply_the_teachers_denoiser_there(ring, artifact):
     assert torch.allclose(found, beta * x + alpha * ring.denoise(y, s[0]), atol=1e-12)
 
 
+def test_centred_a_ring_that_is_elsewhere_is_jumped_the_same(ring):
+    """What the network is shown at another level is brought there around the mean as well."""
+    away = create_teacher("gmm", centre=[0.9, -0.4])
+    shift = torch.tensor([0.9, -0.4]).double()
+    t, s = (torch.full((64,), v, dtype=torch.float64) for v in (2.0, 0.3))
+    found = []
+    for teacher, x in ((ring, draw(ring, 2.0)), (away, draw(ring, 2.0) + shift)):
+        free = {"inner": "s", "told": "s", "centre": True, "samples": 2048}
+        precond = create_precond("analytic", sigma_data=teacher.spec.sigma_data, **free)
+        jump = Student(TeachersRaw(teacher), calibrate(precond, teacher)).jump
+        found.append(jump(x, t, s))
+    assert torch.allclose(found[1] - shift, found[0], atol=1e-5)
+
+
 @pytest.mark.parametrize(("told", "level"), [("t", 2.0), ("s", 0.3), ("middle", 0.6**0.5)])
 def test_told_changes_the_level_and_not_what_enters_the_network(ring, artifact, told, level):
     """c_in(level) times what is shown is c_in(t) x, whatever level the network is told."""
