@@ -257,9 +257,10 @@ def interrupt(store, *runs, times, progress=lambda scheduler: None):
         signal.signal(signal.SIGALRM, before)
 
 
-def test_an_interrupt_lets_workers_save(store):
+def test_an_interrupt_lets_workers_save(store, capsys):
     runs = [prepared(store, "polite", seed=seed) for seed in range(2)]
     assert interrupt(store, *runs, times=1).interrupted
+    assert capsys.readouterr().err == "saving; a second Ctrl-C kills\n"
     for run in runs:
         assert run.status()["state"] == State.INTERRUPTED
         assert not (run.path / ".lease").exists()
