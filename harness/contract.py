@@ -53,7 +53,7 @@ def refuse_broken(precond: Preconditioning) -> None:
     Raises:
         ConfigError: says which check failed and where.
     """
-    for check in (_dtype, _finite, _boundary):
+    for check in (_coeffs, _dtype, _finite, _boundary):
         finding = _run(check, precond)
         if not finding.ok:
             raise ConfigError(

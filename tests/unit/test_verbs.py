@@ -46,13 +46,6 @@ def test_options_that_nothing_would_read_are_refused(harness, arguments, words):
     assert (code, words in err) == (2, True)
 
 
-@pytest.mark.parametrize("which", ["0/2", "3/2", "2", "a/b"])
-def test_a_wrong_shard_is_refused_before_anything_is_written(harness, grid, which):
-    code, _, err = harness("run", "--matrix", grid, "--shard", which)
-    assert (code, "1 <= I <= N" in err) == (2, True)
-    assert not (grid.parent / "results").exists()
-
-
 def test_every_plugin_says_what_it_is(harness):
     code, out, _ = harness("list")
     assert code == 0
