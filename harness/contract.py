@@ -28,7 +28,13 @@ class Finding:
 
 
 def check_precond(precond: Preconditioning) -> list[Finding]:
-    """Run every check on a (calibrated) preconditioning; a check that raises is a failure."""
+    """Run every check on a (calibrated) preconditioning; a check that raises is a failure.
+
+    If it gives no coefficients at all, that is the one finding, called `coeffs`.
+    """
+    given = _run(_coeffs, precond)
+    if not given.ok:
+        return [given]
     checks: list[Callable[[Preconditioning], str]] = [
         _broadcast,
         _dtype,
@@ -47,7 +53,7 @@ def refuse_broken(precond: Preconditioning) -> None:
     Raises:
         ConfigError: says which check failed and where.
     """
-    for check in (_dtype, _finite, _boundary):
+    for check in (_coeffs, _dtype, _finite, _boundary):
         finding = _run(check, precond)
         if not finding.ok:
             raise ConfigError(
@@ -74,6 +80,13 @@ def _parts(coeffs: Coeffs) -> Iterator[tuple[str, Tensor]]:
     for name, value in zip(Coeffs._fields, coeffs, strict=True):
         if value is not None:
             yield name, value
+
+
+def _coeffs(precond: Preconditioning) -> str:
+    """There are coefficients for t and s of one shape."""
+    grid = _grid(precond)
+    precond.coeffs(grid[:-1], grid[1:])
+    return "given"
 
 
 def _broadcast(precond: Preconditioning) -> str:

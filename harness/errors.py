@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -47,6 +48,35 @@ def file_sentence(error: OSError) -> str:
     mend = "; free some space, the same command continues" if error.errno in FULL else ""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}{mend}"
+
+
+#: pydantic's kinds of errors -> our words, where its own are not a user's
+WORDS = {
+    "missing": "is needed",
+    "dict_type": "must be a section of key: value",
+    "float_parsing": "must be a number",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "list_type": "must be a list",
+    "model_type": "must be a section of key: value",
+    "string_type": "must be text",
+}
+
+
+def complaint(item: Mapping[str, Any], known: Iterable[str]) -> str:
+    """One of pydantic's errors in our words; `known` are the keys where an unknown one stands."""
+    kind, value = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        return f"unknown key{nearest(str(item['loc'][-1]), known)}"
+    if kind == "value_error":
+        return str(item["msg"]).removeprefix("Value error, ")
+    if kind == "too_short":
+        return f"needs at least {item['ctx']['min_length']} item"
+    words = WORDS.get(kind) or str(item["msg"]).replace("Input should be", "must be", 1)
+    return (
+        words if kind == "missing" or isinstance(value, dict | list) else f"{words}, got {value!r}"
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -32,6 +32,12 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "extractor": ("harness.evaluate.extractors",),
     "metric": ("harness.evaluate.metrics",),
 }
+#: (kind, name used elsewhere) -> what that is called here; a hint, no alias
+ELSEWHERE = {
+    ("metric", "fid"): "FID is metric 'frechet' with extractor 'inception'",
+    ("metric", "fd"): "the Fréchet distance is metric 'frechet'",
+    ("metric", "is"): "the Inception Score is metric 'inception-score'",
+}
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -88,6 +94,8 @@ class Registry:
         for broken in self.broken:
             if broken.kind == kind and broken.origin.endswith((f" {name}", f"/{name}.py")):
                 raise ConfigError(f"{kind} {name!r} is broken: {broken.origin}: {broken.error}")
+        if hint := ELSEWHERE.get((kind, name.lower())):
+            raise ConfigError(f"no {kind} is called {name!r}: {hint}")
         raise ConfigError(f"no {kind} is called {name!r}{nearest(name, self.names(kind))}")
 
     def _import(self, kind: str, name: str) -> type[Any]:

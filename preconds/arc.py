@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @register_precond("arc")
 class Arc(Rotation):
-    """See the module."""
+    """TrigFlow's arc, F a mean velocity, with the skip that the teacher's trajectories show."""
 
     def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
         """See `Rotation.table`."""

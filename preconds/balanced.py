@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @register_precond("balanced")
 class Balanced(Rotation):
-    """See the module."""
+    """Least squares (`lsq`) with a bound on the size of the network's targets."""
 
     class Params(RotationParams):
         """`ridge`: variance of the network's error in F; `reach`: largest RMS of its targets."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @register_precond("lsq")
 class LeastSquares(Rotation):
-    """See the module."""
+    """The best untrained jump: regression of x_s on x_t and D over the teacher's trajectories."""
 
     class Params(RotationParams):
         """`ridge`: variance of the network's error in F, in units of F's own (about 1)."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @register_precond("moment")
 class Moment(Rotation):
-    """See the module."""
+    """Targets of one variance in every jump: EDM's principle, measured on trajectories."""
 
     class Params(RotationParams):
         """`tangent`: whether short jumps keep the teacher's own scale."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @register_precond("trigflow")
 class TrigFlow(Preconditioning):
-    """See the module."""
+    """TrigFlow's rotation (the same function as `ctm`), or its arc: F is the mean velocity."""
 
     class Params(Params):
         """`step`: which of the two."""

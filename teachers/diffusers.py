@@ -52,7 +52,7 @@ class DiffusersParams(Params):
 
 @register_teacher("diffusers")
 class DiffusersTeacher(Teacher):
-    """See the module's docstring.
+    """A diffusers pipeline folder: a UNet2DModel with a DDPM schedule, converted to sigma.
 
     Raises:
         ConfigError: the folder is not a pipeline of this kind; the sentence says what is not.

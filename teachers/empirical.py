@@ -53,7 +53,9 @@ class EmpiricalParams(Params):
 
 @register_teacher("empirical")
 class EmpiricalTeacher(Teacher):
-    """See the module's docstring; with labelled data, w is over the items of the given label.
+    """The ideal denoiser of a finite dataset, smoothed by a Gaussian, in closed form.
+
+    With labelled data the weights w are over the items of the given label.
 
     Raises:
         ConfigError: the dataset is unknown, or has no end.

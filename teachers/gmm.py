@@ -74,7 +74,7 @@ class MixtureParams(Params):
 
 @register_teacher("gmm")
 class GaussianMixture(Teacher):
-    """See the module's docstring; the default is a ring of 8 modes in the plane."""
+    """A Gaussian mixture in closed form; by default a ring of 8 modes in the plane."""
 
     Params = MixtureParams
 

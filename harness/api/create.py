@@ -11,7 +11,7 @@ from harness.api.objective import Objective
 from harness.api.plugin import Plugin
 from harness.api.preconditioning import Preconditioning
 from harness.api.teacher import Dataset, Teacher
-from harness.errors import ConfigError, nearest
+from harness.errors import ConfigError, complaint
 from harness.home import with_home
 from harness.registry import registry
 
@@ -59,9 +59,7 @@ def make_params(kind: str, name: str, params: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        what = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            what = f"unknown parameter{nearest(key, model.model_fields)}"
+        what = complaint(first, model.model_fields).replace("unknown key", "unknown parameter", 1)
         raise ConfigError(f"{kind} {name!r}: {key or 'parameters'}: {what}") from None
 
 

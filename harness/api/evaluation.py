@@ -47,7 +47,7 @@ class Extractor(Plugin):
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Return features [B, dim], floating, for samples [B, *shape]."""
-        raise NotImplementedError
+        raise self.lacks("__call__(self, samples)")
 
     def logits(self, features: Tensor) -> Tensor:
         """Class logits [B, classes] for features [B, dim], for metrics that need a classifier.
@@ -82,4 +82,4 @@ class Metric(Plugin):
 
     def compute(self, generated: Any, reference: Any) -> float | Score:
         """Return the value for features [n, dim] against reference features [m, dim]."""
-        raise NotImplementedError
+        raise self.lacks("compute(self, generated, reference)")

@@ -59,4 +59,4 @@ class Objective(Plugin):
         self, student: StudentLike, target: StudentLike, teacher: Teacher, batch: Batch
     ) -> Mapping[str, Callable[[], Tensor]]:
         """Return the loss terms as callables, each giving a scalar with its graph, mean over B."""
-        raise NotImplementedError
+        raise self.lacks("terms(self, student, target, teacher, batch)")

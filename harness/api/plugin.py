@@ -34,6 +34,10 @@ class Plugin:
     def __init__(self, params: Any = None) -> None:
         self.params: Any = params if params is not None else self.Params()
 
+    def lacks(self, method: str) -> NotImplementedError:
+        """The error of a method that a subclass has to write, by its signature."""
+        return NotImplementedError(f"{type(self).__name__} must define `{method}`")
+
 
 def content_digest(content: Any, *, length: int = 16) -> str:
     """Hash of plain data through canonical JSON: the identity of parameters and specs."""

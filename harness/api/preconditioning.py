@@ -65,7 +65,7 @@ class Preconditioning(Plugin):
 
     def coeffs(self, t: Tensor, s: Tensor) -> Coeffs:
         """Return (skip, out[, shift]), float64, for t and s that broadcast, sigma_min <= s <= t."""
-        raise NotImplementedError
+        raise self.lacks("coeffs(self, t, s)")
 
     def denoiser_coeffs(self, t: Tensor) -> Coeffs:
         """Coefficients of the implied denoiser D(x, t) = x - t d f/ds at s = t.
@@ -113,7 +113,7 @@ class Preconditioning(Plugin):
         Called under `no_grad`. Sums over samples go through `probe.add_up`, which divides them
         over processes. The result is stored under `measured` and shared between seeds.
         """
-        raise NotImplementedError
+        raise self.lacks("calibrate(self, probe)")
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class DenoiserForm(Preconditioning):
 
     def outer(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Return (alpha, beta), float64, for noise levels that broadcast."""
-        raise NotImplementedError
+        raise self.lacks("outer(self, t, s)")
 
     def inner(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """(c_skip, c_out) of D_theta = c_skip x + c_out F; EDM's at t by default."""

@@ -39,7 +39,7 @@ class Dataset(Plugin):
         `numbers` [B] int64 are global sample numbers: sample k of `purpose` is the same whoever
         asks for it, and whenever.
         """
-        raise NotImplementedError
+        raise self.lacks("draw(self, seed, purpose, numbers)")
 
     def items(self) -> tuple[ndarray, ndarray | None]:
         """All samples of a finite set in stored order, float32 [N, *shape], and one-hot labels.
@@ -73,7 +73,7 @@ class Teacher(Plugin):
 
     def denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return D [B, *shape] in the dtype of `x` for noise levels `sigma`, a scalar or [B]."""
-        raise NotImplementedError
+        raise self.lacks("denoise(self, x, sigma, labels=None)")
 
     def dataset(self) -> Dataset:
         """The data this teacher models, for grids that name no dataset of their own."""

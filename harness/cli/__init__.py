@@ -105,7 +105,7 @@ def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a value of the grid, e.g. train.lr=1e-4 or results=DIR",
+        help="override a value of the grid, e.g. train.lr=1e-4 or results=DIR; repeat for more",
     )
     parser.add_argument(
         "--only",

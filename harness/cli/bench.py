@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NETWORKS = ("small", "cifar10", "imagenet64")
 SWITCHES = ("bf16", "channels_last", "compile")
+ROUNDS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,14 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=NETWORKS,
         help="a network of a published architecture with random weights (default: small, 1.2M)",
     )
-    parser.add_argument("--precond", default="ctm", metavar="NAME", help="default: ctm")
-    parser.add_argument("--objective", default="ctm", metavar="NAME", help="default: ctm")
-    parser.add_argument("--batch", type=int, default=32, help="without a grid (default: 32)")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--precond", metavar="NAME", help="without a grid (default: ctm)")
+    parser.add_argument("--objective", metavar="NAME", help="without a grid (default: ctm)")
+    parser.add_argument("--batch", type=int, help="without a grid (default: 32)")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], help="instead of launch.device (default: auto)"
+    )
     parser.add_argument(
         "--h", metavar="1,4,12", default="1,4,12", help="numbers of solver steps to measure"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each kind (default: 5)")
+    parser.add_argument("--rounds", type=int, help="steps of each kind (default: 5)")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         "--solvers", action="store_true", help="instead: how exact the solvers of the ODE are"
@@ -57,15 +60,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="everything, for programs")
     parser.add_argument("--results", metavar="DIR", help="where measurements are kept")
-    parser.add_argument("--only", action="append", default=[], metavar="AXIS=NAME")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="AXIS=NAME",
+        help="only some problems of a grid, e.g. teacher=gmm; repeat for more",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a value of the grid, or of the one made of the flags; repeat for more",
+    )
     add_plugin_argument(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Measure every problem, keep what was found, print it and the forecast of the grid."""
-    if args.rounds < 1:
-        raise ConfigError("bench: --rounds must be 1 or more")
+    _check_flags(args)
     grid = _grid(args)
     matrix = expand(grid, args.only, args.plugin)
     store = ResultStore(grid.results).prepare()
@@ -85,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
             matrix.request,
             Path(store.root),
             machine,
-            rounds=args.rounds,
+            rounds=args.rounds or ROUNDS,
             hs=_numbers(args.h),
         )
         save(store, record)
@@ -102,6 +116,23 @@ def main(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _check_flags(args: argparse.Namespace) -> None:
+    """Refuse what nothing would read."""
+    if args.rounds is not None and args.rounds < 1:
+        raise ConfigError("bench: --rounds must be 1 or more")
+    if args.only and not args.matrix:
+        raise ConfigError("bench: --only chooses from a grid; give --matrix GRID.yaml")
+    unread = {"a grid decides it (see --set)": ("precond", "objective", "batch")}
+    if not args.matrix:
+        unread = {}
+    if args.solvers:
+        unread["--solvers times nothing"] = ("rounds", "device", "batch")
+    for why, names in unread.items():
+        for name in names:
+            if getattr(args, name) is not None:
+                raise ConfigError(f"bench: --{name}: {why}; leave it out")
+
+
 def _grid(args: argparse.Namespace) -> Grid:
     """The grid that was named, or one made of the flags."""
     moved = [f"results={args.results}"] if args.results else []
@@ -115,14 +146,14 @@ def _grid(args: argparse.Namespace) -> Grid:
         "version": 1,
         "name": "bench",
         "axes": {
-            "precond": [_ref(args.precond)],
+            "precond": [_ref(args.precond or "ctm")],
             "teacher": [_ref(args.teacher) if args.teacher else stand_in],
-            "objective": [_ref(args.objective)],
+            "objective": [_ref(args.objective or "ctm")],
         },
-        "train": {"batch": args.batch},
+        "train": {"batch": 32 if args.batch is None else args.batch},
         "budgets": [1],
         "evaluate": {"samples": 1000, "metrics": ["frechet"]},
-        "report": {"baseline": _ref(args.precond)["name"]},
+        "report": {"baseline": _ref(args.precond or "ctm")["name"]},
     }
     return make_grid(data, [*args.set, *moved], "bench")
 
@@ -166,7 +197,8 @@ def _switches(
     if not set(names) <= set(SWITCHES):
         raise ConfigError(f"bench --switches: {args.switches}: choose from {', '.join(SWITCHES)}")
     spec, results = matrix.specs[0], Path(store.root)
-    rows = measure_switches(spec, matrix.request, results, machine, names, h=h, rounds=args.rounds)
+    rounds = args.rounds or ROUNDS
+    rows = measure_switches(spec, matrix.request, results, machine, names, h=h, rounds=rounds)
     print(json.dumps(rows, indent=1) if args.json else text(rows, h))
     return EXIT_DONE
 

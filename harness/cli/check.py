@@ -24,10 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PRECOND",
         help="strategies, e.g. ctm or 'ctm: {outer: mixed}' (default: all, one row each)",
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--equivalence", action="store_true", help="group strategies with equal coefficients"
     )
-    parser.add_argument(
+    instead.add_argument(
         "--coefficients", action="store_true", help="print skip and out at the sampler's own jumps"
     )
     add_teacher_argument(parser)

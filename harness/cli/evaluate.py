@@ -20,7 +20,7 @@ from harness.store.store import ResultStore, Run
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `eval`."""
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run ids (default: every run)")
-    parser.add_argument("--results", default="results", metavar="DIR")
+    parser.add_argument("--results", default="results", metavar="DIR", help="where the runs are")
     parser.add_argument("--nfe", type=int, nargs="+", metavar="N", help="numbers of steps")
     parser.add_argument("--metrics", nargs="+", metavar="NAME")
     parser.add_argument("--extractors", nargs="+", metavar="NAME")

@@ -103,8 +103,13 @@ def _check_sides(args: argparse.Namespace, sides: list[Side]) -> None:
     statistics = [isinstance(side, Reference) for side in sides]
     if len(sides) == 2 and statistics == [True, False]:
         raise ConfigError(f"fid: {args.generated} holds statistics, so give it second, as B")
+    if args.reference_n is not None and not any(statistics):
+        raise ConfigError(
+            "--reference-n: it is for statistics, images are counted; leave it out, or give"
+            " an .npz of mu and sigma as B"
+        )
     if args.save and statistics and statistics[-1]:
-        raise ConfigError(f"--save: {sides[-1].meta['source']} holds statistics already")
+        raise ConfigError(f"--save: {sides[-1].path} holds statistics already")
 
 
 def _extractor(args: argparse.Namespace) -> Extractor:

@@ -21,8 +21,10 @@ from harness.errors import EXIT_DONE
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `gap`."""
     parser.add_argument("names", nargs="*", metavar="PRECOND", help="strategies (default: all)")
-    parser.add_argument("--levels", type=int, default=12, help="noise levels of the heat map")
-    parser.add_argument("--samples", type=int, default=2048)
+    parser.add_argument(
+        "--levels", type=int, default=12, help="noise levels of the heat map (default: 12)"
+    )
+    parser.add_argument("--samples", type=int, default=2048, help="of the data (default: 2048)")
     parser.add_argument(
         "--out", metavar="DIR", help="where to write (default: RESULTS/tables/gap/TEACHER-DIGEST)"
     )

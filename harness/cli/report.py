@@ -68,6 +68,8 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the tables in the chosen format and write them in every format; page and plots too."""
+    if args.format == "html" and args.table:
+        raise ConfigError("report: the page has every table; leave --table out of --format html")
     if (args.format == "html" or args.plots) and _beside(args) is None:
         raise ConfigError(
             "report: page and plots of several folders, or with --baseline or --target, have no"
@@ -146,7 +148,9 @@ def _asked(args: argparse.Namespace) -> tuple[list[ResultStore], list[str]]:
     known = list(dict.fromkeys(name for store in stores for name in grids(store)))
     where = ", ".join(str(store.root) for store in stores)
     if not known:
-        raise ConfigError(f"{where}: no grid was run into this folder yet; see `run --matrix`")
+        inner = ", ".join(str(each) for store in stores for each in store.inner())
+        hint = f"results are in {inner}" if inner else "see `run --matrix`"
+        raise ConfigError(f"{where}: no grid was run into this folder yet; {hint}")
     if args.grid and args.grid not in known:
         raise ConfigError(f"{where} has no grid {args.grid!r}{nearest(args.grid, known)}")
     return stores, [args.grid] if args.grid else known

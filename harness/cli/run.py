@@ -62,6 +62,7 @@ def main(args: argparse.Namespace) -> int:
     if args.detach and grid.launch.launcher == "local":
         raise ConfigError("--detach: only jobs of a cluster go on alone; add --launcher slurm")
     matrix = expand(grid, args.only, args.plugin)
+    specs = shard(matrix.specs, args.shard)
     store = ResultStore(grid.results)
     wanted = matrix.wanted()
     owed = [spec for spec in matrix.specs if _owes(store.run_at(spec.run_id), wanted)]
@@ -87,7 +88,6 @@ def main(args: argparse.Namespace) -> int:
         signal.signal(number, signal.default_int_handler)
     with Progress(matrix) as progress:
         rerun = frozenset(State(name) for name in args.rerun)
-        specs = shard(matrix.specs, args.shard)
         settings = (matrix.request, grid.launch, progress.update, rerun)
         if grid.launch.launcher == "local":
             outcome = Scheduler(store, specs, *settings).run()

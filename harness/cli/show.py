@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import datetime
+from typing import Any
 
 import yaml
 from tabulate import tabulate
 
 from harness.errors import EXIT_DONE
 from harness.store.files import read_json
+from harness.store.records import State
 from harness.store.store import ResultStore
 from harness.store.submissions import newest_jobs
 
@@ -17,7 +20,7 @@ from harness.store.submissions import newest_jobs
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `show`."""
     parser.add_argument("run", metavar="RUN", help="a run id, or a unique beginning of one")
-    parser.add_argument("--results", default="results", metavar="DIR")
+    parser.add_argument("--results", default="results", metavar="DIR", help="where the run is")
     parser.add_argument(
         "--log",
         type=int,
@@ -35,12 +38,18 @@ def main(args: argparse.Namespace) -> int:
     for name in ("provenance", "status"):
         path = run.path / f"{name}.json"
         if path.exists():
-            print(yaml.safe_dump({name: read_json(path)}, sort_keys=False).strip())
+            told = read_json(path)
+            if name == "status":
+                told = _readable(told)
+            print(yaml.safe_dump({name: told}, sort_keys=False).strip())
     rows = [
-        [row.step, row.images, row.nfe, row.metric, row.extractor, row.n, f"{row.value:.6g}"]
+        [
+            *(row.step, row.images, row.nfe, row.metric, row.extractor, row.n, row.reference_n),
+            f"{row.value:.6g}",
+        ]
         for row in run.rows().values()
     ]
-    headers = ["step", "images", "NFE", "metric", "extractor", "n", "value"]
+    headers = ["step", "images", "NFE", "metric", "extractor", "n", "reference n", "value"]
     print(tabulate(rows, headers=headers, disable_numparse=True))
     logs = sorted(run.path.glob("worker*.log"))
     handed = newest_jobs(run.path.parent.parent).get(run.run_id)
@@ -55,3 +64,12 @@ def main(args: argparse.Namespace) -> int:
                 print(f"--- {log.name}")
             print("\n".join(log.read_text(errors="replace").splitlines()[-args.log :]))
     return EXIT_DONE
+
+
+def _readable(status: dict[str, Any]) -> dict[str, Any]:
+    """A status for people: local time, and no phase of what is done."""
+    told = {k: v for k, v in status.items() if k != "phase" or status["state"] != State.DONE}
+    if "updated" in told:
+        at = datetime.fromtimestamp(told["updated"]).astimezone()
+        told["updated"] = at.isoformat(sep=" ", timespec="seconds")
+    return told

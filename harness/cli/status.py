@@ -13,7 +13,9 @@ from harness.store.store import ResultStore, Run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `status`."""
-    parser.add_argument("results", nargs="?", default="results", metavar="RESULTS")
+    parser.add_argument(
+        "results", nargs="?", default="results", metavar="RESULTS", help="default: results"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -17,11 +17,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert = actions.add_parser(
         "convert", help="a published .pkl into safetensors; nothing in the file is executed"
     )
-    convert.add_argument("source", metavar="IN.pkl")
-    convert.add_argument("out", metavar="OUT.safetensors")
+    convert.add_argument("source", metavar="IN.pkl", help="a checkpoint as EDM publishes them")
+    convert.add_argument(
+        "out", metavar="OUT.safetensors", help="what to write; teacher `edm` reads it"
+    )
     train = actions.add_parser("train", help="train a U-Net by EDM's recipe; resumes by itself")
-    train.add_argument("--config", required=True, metavar="FILE.yaml")
-    train.add_argument("--out", required=True, metavar="OUT.safetensors")
+    train.add_argument(
+        "--config", required=True, metavar="FILE.yaml", help="network, data and recipe"
+    )
+    train.add_argument(
+        "--out",
+        required=True,
+        metavar="OUT.safetensors",
+        help="what to write; its progress beside it",
+    )
     train.add_argument("--processes", type=int, default=1, help="processes on this machine")
 
 

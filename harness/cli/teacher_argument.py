@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
+from pydantic import ValidationError
 
+from harness.config.schema import PluginRef
 from harness.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,16 +35,10 @@ def parse_plugin(text: str) -> tuple[str, dict]:
         ConfigError: the text is neither.
     """
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = None
-    if isinstance(value, str):
-        return value, {}
-    if isinstance(value, dict) and len(value) == 1:
-        ((name, params),) = value.items()
-        if isinstance(params, dict):
-            return str(name), params
-    raise ConfigError(f"{text!r}: write NAME or 'NAME: {{key: value}}'")
+        ref = PluginRef.model_validate(text)
+    except ValidationError:
+        raise ConfigError(f"{text!r}: write NAME or 'NAME: {{key: value}}'") from None
+    return ref.name, ref.params
 
 
 def make_teacher(text: str) -> Teacher:

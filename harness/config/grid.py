@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from harness.config.needs import missing_weights, told_at_once
 from harness.config.schema import Grid
-from harness.errors import ConfigError, nearest
+from harness.errors import ConfigError, complaint
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -75,7 +75,7 @@ def make_grid(data: dict[str, Any], overrides: Sequence[str], path: str | Path) 
     try:
         return Grid.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_sentence(error)}") from None
+        raise ConfigError(_sentence(error, path, overrides)) from None
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -131,21 +131,22 @@ def _unset_variables(path: str | Path, unset: dict[str, str], data: dict[str, An
     return told_at_once(lines, str(path))
 
 
-def _sentence(error: ValidationError) -> str:
-    """All complaints in one line, unknown keys with the nearest known one."""
-    parts = []
+def _sentence(error: ValidationError, path: str | Path, overrides: Sequence[str]) -> str:
+    """All complaints in one line, each after the file or the override that it is about."""
+    told: dict[str, list[str]] = {}
     for item in error.errors():
-        loc = [str(part) for part in item["loc"] if part != "PluginRef"]
-        key = ".".join(loc)
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = f"unknown key{nearest(loc[-1], _keys_at(loc[:-1]))}"
-        elif item["type"] == "missing":
-            message = "is needed"
-        elif "input" in item and not isinstance(item["input"], dict | list):
-            message += f", got {item['input']!r}"
-        parts.append(f"{key}: {message}" if key else message)
-    return "; ".join(parts)
+        loc = [str(part) for part in item["loc"]]
+        key, message = ".".join(loc), complaint(item, _keys_at(loc[:-1]))
+        where = next((f"--set {o}" for o in reversed(overrides) if _about(o, loc)), str(path))
+        told.setdefault(where, []).append(f"{key}: {message}" if key else message)
+    return "; ".join(f"{where}: {'; '.join(parts)}" for where, parts in told.items())
+
+
+def _about(override: str, loc: Sequence[str]) -> bool:
+    """Whether an override set what lies at `loc`, all of it or a part."""
+    return bool(loc) and all(
+        one == two for one, two in zip(override.partition("=")[0].split("."), loc, strict=False)
+    )
 
 
 def _keys_at(loc: Sequence[str]) -> list[str]:

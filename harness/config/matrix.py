@@ -68,7 +68,6 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
     Raises:
         ConfigError: unknown plugins or parameters, an unreadable teacher, nothing left to run.
     """
-    keep = _filters(grid, only)
     for metric in grid.evaluate.metrics:
         registry.get("metric", metric)
     for extractor in grid.evaluate.extractors:
@@ -76,6 +75,7 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
     specs: dict[str, RunSpec] = {}
     skips: list[Skip] = []
     make = Workshop()
+    keep = _filters(grid, make, only)
     references = make.references(grid.evaluate.references)
     for refs in itertools.product(*(getattr(grid.axes, axis) for axis in AXES)):
         found = {axis: make.spec(axis, ref) for axis, ref in zip(AXES, refs, strict=True)}
@@ -117,7 +117,7 @@ def _cell(
     data = make.dataset(plugins["dataset"], teacher)
     if teacher is None or isinstance(data, str):
         return Skip(name, data if isinstance(data, str) else "it has no teacher")
-    if reason := _mismatch(teacher, data):
+    if reason := _mismatch(teacher, data) or _unfit(grid, teacher):
         return Skip(name, reason)
     own = type(teacher).is_network
     return RunSpec(
@@ -169,16 +169,34 @@ def _request(grid: Grid, references: dict[str, dict[str, Any]], plugins: Sequenc
     )
 
 
-def _filters(grid: Grid, only: Iterable[str]) -> dict[str, set[str]]:
+def _filters(grid: Grid, make: Workshop, only: Iterable[str]) -> dict[str, set[str]]:
     keep: dict[str, set[str]] = {}
     for text in only:
         axis, equals, name = text.partition("=")
-        if not equals or axis not in Axes.model_fields:
+        if not equals:
+            raise ConfigError(f"--only {text}: write axis=name, e.g. precond=ctm or seed=0")
+        if axis not in Axes.model_fields:
             raise ConfigError(
-                f"--only {text}: write axis=name, axis{nearest(axis, [*AXES, 'seed'])}"
+                f"--only {text}: no axis is called {axis!r}{nearest(axis, Axes.model_fields)}"
             )
+        known = _names(grid, make, axis)
+        if known is not None and name not in known:
+            raise ConfigError(f"--only {text}: axes.{axis} has no {name!r}{nearest(name, known)}")
         keep.setdefault(axis, set()).add(name)
     return keep
+
+
+def _names(grid: Grid, make: Workshop, axis: str) -> set[str] | None:
+    """What `labels_match` knows on an axis; None if that cannot be told, for a broken plugin."""
+    if axis == "seed":
+        return {str(seed) for seed in grid.axes.seed}
+    names: set[str] = set()
+    for ref in getattr(grid.axes, axis):
+        spec = make.spec(axis, ref)
+        if spec is None:
+            return None
+        names |= {spec.name, spec.label}
+    return names
 
 
 def labels_match(plugins: Mapping[str, PluginSpec], seed: int, axis: str, names: set[str]) -> bool:
@@ -211,4 +229,19 @@ def _mismatch(teacher: Teacher, data: DatasetSpec) -> str:
         return f"the teacher's samples are {teacher.spec.shape}, the data are {data.shape}"
     if teacher.spec.classes and teacher.spec.classes != data.classes:
         return f"the teacher has {teacher.spec.classes} classes, the data have {data.classes}"
+    return ""
+
+
+def _unfit(grid: Grid, teacher: Teacher) -> str:
+    """Why a teacher's samples cannot be evaluated as the grid asks; empty if they can."""
+    if len(teacher.spec.shape) == 3:
+        return ""
+    if all(registry.get("metric", name).needs == "trajectory" for name in grid.evaluate.metrics):
+        return ""
+    for name in grid.evaluate.extractors:
+        if registry.get("extractor", name).images_only:
+            return (
+                f"extractor {name!r} takes images, the teacher's samples are {teacher.spec.shape}:"
+                " use extractor 'raw'"
+            )
     return ""

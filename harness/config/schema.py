@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from harness.errors import ConfigError
@@ -20,15 +21,46 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def written_out(value: Any) -> Any:
+    """`{NAME: {key: value}}` as {name, params}, whether a mapping or text; all else as it is.
+
+    Raises:
+        ValueError: the text is no name, and no mapping of that form.
+    """
+    if not isinstance(value, str):
+        return _long(value)
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        read = {}
+    if not isinstance(read, dict | list | None):
+        return value
+    long = _long(read)
+    if isinstance(long, dict) and "name" in long:
+        return long
+    raise ValueError(f"{value!r}: write NAME or 'NAME: {{key: value}}'")
+
+
+def _long(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) == 1:
+        ((name, params),) = value.items()
+        if name not in PluginRef.model_fields and isinstance(params, dict):
+            return {"name": name, "params": params}
+    return value
+
+
 class PluginRef(Section):
-    """A plugin on an axis: a bare name, or {name, params}."""
+    """A plugin on an axis: NAME, {NAME: {key: value}} or {name: NAME, params: {key: value}}."""
 
     name: str
     params: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
-    def _from_name(cls, value: Any) -> Any:
+    def _from_short(cls, value: Any) -> Any:
+        value = written_out(value)
+        if not isinstance(value, str | dict | PluginRef):
+            raise ValueError(f"{value!r}: write NAME or {{NAME: {{key: value}}}}")
         return {"name": value} if isinstance(value, str) else value
 
 
@@ -191,8 +223,9 @@ class Launch(Section):
     """Where cells run: `slots` at a time, each in `processes` processes; times are in minutes.
 
     `timeout` ends a cell (a checkpoint is written; the next `run` continues it), `stall` ends one
-    that shows no sign of life, `retries` is for those and for processes that died. `grace` is the
-    time a cell gets to save before it is killed.
+    that shows no sign of life, `retries` is for those, for processes that died and for errors of
+    the device: an error that a plugin raises, it would raise again. `grace` is the time a cell gets
+    to save before it is killed.
     """
 
     launcher: Literal["local", "slurm"] = "local"
@@ -270,7 +303,7 @@ class Grid(Section):
             unknown = set(rule) - set(Axes.model_fields)
             if unknown or not rule:
                 raise ValueError(f"a rule names axes ({', '.join(Axes.model_fields)}), got {rule}")
-        return rules
+        return [{axis: _long(value) for axis, value in rule.items()} for rule in rules]
 
     @model_validator(mode="after")
     def _divisible(self) -> Grid:

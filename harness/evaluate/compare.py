@@ -53,7 +53,7 @@ def check(metrics: Mapping[str, Metric], extractor: Extractor, sides: list[Side]
         for side in sides[:1] if metric.needs == "logits" else sides:
             if metric.needs != "moments" and isinstance(side, Reference):
                 raise ConfigError(
-                    f"metric {name!r} needs the images themselves, but {side.meta['source']} holds"
+                    f"metric {name!r} needs the images themselves, but {side.path} holds"
                     " mean and covariance alone; give the images, or ask for frechet"
                 )
     shapes = {side.shape[1:] for side in sides if isinstance(side, Source)}

@@ -30,7 +30,7 @@ class NetworkExtractor(Extractor):
 
     def load(self, path: Path) -> nn.Module:
         """The network with the weights of a file whose hash is right."""
-        raise NotImplementedError
+        raise self.lacks("load(self, path)")
 
     def ready(self, *, allow_download: bool = False) -> Self:
         """See `Extractor.ready`."""

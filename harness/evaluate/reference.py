@@ -31,10 +31,11 @@ ASIDE = ("versions", "source", "imported")
 
 @dataclass(frozen=True)
 class Reference:
-    """Moments, and what they are moments of."""
+    """Moments, what they are moments of, and the file they were read from."""
 
     moments: Moments
     meta: dict[str, Any]
+    path: Path | None = None
 
     @property
     def key(self) -> str:
@@ -106,15 +107,13 @@ def load_reference(
         ConfigError: damaged, not statistics, or of something else; differing fields are listed.
     """
     arrays = read_npz(path)
-    if {"mean", "m2", "n", "meta", "key"} <= set(arrays):
-        reference = _own(path, arrays)
-        told = {} if n is None else {"n": n}
-        expected = {"format": FORMAT, "extractor": extractor.id, **told, **expected}
-    elif {"mu", "sigma"} <= set(arrays):
-        reference = _imported(path, arrays, n, extractor)
-        expected = {"extractor": extractor.id}
-    else:
+    if not {"mean", "m2", "n", "meta", "key"} <= set(arrays):
+        if {"mu", "sigma"} <= set(arrays):
+            return _imported(path, arrays, n, extractor)
         raise ConfigError(f"{path} holds {', '.join(arrays)}: no statistics of features")
+    reference = _own(path, arrays)
+    told = {} if n is None else {"n": n}
+    expected = {"format": FORMAT, "extractor": extractor.id, **told, **expected}
     differing = [
         f"{field} is {reference.meta.get(field)!r} there, {value!r} here"
         for field, value in expected.items()
@@ -135,7 +134,7 @@ def _own(path: Path, arrays: dict[str, np.ndarray]) -> Reference:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path}: its metadata is damaged ({error}); make it again") from None
     moments = _moments(path, int(arrays["n"]), arrays["mean"], arrays["m2"])
-    reference = Reference(moments, meta)
+    reference = Reference(moments, meta, path)
     if reference.key != key or meta.get("n") != moments.n:
         raise ConfigError(
             f"{path}: its metadata does not belong to its key ({key[:12]} written,"
@@ -153,17 +152,25 @@ def _imported(
             f"{path} holds mu and sigma but not of how many images: say so with --reference-n N,"
             " in a grid with `n` beside `file` (EDM's CIFAR-10 file: 50000)"
         )
+    if not is_official(extractor.id):
+        raise ConfigError(
+            f"{path} does not say of which features its mu and sigma are: they are taken for the"
+            " official Inception's, which EDM, ADM and clean-fid publish, and cannot be compared"
+            f" with {extractor.id!r}; choose extractor 'inception', or make statistics with `fid"
+            " IMAGES --save FILE.npz`"
+        )
     moments = _moments(path, n, arrays["mu"], np.asarray(arrays["sigma"], np.float64) * (n - 1))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Reference(
         moments,
         {
-            "extractor": extractor.id if is_official(extractor.id) else "official Inception",
+            "extractor": extractor.id,
             "content": digest,
             "n": n,
             "source": path.name,
             "imported": True,
         },
+        path,
     )
 
 

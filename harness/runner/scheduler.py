@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from filelock import SoftFileLease
+from tqdm import tqdm
 
 from harness.config.matrix import wanted
 from harness.config.schema import Launch
@@ -201,6 +203,8 @@ class Scheduler:
         """Ask the cells to save and end; a second interrupt kills them."""
         left = list(self.working)
         try:
+            if left:
+                tqdm.write("saving; a second Ctrl-C kills", file=sys.stderr)
             for work in self.working:
                 work.watched.stop()
             while left := [work for work in left if not work.watched.poll()]:

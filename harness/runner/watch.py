@@ -18,8 +18,8 @@ from harness.store.store import Run
 log = logging.getLogger(__name__)
 
 LOOK = 1.0  # seconds between looks at the limits
-#: causes after which another try may do better: neither a wrong input nor mathematics
-TRANSIENT = ("died", "stalled", "unexpected")
+#: causes after which another try may do better: no wrong input, no mathematics, no plugin's error
+TRANSIENT = ("died", "stalled", "device")
 
 
 @dataclass(frozen=True)

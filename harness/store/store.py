@@ -186,11 +186,14 @@ class ResultStore:
             ConfigError: there is no such folder, or it holds no runs.
         """
         if not (self.root / "runs").is_dir():
-            raise ConfigError(
-                f"{self.root} is no results folder (it has no runs/); give the DIR of"
-                " `run --set results=DIR`"
-            )
+            inner = ", ".join(map(str, self.inner()))
+            mend = f"give {inner}" if inner else "give the DIR of `run --set results=DIR`"
+            raise ConfigError(f"{self.root} is no results folder (it has no runs/); {mend}")
         return self
+
+    def inner(self) -> list[Path]:
+        """Results folders that lie in this one, as those of published grids do."""
+        return [path.parent for path in sorted(self.root.glob("*/runs")) if path.is_dir()]
 
     def run(self, run_id: str) -> Run:
         """A run's folder by id; a unique beginning of the id will do.
@@ -198,10 +201,10 @@ class ResultStore:
         Raises:
             ConfigError: no run, or several, begin so.
         """
-        path = self.root / "runs" / run_id
-        if path.is_dir():
-            return Run(path)
-        matches = [run for run in self.runs() if run.run_id.startswith(run_id)]
+        runs = {run.run_id: run for run in self.runs()}
+        if run_id in runs:
+            return runs[run_id]
+        matches = [run for name, run in runs.items() if run_id and name.startswith(run_id)]
         if len(matches) == 1:
             return matches[0]
         found = f"{len(matches)} runs begin" if matches else "no run begins"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import time
 from typing import Any
@@ -20,6 +21,8 @@ from harness.store.store import Run
 log = logging.getLogger(__name__)
 
 BEAT = 0.5  # seconds between two writings of status.json
+#: how the libraries below torch sign their RuntimeErrors: a device, or the way to another process
+BELOW = re.compile(r"\b(CUDA|CUDNN|CUBLAS|HIP|NCCL|gloo)\b|cuDNN|(CUDNN|CUBLAS)_STATUS")
 
 
 class Interrupted(HarnessError):
@@ -106,4 +109,9 @@ def explain(error: Exception) -> tuple[State, str, str]:
         return State.FAILED, "memory", f"out of memory: {sentence}"
     if isinstance(error, OSError) and error.strerror:
         return State.FAILED, "file", file_sentence(error)
-    return State.FAILED, "unexpected", f"{type(error).__name__}: {sentence}"
+    told = f"{type(error).__name__}: {sentence}"
+    if isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and BELOW.search(sentence)
+    ):
+        return State.FAILED, "device", told
+    return State.FAILED, "unexpected", told

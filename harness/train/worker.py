@@ -58,7 +58,7 @@ def main(folder: str) -> int:
             )
         work(run, request, accelerator, status)
     except Exception as error:
-        if explain(error)[1] == "unexpected":
+        if explain(error)[1] in ("unexpected", "device"):
             traceback.print_exc()
         status.fail(error)
         if accelerator.num_processes > 1:

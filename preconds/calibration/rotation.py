@@ -38,7 +38,7 @@ class Rotation(DenoiserForm):
 
     def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
         """(a, e) for s < t, [levels (t), levels (s)]; `way` is 1 - s/t. The rest is not read."""
-        raise NotImplementedError
+        raise self.lacks("table(self, moments, way)")
 
     def diagonal(self, moments: Moments) -> tuple[Tensor, Tensor]:
         """(a, e) at s = t, [levels]: those of `ctm` unless the strategy is not tangent."""

@@ -63,4 +63,5 @@ def load_config(path: str | Path) -> TeacherConfig:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {key}: {first['msg']}") from None
+        what = "is needed" if first["type"] == "missing" else first["msg"]
+        raise ConfigError(f"{path}: {key}: {what}") from None

@@ -5,7 +5,14 @@ import typing
 import pytest
 import torch
 
-from harness.api import Coeffs, Preconditioning, calibrate, create_precond, create_teacher
+from harness.api import (
+    Coeffs,
+    DenoiserForm,
+    Preconditioning,
+    calibrate,
+    create_precond,
+    create_teacher,
+)
 from harness.api import list_preconds as names
 from harness.contract import check_precond
 from harness.registry import registry
@@ -68,3 +75,13 @@ def test_the_contract_catches(fault):
     assert all(finding.ok for finding in check_precond(precond))
     precond.fault = fault
     assert fault in {finding.check for finding in check_precond(precond) if not finding.ok}
+
+
+def test_what_a_strategy_lacks_is_said_once():
+    class Typo(DenoiserForm):
+        def oter(self, t, s):
+            return 1 - s / t, s / t
+
+    (finding,) = check_precond(Typo(sigma_data=0.5))
+    assert not finding.ok
+    assert "Typo must define `outer(self, t, s)`" in finding.detail

@@ -56,3 +56,4 @@ def test_a_shard_that_is_none_is_refused(which, grid, harness):
     code, _, err = harness("run", "--matrix", grid, "--shard", which)
     assert code == 2
     assert f"--shard {which}: write I/N" in err
+    assert not (grid.parent / "results").exists()

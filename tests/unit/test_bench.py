@@ -101,6 +101,7 @@ def test_solver_table_and_switches(harness, tmp_path):
         *("--objective", "ctm: {nodes: 12}", "--results", tmp_path),
     )
     assert code == 0, err
+    assert "h = 1, 2 from 11 noise levels" in err
     errors = {(row["solver"], row["h"]): row["error"] for row in json.loads(out)["steps"]}
     assert set(errors) == set(itertools.product(("heun", "unipc"), (1, 2)))
     assert errors["heun", 1] < errors["unipc", 1]
@@ -116,6 +117,9 @@ def test_solver_table_and_switches(harness, tmp_path):
     ("arguments", "sentence"),
     [
         (["--h", "0"], "--h 0: write numbers"),
+        (["--only", "seed=0"], "--only chooses from a grid"),
+        (["--matrix", "grids/quickstart.yaml", "--batch", "8"], "--batch: a grid decides it"),
+        (["--solvers", "--device", "cpu"], "--device: --solvers times nothing"),
         (["--rounds", "0"], "--rounds must be 1 or more"),
         (["--switches", "turbo"], "choose from bf16, channels_last, compile"),
         (["--teacher", "gmx"], "did you mean 'gmm'"),

@@ -40,7 +40,15 @@ BAD = [
     ({"budgets": "soon"}, ["budgets", "list"]),
     ({"launch__processes": 3}, ["train.batch", "32", "multiple of 3"]),
     ({"train__micro_batch": 7}, ["micro_batch", "7 does not divide"]),
-    ({"evaluate__metrics": ["fid"]}, ["no metric is called 'fid'"]),
+    (
+        {"evaluate__metrics": ["fid"]},
+        ["no metric is called 'fid'", "FID is metric 'frechet' with extractor 'inception'"],
+    ),
+    ({"evaluate__extractors": ["digits-cnn"]}, ["no cell to run", "'digits-cnn' takes images"]),
+    ({"train": 3}, ["train: must be a section of key: value, got 3"]),
+    ({"axes__precond": [3]}, ["axes.precond.0: 3: write NAME or {NAME: {key: value}}"]),
+    ({"axes__precond": ["analytic: 3"]}, ["'analytic: 3': write NAME or 'NAME: {key: value}'"]),
+    ({"axes__teacher": ["edm"]}, ["teacher 'edm': weights: is needed"]),
     (
         {"evaluate__references": {"inception": {"file": "a.npz"}}},
         ["references.inception", "no such extractor", "raw"],
@@ -49,7 +57,10 @@ BAD = [
         {"evaluate__references": {"raw": {"file": "absent.npz"}}},
         ["evaluate.references.raw.file", "absent.npz", "No such file"],
     ),
-    ({"evaluate__extractors": ["inception"]}, ["inception", "not found", "PRECONDBENCH_INCEPTION"]),
+    (
+        {"evaluate__extractors": ["inception"], "axes__teacher": ["unet"]},
+        ["inception", "not found", "PRECONDBENCH_INCEPTION"],
+    ),
     ({"launch__track": ["wandbb"]}, ["launch.track.0", "tensorboard", "'wandbb'"]),
     ({"launch__track": ["aim"]}, ["launch.track: aim is not installed", "pip install aim"]),
     ({"launch__processes": 2, "launch__nodes": 4}, ["launch", "2 cannot be shared by 4 nodes"]),
@@ -128,8 +139,45 @@ def test_exclude_only_and_duplicates(grid):
     assert sum("listed twice" in reason for reason in reasons) == 2
     assert len(expand(edited, ["precond=ctm"]).specs) == 2
     assert len(expand(edited, ["precond=ctm", "seed=1"]).specs) == 1
-    with pytest.raises(ConfigError, match="did you mean 'precond'"):
-        expand(edited, ["precnd=ctm"])
+    assert len(expand(edited, ["precond=analytic(levels=12, samples=64)"]).specs) == 1
+    for only, words in {
+        "precnd=ctm": r"no axis is called 'precnd' \(did you mean 'precond'",
+        "precond": "write axis=name, e.g. precond=ctm",
+        "precond=cmt": r"axes.precond has no 'cmt' \(did you mean 'ctm'\? known: analytic",
+        "seed=9": r"axes.seed has no '9' \(known: 0, 1\)",
+    }.items():
+        with pytest.raises(ConfigError, match=words):
+            expand(edited, [only])
+
+
+def test_parameters_may_be_written_short(grid):
+    """`{NAME: {key: value}}`, as a mapping or as text, is the same cell as the long form."""
+    long = "{name: analytic, params: {levels: 20}}"
+    ids = {
+        tuple(
+            spec.run_id for spec in expand(load_grid(grid, [f"axes.precond=[ctm, {form}]"])).specs
+        )
+        for form in (long, "{analytic: {levels: 20}}", "'analytic: {levels: 20}'")
+    }
+    assert len(ids) == 1
+    rule = "exclude=[{precond: {analytic: {levels: 20}}}]"
+    (spec,) = expand(load_grid(grid, [f"axes.precond=[ctm, {long}]", rule])).specs
+    assert spec.precond.name == "ctm"
+
+
+def test_what_an_override_got_wrong_is_not_put_down_to_the_file(grid):
+    for override, words in {
+        "trian.lr=1": "--set trian.lr=1: trian: unknown key (did you mean 'train'",
+        "train.lr=fast": "--set train.lr=fast: train.lr: must be a number, got 'fast'",
+        "axes={}": "--set axes={}: axes.precond: is needed; axes.teacher: is needed",
+    }.items():
+        with pytest.raises(ConfigError) as caught:
+            load_grid(grid, ["train.batch=64", override])
+        assert str(caught.value).startswith(words)
+    edit(grid, train__bacth=3)
+    with pytest.raises(ConfigError) as caught:
+        load_grid(grid, ["train.lr=fast"])
+    assert f"{grid}: train.bacth: unknown key" in str(caught.value)
 
 
 def test_unwritable_results(grid, harness, tmp_path):

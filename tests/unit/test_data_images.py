@@ -230,5 +230,5 @@ def test_paths_that_are_wrong(tmp_path, archive):
         make("zip", tmp_path)
     with pytest.raises(ConfigError, match="name the dataset 'zip' instead"):
         make("folder", archive)
-    with pytest.raises(ConfigError, match="path: Field required"):
+    with pytest.raises(ConfigError, match="path: is needed"):
         create("dataset", "zip", {})

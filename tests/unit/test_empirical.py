@@ -70,7 +70,7 @@ def test_spec_and_refusals():
         create_teacher("empirical", dataset={"name": "teacher"})
     with pytest.raises(ConfigError, match="no dataset is called 'digit'"):
         create_teacher("empirical", dataset={"name": "digit"})
-    with pytest.raises(ConfigError, match="dataset: Field required"):
+    with pytest.raises(ConfigError, match="dataset: is needed"):
         create("teacher", "empirical", {})
 
 

@@ -74,7 +74,7 @@ def test_saved_statistics_stand_in_for_the_images(fid, folder, tmp_path):
     assert json.loads(out)["scores"][0]["value"] < 1e-6
     code, _, err = fid(folder, saved, "--metrics", "kid")
     assert code == 2
-    assert "needs the images themselves" in err
+    assert f"needs the images themselves, but {saved} holds" in err
     code, _, err = fid(saved, folder)
     assert code == 2
     assert "give it second" in err
@@ -152,6 +152,7 @@ def test_bad_input_is_one_sentence(fid, folder, tmp_path, case):
         (("A", "A", "--metrics", "alignment"), "compares with a teacher"),
         (("A", "A", "--metrics", "inception-score"), "has no class logits"),
         (("A", "A", "--metrics", "fiddle"), "no metric is called"),
+        (("A", "A", "--reference-n", "5"), "--reference-n: it is for statistics"),
         (("A", "--save", "x.txt"), "ending in .npz"),
         (("A", "--save", "/no/such/folder/x.npz"), "there is no folder"),
     ],
@@ -169,8 +170,8 @@ def test_missing_weights_end_it_before_work(harness, folder):
 
 
 def test_a_grid_with_missing_weights_ends_before_training(harness, grid, tmp_path):
-    arguments = ["run", "--matrix", grid, "--set", "evaluate.extractors=[inception]"]
-    code, _, err = harness(*arguments)
+    arguments = ["--set", "evaluate.extractors=[inception]", "--set", "axes.teacher=[unet]"]
+    code, _, err = harness("run", "--matrix", grid, *arguments)
     assert code == 2
     assert "were not found" in err
     assert not list((tmp_path / "results" / "runs").glob("*/train.jsonl"))

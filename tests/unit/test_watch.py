@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from harness.config.schema import Launch
 from harness.runner import local, watch
@@ -15,6 +16,7 @@ from harness.runner.scheduler import Scheduler
 from harness.runner.watch import Watched
 from harness.store.records import PluginSpec, Request, RunSpec, State
 from harness.store.store import ResultStore
+from harness.train.status import explain
 
 REQUEST = Request([1], [1], ["frechet"], ["raw"], 10, device="cpu")
 #: a worker that does one thing a start: the words of `script`, one after the other
@@ -71,6 +73,8 @@ if word == "lost":  # what it talked to
     while not (run / "dying").exists():
         time.sleep(0.01)
     time.sleep(0.05)
+    fail("failed", "device")
+if word == "mistaken":
     fail("failed", "unexpected")
 sys.exit(0 if word == "done" else 1)
 """
@@ -133,13 +137,32 @@ def test_killed_after_its_last_number_it_is_done(store):
     assert (run.path / "starts-0").read_text() == "x"
 
 
-def test_wrong_input_is_not_tried_again(store):
-    status = watched(prepared(store, "refused", "done"))
+@pytest.mark.parametrize("word", ["refused", "mistaken"])
+def test_wrong_input_and_a_plugins_own_error_are_not_tried_again(store, word):
+    status = watched(prepared(store, word, "done"))
     assert (status["state"], status["reason"], status["attempts"]) == (
         State.FAILED,
         "its reason",
         1,
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ValueError("boom"), "unexpected"),
+        (NotImplementedError("outer"), "unexpected"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied (cuda:0)"), "unexpected"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "device"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "device"),
+        (RuntimeError("[/third_party/gloo/tcp/pair.cc:5] Connection closed by peer"), "device"),
+        (torch.distributed.DistNetworkError("The client socket has timed out"), "device"),
+    ],
+    ids=str,
+)
+def test_devices_and_lost_processes_are_worth_another_try_mistakes_are_not(error, cause):
+    assert explain(error)[1] == cause
+    assert (cause in watch.TRANSIENT) == (cause == "device")
 
 
 def test_one_that_hangs_is_ended_and_started_again(store):
@@ -234,9 +257,10 @@ def interrupt(store, *runs, times, progress=lambda scheduler: None):
         signal.signal(signal.SIGALRM, before)
 
 
-def test_an_interrupt_lets_workers_save(store):
+def test_an_interrupt_lets_workers_save(store, capsys):
     runs = [prepared(store, "polite", seed=seed) for seed in range(2)]
     assert interrupt(store, *runs, times=1).interrupted
+    assert capsys.readouterr().err == "saving; a second Ctrl-C kills\n"
     for run in runs:
         assert run.status()["state"] == State.INTERRUPTED
         assert not (run.path / ".lease").exists()

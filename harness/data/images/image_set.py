@@ -34,7 +34,7 @@ class ImageSet(Dataset):
         Raises:
             ConfigError: an image cannot be used; the sentence names it.
         """
-        raise NotImplementedError
+        raise self.lacks("decode(self)")
 
     @property
     def decoded(self) -> tuple[np.ndarray, np.ndarray | None]:

@@ -1,0 +1,52 @@
+"""What the smaller verbs say of published results, and what they refuse instead of ignoring it."""
+
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+
+PUBLISHED = ROOT / "results" / "quickstart"
+
+
+@pytest.mark.parametrize("name", ["", ".", "../tables", "no-such-run"])
+def test_show_finds_no_run_by_a_path(harness, name):
+    code, _, err = harness("show", name, "--results", PUBLISHED)
+    assert (code, f"no run begins with {name!r}" in err) == (2, True)
+
+
+def test_show_is_for_people(harness):
+    (run, *_) = sorted(path.name for path in (PUBLISHED / "runs").iterdir())
+    code, out, _ = harness("show", run, "--results", PUBLISHED)
+    assert code == 0
+    assert re.search(r"updated: '?\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", out)
+    assert "phase:" not in out
+    assert "reference n" in out
+
+
+@pytest.mark.parametrize("verb", ["leaderboard", "report", "status"])
+def test_a_folder_of_results_folders_says_which_there_are(harness, tmp_path, verb):
+    (tmp_path / "mine" / "runs").mkdir(parents=True)
+    code, _, err = harness(verb, tmp_path)
+    assert (code, f"give {tmp_path / 'mine'}" in err) == (2, True)
+    (tmp_path / "runs").mkdir()
+    if verb != "status":
+        assert f"results are in {tmp_path / 'mine'}" in harness(verb, tmp_path)[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["check", "--equivalence", "--coefficients"], "not allowed with"),
+        (["report", PUBLISHED, "--format", "html", "--table", "speed"], "leave --table out"),
+    ],
+)
+def test_options_that_nothing_would_read_are_refused(harness, arguments, words):
+    code, _, err = harness(*arguments)
+    assert (code, words in err) == (2, True)
+
+
+def test_every_plugin_says_what_it_is(harness):
+    code, out, _ = harness("list")
+    assert code == 0
+    assert "See the module" not in out
