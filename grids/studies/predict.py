@@ -30,6 +30,7 @@ from harness.store.store import ResultStore
 from harness.train.cell import calibrated
 
 METRIC = "alignment"
+SAMPLES = 256  # in 256 dimensions with 32 modes a larger batch would not fit the cache
 
 
 def gaps(store: ResultStore, specs: list[RunSpec], nfes: list[int]) -> pd.DataFrame:
@@ -46,7 +47,7 @@ def gaps(store: ResultStore, specs: list[RunSpec], nfes: list[int]) -> pd.DataFr
         }
         for nfe in nfes:
             levels = karras(nfe + 1, teacher.spec.sigma_min, teacher.spec.sigma_max)
-            found = measure_gaps(preconds, teacher, data, levels)
+            found = measure_gaps(preconds, teacher, data, levels, SAMPLES)
             steps = [(float(t), float(s)) for t, s in pairwise(levels)]
             for name in preconds:
                 jumps = [found[name, t, s] for t, s in steps]
