@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.api import Coeffs, DenoiserForm, Params, edm_inner, register_precond
+from harness.api import (
+    Coeffs,
+    DenoiserForm,
+    Params,
+    carried_inner,
+    edm_inner,
+    register_precond,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,9 +156,7 @@ class Analytic(DenoiserForm):
         """See `DenoiserForm.inner`."""
         if self.params.inner == "t":
             return edm_inner(t, self.sigma_data)
-        c_skip, c_out = edm_inner(s, self.sigma_data)
-        var = self.sigma_data**2
-        return c_skip * ((s * s + var) / (t * t + var)).sqrt(), c_out
+        return carried_inner(t, s, self.sigma_data)
 
     def coeffs(self, t: Tensor, s: Tensor) -> Coeffs:
         """See `Preconditioning.coeffs`; with `inner: s`, y is made around the mean too."""

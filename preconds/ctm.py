@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.api import Coeffs, DenoiserForm, Params, edm_inner, register_precond
+from harness.api import (
+    Coeffs,
+    DenoiserForm,
+    Params,
+    carried_inner,
+    edm_inner,
+    register_precond,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,9 +30,13 @@ class CTM(DenoiserForm):
     """
 
     class Params(Params):
-        """`outer`: which beta."""
+        """`outer`: which beta; `inner`: the level of D_theta, and what the network is told.
+
+        `inner: s` is not CTM's: it is the control for readings of other strategies that use it.
+        """
 
         outer: Literal["euler", "variance", "mixed"] = "euler"
+        inner: Literal["t", "s"] = "t"
 
     def __init__(self, params: Any = None, **context: float) -> None:
         super().__init__(params, **context)
@@ -40,6 +51,16 @@ class CTM(DenoiserForm):
         if self.params.outer == "variance":
             return 1 - ratio, spread
         return 1 - ratio, (s + spread) / (t + 1)
+
+    def inner(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """See `DenoiserForm.inner`."""
+        if self.params.inner == "t":
+            return edm_inner(t, self.sigma_data)
+        return carried_inner(t, s, self.sigma_data)
+
+    def told(self, t: Tensor, s: Tensor) -> Tensor:
+        """See `Preconditioning.told`."""
+        return t if self.params.inner == "t" else s
 
     def denoiser_coeffs(self, t: Tensor) -> Coeffs:
         """EDM's denoiser g, plus x (1 - t d beta/ds - 1) from the slope of beta at s = t."""

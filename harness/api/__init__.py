@@ -47,6 +47,7 @@ from harness.api.preconditioning import (
     Coeffs,
     DenoiserForm,
     Preconditioning,
+    carried_inner,
     edm_inner,
 )
 from harness.api.teacher import (
@@ -76,6 +77,7 @@ __all__ = [
     "Teacher",
     "TeacherSpec",
     "calibrate",
+    "carried_inner",
     "content_digest",
     "create",
     "create_precond",

@@ -32,6 +32,17 @@ def edm_inner(t: Tensor, sigma_data: float) -> tuple[Tensor, Tensor]:
     return sigma_data**2 / total, t * sigma_data / total.sqrt()
 
 
+def carried_inner(t: Tensor, s: Tensor, sigma_data: float) -> tuple[Tensor, Tensor]:
+    """(c_skip, c_out) in x_t of EDM's denoiser at s, applied to x_t as it would be at s.
+
+    D(y, s) = c_skip x_t + c_out F with y = x_t sqrt((s^2 + sd^2)/(t^2 + sd^2)), which is where the
+    ODE leads if data are Gaussian. Goes with `told` s: the network is then shown y.
+    """
+    c_skip, c_out = edm_inner(s, sigma_data)
+    var = sigma_data**2
+    return c_skip * ((s * s + var) / (t * t + var)).sqrt(), c_out
+
+
 class Preconditioning(Plugin):
     """A jump along the teacher's ODE, written on the raw network output F:
 

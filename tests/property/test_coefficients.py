@@ -19,6 +19,7 @@ HAND_MADE = [
     ("ctm", {}),
     ("ctm", {"outer": "variance"}),
     ("ctm", {"outer": "mixed"}),
+    ("ctm", {"inner": "s"}),
 ]
 
 
@@ -80,10 +81,11 @@ def test_the_table_of_hand_made_strategies(pair, sd):
 
 @given(levels, sigma_data)
 def test_analytic_with_l_1_and_s_0_is_ctm(pair, sd):
-    ctm = create_precond("ctm", sigma_data=sd).coeffs(*pair)
-    for form in ("backward", "forward"):
+    for form, inner in (("backward", "t"), ("forward", "t"), ("backward", "s")):
+        ctm = create_precond("ctm", sigma_data=sd, inner=inner).coeffs(*pair)
         flat = curves(lambda x: 1.0, lambda x: 0.0)
-        found = create_precond("analytic", sigma_data=sd, form=form).load(flat).coeffs(*pair)
+        chosen = {"form": form, "inner": inner, "told": inner}
+        found = create_precond("analytic", sigma_data=sd, **chosen).load(flat).coeffs(*pair)
         assert float((found.skip - ctm.skip).abs()) < 1e-9
         assert float((found.out - ctm.out).abs()) < 1e-9 * max(1, sd)
 
