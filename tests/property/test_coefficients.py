@@ -99,7 +99,7 @@ def test_forward_form_with_l_0_and_s_minus_1_is_ctm(pair):
     assert float((found.out - ctm.out).abs()) < 1e-8
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     levels,
     st.floats(0.1, 0.9),

@@ -55,7 +55,7 @@ def frozen(precond, x, held, start, stop):
     return x
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     jumps(),
     st.sampled_from(["forward", "backward"]),
