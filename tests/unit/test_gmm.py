@@ -79,7 +79,7 @@ def test_wrong_parameters_are_one_sentence():
         ({"means": [[0.0], [1.0, 2.0]], "stds": [1.0, 1.0]}, "same length"),
         ({"means": [[0.0]], "stds": [1.0, 2.0]}, "2 entries for 1 means"),
         ({"mode": 3}, "did you mean 'modes'"),
-        ({"modes": "many"}, "valid integer"),
+        ({"modes": "many"}, "must be a whole number"),
         ({"dim": 3}, "preset random"),
         ({"means": [[0.0]], "stds": [-1.0]}, "positive"),
     ]:
