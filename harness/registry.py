@@ -203,7 +203,7 @@ def own_source(cls: type[Any]) -> str | None:
 
     A built-in one is as old as the harness, whose commit is known.
     """
-    built_in = tuple(package for packages in BUILT_IN.values() for package in packages)
+    built_in = tuple(f"{package}." for packages in BUILT_IN.values() for package in packages)
     if cls.__module__.startswith(built_in):
         return None
     try:

@@ -57,7 +57,7 @@ def save_matrix(store: ResultStore, matrix: Matrix, *, whole: bool = True) -> No
 
 def _same_cells(a: dict[str, Any], b: dict[str, Any]) -> bool:
     """Whether two grids cross the same plugins and seeds, trained alike."""
-    return all(a[key] == b[key] for key in ("axes", "exclude", "train", "backbone"))
+    return all(a.get(key) == b.get(key) for key in ("axes", "exclude", "train", "backbone"))
 
 
 def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:

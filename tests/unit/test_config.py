@@ -1,5 +1,9 @@
 """What a user can get wrong: one sentence with file, key and mend; exit code 2; nothing run."""
 
+import hashlib
+import importlib.util
+import sys
+
 import pytest
 import yaml
 
@@ -7,6 +11,7 @@ from harness.cli import main
 from harness.config.grid import load_grid
 from harness.config.matrix import expand
 from harness.errors import ConfigError
+from harness.registry import own_source, registry
 
 
 def edit(path, **changes):
@@ -232,3 +237,16 @@ def test_help_teaches(capsys):
     text = capsys.readouterr().out
     assert "exit codes" in text
     assert "--matrix grids/quickstart.yaml" in text
+
+
+def test_only_the_harness_own_plugins_are_as_old_as_its_commit(tmp_path):
+    """A module whose name begins like one of ours is somebody else's."""
+    assert own_source(registry.get("precond", "ctm")) is None
+    path = tmp_path / "theirs.py"
+    path.write_text("class Theirs: pass\n")
+    spec = importlib.util.spec_from_file_location("preconds_mine", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["preconds_mine"] = module
+    spec.loader.exec_module(module)
+    assert own_source(module.Theirs) == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    del sys.modules["preconds_mine"]
