@@ -12,7 +12,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from harness.api import ConfigError, create
+from harness.api import ConfigError, create, list_metrics
 from harness.evaluate.moments import Accumulator, Moments, fold, frechet
 
 
@@ -148,3 +148,16 @@ def test_frechet_infinity_takes_away_most_of_the_bias():
     score = create("metric", "frechet-infinity").compute(a[:400], b)
     assert abs(score.value) < 0.3 * plain
     assert score.std > 0
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in list_metrics() if create("metric", name).needs == "features"]
+)
+def test_metrics_take_features_in_the_precision_of_their_network(name):
+    """Networks give float32, `raw` float64; a metric makes the same of both."""
+    generated, reference = vectors(1, 60, 5), vectors(2, 80, 5, offset=0.3)
+    metric = create("metric", name)
+    found = metric.compute(generated.float(), reference.float())
+    expected = metric.compute(generated.float().double(), reference.float().double())
+    values = [getattr(score, "value", score) for score in (found, expected)]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)

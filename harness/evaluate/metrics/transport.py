@@ -34,7 +34,8 @@ class SlicedWasserstein(Metric):
         numbers = torch.arange(self.params.directions)
         axes = normal(0, "slices", 0, numbers, (generated.shape[1],), torch.float64)
         axes = (axes / axes.norm(dim=1, keepdim=True)).T.to(generated.device)
-        a, b = _sorted(generated @ axes), _sorted(reference @ axes)  # [directions, n]
+        # features come in the precision of their network
+        a, b = (_sorted(features.double() @ axes) for features in (generated, reference))
         n = min(len(generated), len(reference))
         if len(generated) != len(reference):
             at = (torch.arange(n, dtype=a.dtype, device=a.device) + 0.5) / n
@@ -63,7 +64,8 @@ class Energy(Metric):
         def total(a: Tensor, b: Tensor) -> float:
             import torch
 
-            return sum(float(torch.cdist(part, b).sum()) for part in a.split(1024))
+            b = b.double()
+            return sum(float(torch.cdist(part.double(), b).sum()) for part in a.split(1024))
 
         n, m = len(generated), len(reference)
         return (
