@@ -45,9 +45,12 @@ class Conditional(Teacher):
         self.asked.append(labels)
         return self.backbone.denoise(x, torch.as_tensor(sigma), labels)
 
+    def to(self, device):
+        self.backbone.to(device)
+        return self
 
-@pytest.fixture
-def cell():
+
+def make_image_cell(precond="ctm", objective="ctm"):
     teacher = Conditional()
     networks = []
     for _ in range(2):
@@ -58,9 +61,16 @@ def cell():
     data = create("dataset", "digits", {"labels": True})
     plugin = PluginSpec("x", 1)
     spec = RunSpec(plugin, plugin, plugin, plugin, 0, {"batch": 4}, None, {})
-    made = create_precond("ctm", sigma_data=0.5)
-    objective = api.create("objective", "ctm", {"nodes": 4})
+    made = create_precond(precond, sigma_data=0.5)
+    if made.needs_calibration():
+        api.calibrate(made, teacher, dataset=data, levels=12, samples=8)
+    objective = api.create("objective", objective, {"nodes": 4})
     return Cell(spec, teacher, data, objective, made, *networks, {})
+
+
+@pytest.fixture
+def cell():
+    return make_image_cell()
 
 
 def test_labels_reach_teacher_and_student(cell):

@@ -1,17 +1,16 @@
 """One optimizer step: the gradient is the definition's, nothing waits, optimizers are torch's."""
 
-from contextlib import nullcontext
-from types import SimpleNamespace
-
 import pytest
 import torch
 from accelerate import Accelerator
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.bench.machine import Machine
 from harness.core.random import integers, normal, uniform
 from harness.core.schedule import karras
 from harness.train.optimizer import Optimizer
 from harness.train.step import batches, gradients, take_step
+from tests.pretended_gpu import pretended_gpu
+from tests.unit.test_image_training import make_image_cell
 from tests.unit.test_training import make_cell
 
 
@@ -73,45 +72,26 @@ def test_the_gradient_is_that_of_the_definition(step, project, accelerator):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()) + 1e-9)
 
 
-class Waits(TorchDispatchMode):
-    """Refuses a copy between devices that the host would have to wait for."""
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if operation is torch.ops.aten._to_copy.default and kwargs.get("device") is not None:
-            moved = torch.device(kwargs["device"]) != args[0].device
-            assert not moved or kwargs.get("non_blocking"), f"the host waits for {args[0].shape}"
-        return operation(*args, **kwargs)
-
-
 @pytest.mark.parametrize(
-    ("precond", "objective", "optimizer"),
-    [("ctm", "ctm", "radam"), ("ctm", "cd", "adam"), ("analytic", "ctm", "adamw")],
+    ("make", "precond", "objective", "optimizer"),
+    [
+        (make_cell, "ctm", "ctm", "radam"),
+        (make_cell, "arc", "cd", "adam"),
+        (make_image_cell, "analytic", "ctm", "adamw"),
+    ],
 )
-def test_a_step_never_waits_for_the_device(precond, objective, optimizer, monkeypatch):
-    """On the meta device there are no values: whatever would read one on the host raises."""
-    cell = make_cell(precond, objective)
-    if precond == "analytic":
-        curves = cell.precond.curves
-        for name, value in list(vars(curves).items()):
-            setattr(curves, name, value.to("meta"))
-    cell.network, cell.target = cell.network.to("meta"), cell.target.to("meta")
-    cell.spec.train.update(lr=1e-3, warmup=5, ema=0.9)
-    device = SimpleNamespace(
-        device=torch.device("meta"), num_processes=1, process_index=0, autocast=nullcontext
-    )
-    made = Optimizer(optimizer, cell.network.parameters(), 1e-3)
-    tensor = torch.tensor
-
-    def constant(value, **options):  # a number of the host's is copied, and the copy waited for
-        assert torch.device(options.get("device") or "cpu").type == "cpu", "the host waits"
-        return tensor(value, **options)
-
-    with Waits():
-        take_step(cell, made, 0, 32, device)
-        monkeypatch.setattr(torch, "tensor", constant)  # constants that are kept were made by now
-        logs = take_step(cell, made, 1, 32, device)
-    assert all(value.device.type == "meta" for value in logs.values())
+def test_a_step_never_waits_for_the_device(make, precond, objective, optimizer):
+    with pretended_gpu() as gpu:
+        cell = make(precond, objective)
+        cell.teacher, cell.precond = cell.teacher.to(gpu), cell.precond.to(gpu)
+        cell.network, cell.target = cell.network.to(gpu), cell.target.to(gpu)
+        cell.spec.train.update(lr=1e-3, warmup=5, ema=0.9)
+        device = Machine(gpu)
+        made = Optimizer(optimizer, cell.network.parameters(), 1e-3)
+        take_step(cell, made, 0, 4, device)  # constants are made once
+    with pretended_gpu(may_wait=False):
+        logs = take_step(cell, made, 1, 4, device)
+    assert all(value.device == gpu for value in logs.values())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

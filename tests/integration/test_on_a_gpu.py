@@ -1,0 +1,84 @@
+"""The main job with a (pretended) GPU: the numbers of the host, and no stray tensor."""
+
+import json
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, command
+
+GPU = f"{ROOT / 'tests/pretended_gpu/startup'}:{ROOT}"
+SHARED = {
+    "version": 1,
+    "budgets": [2, 3],
+    "backbone": {"width": 16, "depth": 1, "fit_steps": 5, "fit_batch": 16},
+    "report": {"baseline": "analytic"},
+    "train": {"batch": 8, "micro_batch": 4, "lr": 1e-3, "ema": 0.9},
+}
+
+
+def analytic(**params):
+    return {"name": "analytic", "params": {"levels": 12, "samples": 16, **params}}
+
+
+def vectors():
+    """Nothing to load; strategies that measure data and trajectories, a fitted backbone."""
+    return {
+        "axes": {
+            "precond": [analytic(centre=True), {"name": "arc", "params": {"samples": 64}}],
+            "teacher": ["gmm"],
+        },
+        "evaluate": {
+            "nfe": [2],
+            "samples": 64,
+            "metrics": ["alignment", "sliced-wasserstein", "frechet", "energy"],
+            "ode_steps": 16,
+        },
+    }
+
+
+def images():
+    """A trained U-Net with its own data, passes along directions, features of a network."""
+    return {
+        "axes": {
+            "precond": [analytic(statistics="jvp", samples=8)],
+            "teacher": ["unet"],
+            "objective": [
+                {"name": "ctm", "params": {"steps": 2}},
+                {"name": "cd", "params": {"solver": "unipc"}},
+            ],
+        },
+        "evaluate": {
+            "nfe": [2],
+            "samples": 16,
+            "metrics": ["alignment", "sliced-wasserstein", "frechet", "kid", "recall"],
+            "extractors": ["digits-cnn"],
+            "ode_steps": 16,
+        },
+    }
+
+
+def numbers(folder, grid, environment):
+    """Every number of every cell, by run and by what was measured."""
+    folder.mkdir()
+    launch = {"device": "cpu", "slots": 2, "threads": 1, "environment": environment}
+    path = folder / "grid.yaml"
+    grid = SHARED | grid | {"name": "grid", "launch": launch, "results": str(folder / "results")}
+    path.write_text(yaml.safe_dump(grid))
+    process = command("run", "--matrix", path)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    return {
+        (run.name, row["step"], row["metric"]): row["value"]
+        for run in sorted((folder / "results" / "runs").iterdir())
+        for row in map(json.loads, (run / "eval.jsonl").read_text().splitlines())
+    }
+
+
+@pytest.mark.parametrize("kind", [vectors, images])
+def test_a_gpu_gives_the_numbers_of_the_host(kind, tmp_path):
+    grid = kind()
+    host = numbers(tmp_path / "host", grid, {})
+    gpu = numbers(tmp_path / "gpu", grid, {"PYTHONPATH": GPU})
+    assert len(host) == 2 * 2 * len(grid["evaluate"]["metrics"])
+    assert gpu == pytest.approx(host, rel=1e-4, abs=1e-6)
