@@ -12,11 +12,8 @@ from harness.store.store import ResultStore
 from harness.store.tables import TABLES, grids
 
 ROOT = Path(__file__).parents[2]
-#: what is here locally and not published
-LOCAL = {"runs", "artifacts", "tables"}
-FOLDERS = sorted(
-    path for path in (ROOT / "results").iterdir() if path.is_dir() and path.name not in LOCAL
-)
+#: results folders; others (runs, artifacts, bench) are what was run here without naming a folder
+FOLDERS = sorted(path for path in (ROOT / "results").iterdir() if (path / "tables").is_dir())
 
 
 def reports(folder):
