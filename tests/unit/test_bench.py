@@ -7,6 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from harness.api import create
 from harness.bench.forecast import duration, find
 from harness.bench.meter import Meter
 from harness.bench.problem import mean_F
@@ -35,6 +36,17 @@ def test_evaluations_are_rows_forward_and_backward(project):
         assert all(item.seconds > 0 for item in meter.passes)
         assert sum(item.seconds for item in meter.passes) < sum(meter.parts.values())
     assert "network" not in vars(cell.network)  # nothing is left behind
+
+
+def test_an_average_step_of_a_training_needs_8_evaluations_besides_the_solver():
+    """What docs/speed.md says of all draws together; at a fixed h it is more, or less."""
+    objective, slots, rest = create("objective", "ctm", {}), torch.arange(64), []
+    for step in range(2000):
+        h = objective.draw_steps(0, step)
+        i = integers(0, "time", step, slots, 0, 17 - h)
+        j = integers(0, "end", step, slots, i + h, 17)
+        rest.append(6 + float((j > i + h).double().mean()) + 3 * float((j < 17).double().mean()))
+    assert sum(rest) / len(rest) == pytest.approx(8.0, abs=0.05)
 
 
 def test_bench_measures_a_network_teacher_and_counts_its_evaluations(harness, tmp_path):
