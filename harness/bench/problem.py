@@ -36,8 +36,9 @@ def measure(
 ) -> Record:
     """Everything that is measured of a problem, as RESULTS/bench keeps it."""
     cell = bench_cell(spec, request, results, machine.device)
-    tune(cell, **request.switches)
     bench = StepBench(cell, machine, request.micro_batch, request.log_every)
+    flop = bench.unit_flop()  # before it is compiled, after which nobody sees the operations
+    tune(cell, **request.switches)
     steps = [asdict(cost) for cost in bench.measure(rounds, hs)]
     unit = bench.unit_seconds(rounds)
     mean_h = getattr(cell.objective, "mean_steps", None)
@@ -51,9 +52,11 @@ def measure(
         "made": origin["date"],
         **{key: origin[key] for key in ("hardware", "commit", "python", "packages")},
         "F_seconds": unit,
+        "F_flop": flop,
         "steps": steps,
         "mean_h": mean_h,
-        "step_seconds": unit * mean_F(steps, mean_h),
+        "step_seconds": unit * at_mean(steps, "measured_F", mean_h),
+        "step_flop": flop * at_mean(steps, "evaluations", mean_h),
         "memory_bytes": bench.memory(),
         "evaluation": asdict(measure_evaluation(cell, request, machine)),
     }
@@ -77,11 +80,11 @@ def bench_cell(spec: RunSpec, request: Request, results: Path, device: torch.dev
     return Cell(spec, teacher, dataset, objective, precond.to(device), network, target, {})
 
 
-def mean_F(steps: Sequence[dict[str, Any]], mean_h: float | None) -> float:
-    """measured_F at the mean number of solver steps, linear between those that were measured."""
+def at_mean(steps: Sequence[dict[str, Any]], name: str, mean_h: float | None) -> float:
+    """A figure at the mean number of solver steps, linear between those that were measured."""
     if mean_h is None or len(steps) == 1:
-        return float(steps[0]["measured_F"])
-    points = sorted((step["h"], step["measured_F"]) for step in steps)
+        return float(steps[0][name])
+    points = sorted((step["h"], step[name]) for step in steps)
     pairs = list(itertools.pairwise(points))
     low, high = next((pair for pair in pairs if mean_h <= pair[1][0]), pairs[-1])
     share = (mean_h - low[0]) / (high[0] - low[0])
@@ -95,7 +98,8 @@ def text(record: Record) -> str:
     head = (
         f"{record['label']}, {record['precond']}: {record['parameters']:,} parameters, batch"
         f" {batch}, {problem['precision']}, on {record['hardware']}\n"
-        f"F = one forward pass of the network for the batch = {record['F_seconds'] * 1e3:.4g} ms"
+        f"F = one forward pass of the network for the batch = {record['F_seconds'] * 1e3:.4g} ms,"
+        f" {record['F_flop'] / batch / 1e9:.4g} GFLOP an image"
     )
     names = list(dict.fromkeys(name for step in record["steps"] for name in step["parts"]))
     rows = [
@@ -114,7 +118,8 @@ def text(record: Record) -> str:
     average = "" if mean_h is None else f" (h is {mean_h:.2f} on average)"
     tail = [
         f"a step takes {record['step_seconds']:.4g} s{average},"
-        f" {batch / record['step_seconds']:.4g} images/s;"
+        f" {batch / record['step_seconds']:.4g} images/s,"
+        f" {record['step_flop'] / record['step_seconds'] / 1e12:.3g} TFLOP/s in networks;"
         f" memory {record['memory_bytes'] / 2**20:,.0f} MiB",
         f"1000 samples take {1000 * cost['jump']:.4g} s a jump"
         + "".join(f", {1000 * s:.4g} s through {name}" for name, s in cost["extract"].items()),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness.api import Objective, create
 from harness.backbones.dropout import hold_draws
@@ -126,6 +127,12 @@ class StepBench:
     def unit_seconds(self, rounds: int) -> float:
         """Median seconds of F."""
         return statistics.median(self.timed(self.unit)[0] for _ in range(rounds))
+
+    def unit_flop(self) -> int:
+        """Floating-point operations of F: two for each product that matrices and kernels add up."""
+        with FlopCounterMode(display=False) as counter:
+            self.unit()
+        return counter.get_total_flops()
 
     def memory(self) -> int:
         """Bytes: the most that was allocated on the GPU, or the most this process ever held."""

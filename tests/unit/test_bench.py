@@ -9,12 +9,16 @@ from accelerate import Accelerator
 
 from harness.api import create
 from harness.bench.forecast import duration, find
+from harness.bench.machine import Machine
 from harness.bench.meter import Meter
-from harness.bench.problem import mean_F
+from harness.bench.problem import at_mean
 from harness.bench.stand_in import NETWORKS
+from harness.bench.steps import StepBench
 from harness.cli import bench as verb
 from harness.core.random import integers
+from harness.store.records import PluginSpec, RunSpec
 from harness.store.store import ResultStore
+from harness.train.cell import Cell
 from harness.train.step import gradients
 from tests.unit.test_imports import run_without_torch
 from tests.unit.test_training import make_cell
@@ -58,6 +62,8 @@ def test_bench_measures_a_network_teacher_and_counts_its_evaluations(harness, tm
     found = json.loads(out)
     (problem,) = found["problems"]
     assert problem["parameters"] > 1e6
+    evaluations = problem["step_flop"] / problem["F_flop"]
+    assert 2 * problem["mean_h"] + 6 <= evaluations <= 2 * problem["mean_h"] + 10
     for step, h in zip(found["steps"], (1, 2, 17), strict=False):
         assert step["h"] == h
         assert 2 * h + 6 <= step["evaluations"] <= 2 * h + 10
@@ -67,6 +73,19 @@ def test_bench_measures_a_network_teacher_and_counts_its_evaluations(harness, tm
         assert step["measured_F"] > 0
     assert problem["evaluation"]["extract"]["raw"] > 0
     assert problem["evaluation"]["jump"] > 0
+
+
+def test_flop_of_a_published_network():
+    """EDM's DDPM++ for CIFAR-10 takes 42.4 GFLOP an image, a second time hardly more."""
+    teacher = create("teacher", "stand-in", {"network": "cifar10"})
+    plugin = PluginSpec("x", 1)
+    train = {"batch": 1, "optimizer": "adam", "lr": 1e-3}
+    spec = RunSpec(plugin, plugin, plugin, plugin, 0, train, None, {})
+    network = teacher.network()
+    cell = Cell(spec, teacher, teacher.dataset(), None, None, network, network, {})
+    assert StepBench(cell, Machine(torch.device("cpu")), None).unit_flop() == pytest.approx(
+        42.4e9, rel=0.01
+    )
 
 
 def test_plan_forecasts_from_what_was_measured(harness, grid, tmp_path):
@@ -103,8 +122,8 @@ def test_a_record_of_a_machine_like_this_goes_before_a_newer_one(tmp_path, monke
 def test_cost_at_the_mean_h_lies_on_the_line():
     steps = [{"h": h, "measured_F": 9 + 2 * h} for h in (1, 4, 12)]
     for mean in (1, 2.5, 4, 11.67, 14):
-        assert mean_F(steps, mean) == pytest.approx(9 + 2 * mean)
-    assert mean_F([{"h": None, "measured_F": 6.0}], None) == 6.0
+        assert at_mean(steps, "measured_F", mean) == pytest.approx(9 + 2 * mean)
+    assert at_mean([{"h": None, "measured_F": 6.0}], "measured_F", None) == 6.0
 
 
 def test_solver_table_and_switches(harness, tmp_path):
