@@ -62,7 +62,7 @@ def test_results_readme_lists_every_folder():
 
 
 def test_project_readme_is_in_step_with_results(published):
-    """`leaderboard results/quickstart results/digits-study --update README.md` would change nothing."""
+    """Refilling its blocks from results/ would change nothing."""
     text = (ROOT / "README.md").read_text()
     every = [report for folder in published.values() for report in folder]
     filled, blocks = fill(text, every, "README.md")
