@@ -50,6 +50,18 @@ BAD = [
         ["no metric is called 'fid'", "FID is metric 'frechet' with extractor 'inception'"],
     ),
     ({"evaluate__extractors": ["digits-cnn"]}, ["no cell to run", "'digits-cnn' takes images"]),
+    (
+        {"evaluate__metrics": ["alignment", "inception-score"]},
+        ["evaluate: extractor 'raw' has no class logits", "use extractor 'inception'"],
+    ),
+    (
+        {
+            "axes__teacher": ["unet"],
+            "evaluate__metrics": ["inception-score"],
+            "evaluate__extractors": ["inception", "digits-cnn"],
+        },
+        ["evaluate: extractor 'digits-cnn' has no class logits"],
+    ),
     ({"train": 3}, ["train: must be a section of key: value, got 3"]),
     ({"axes__precond": [3]}, ["axes.precond.0: 3: write NAME or {NAME: {key: value}}"]),
     ({"axes__precond": ["analytic: 3"]}, ["'analytic: 3': write NAME or 'NAME: {key: value}'"]),
