@@ -81,6 +81,13 @@ BAD = [
     ({"launch__track": ["wandbb"]}, ["launch.track.0", "tensorboard", "'wandbb'"]),
     ({"launch__track": ["aim"]}, ["launch.track: aim is not installed", "pip install aim"]),
     ({"launch__processes": 2, "launch__nodes": 4}, ["launch", "2 cannot be shared by 4 nodes"]),
+    (
+        {
+            "evaluate__extractors": ["inception"],
+            "evaluate__references": {"inception": {"fil": "a.npz", "file": "b.npz"}},
+        },
+        ["evaluate.references.inception.fil: unknown key (did you mean 'file'? known: file, n)"],
+    ),
     ({"evaluate__nfe": [0]}, ["evaluate.nfe", "greater than or equal to 1"]),
     ({"report__baseline": "edm"}, ["report.baseline", "'edm'"]),
     ({"exclude": [{"precnd": "ctm"}]}, ["exclude", "precnd"]),

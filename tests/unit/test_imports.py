@@ -58,6 +58,7 @@ ALLOWED = {
         "harness.api",
         "harness.core",
         "harness.backbones",
+        "harness.config.reading",
         "harness.store.files",
         "harness.train.checkpoint",
     },

@@ -71,13 +71,60 @@ def test_the_shipped_digits_teacher_denoises_digits():
     assert error < 0.2 * float(x0.var(0).mean())
 
 
-def test_wrong_configurations_are_one_sentence(tmp_path):
-    with pytest.raises(ConfigError, match="No such file"):
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"trian": {}}, "trian: unknown key (did you mean 'train'? known: dataset, "),
+        ({"train": {"images": 16, "bacth": 3}}, "train.bacth: unknown key (did you mean 'batch'?"),
+        ({"train": {"images": 16, "lr": "fast"}}, "train.lr: must be a number, got 'fast'"),
+        ({"train": {"batch": 16}}, "train.images: is needed"),
+        ({"train": 3}, "train: must be a section of key: value, got 3"),
+        ({"dataset": "digits"}, "dataset: must be a section of key: value, got 'digits'"),
+        (
+            {"network": {"model_type": "SongUNet", "model_chanels": 8}},
+            "network.model_chanels: unknown key (did you mean 'model_channels'? known: attn_",
+        ),
+        (
+            {"network": {"model_type": "DhariwalUNet", "channel_mult": [1, "two"]}},
+            "network.channel_mult.1: must be a whole number, got 'two'",
+        ),
+        (
+            {"network": {"model_type": "Song"}},
+            "network: 'model_type' must be one of 'SongUNet', 'DhariwalUNet', got 'Song'",
+        ),
+        ({"network": {"model_channels": 8}}, "network: 'model_type' is needed"),
+        ({"sigma_data": 0, "network": {}}, "'model_type' is needed; sigma_data: must be greater"),
+    ],
+)
+def test_wrong_configurations_speak_as_grids_do(tmp_path, harness, changes, told):
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump({**CONFIG, **changes}))
+    code, _, err = harness(
+        "teacher", "train", "--config", path, "--out", tmp_path / "t.safetensors"
+    )
+    assert code == 2
+    assert err.startswith(f"error: {path}: ")
+    assert told in err
+    assert len(err.splitlines()) == 1
+
+
+def test_what_is_no_configuration_is_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
         load_config(tmp_path / "none.yaml")
     path = tmp_path / "bad.yaml"
-    path.write_text(yaml.safe_dump({**CONFIG, "trian": {}}))
-    with pytest.raises(ConfigError, match="trian"):
-        load_config(path)
+    for text, told in (
+        ("", "a teacher's configuration is a mapping"),
+        ("a: [", "line 1: not valid YAML"),
+        ("train: {}\ntrain: {}", "line 2: not valid YAML: key 'train' is written twice"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=f"{path}.*{told}"):
+            load_config(path)
+    path.write_text(
+        yaml.safe_dump({**CONFIG, "network": {**CONFIG["network"], "channel_mult": [1] * 5}})
+    )
+    with pytest.raises(ConfigError, match="^network: img_resolution 8 cannot be halved 4x$"):
+        train_teacher(load_config(path), tmp_path / "t.safetensors")
     with pytest.raises(ConfigError, match="safetensors"):
         train_teacher(config(tmp_path), tmp_path / "t.pkl")
     with pytest.raises(ConfigError, match="not divisible"):
