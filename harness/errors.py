@@ -73,6 +73,13 @@ def complaint(item: Mapping[str, Any], known: Iterable[str]) -> str:
         return str(item["msg"]).removeprefix("Value error, ")
     if kind == "too_short":
         return f"needs at least {item['ctx']['min_length']} item"
+    if kind == "union_tag_invalid":
+        tags = item["ctx"]
+        return (
+            f"{tags['discriminator']} must be one of {tags['expected_tags']}, got {tags['tag']!r}"
+        )
+    if kind == "union_tag_not_found":
+        return f"{item['ctx']['discriminator']} is needed"
     words = WORDS.get(kind) or str(item["msg"]).replace("Input should be", "must be", 1)
     return (
         words if kind == "missing" or isinstance(value, dict | list) else f"{words}, got {value!r}"

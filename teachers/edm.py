@@ -6,8 +6,10 @@ The networks are reimplemented in `harness.backbones`; the formats are read in
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -50,23 +52,25 @@ class EDMTeacher(Teacher):
 
     def __init__(self, params: Any = None) -> None:
         if params is None:
-            raise ConfigError("teacher 'edm': weights: name the path of a checkpoint file")
+            raise ConfigError(f"teacher {self.name!r}: weights: name the path of a checkpoint file")
         super().__init__(params)
-        self.checkpoint = open_checkpoint(params.weights)
+        with self._named():
+            self.checkpoint = open_checkpoint(params.weights)
         for note in self.checkpoint.notes:
-            warnings.warn(f"teacher 'edm': {self.checkpoint.path}: {note}", stacklevel=2)
+            warnings.warn(f"teacher {self.name!r}: {self.checkpoint.path}: {note}", stacklevel=2)
         config, digest = self.checkpoint.config, file_digest(self.checkpoint.path)
         if params.sha256 and not digest.startswith(params.sha256.lower()):
             raise ConfigError(
-                f"teacher 'edm': {self.checkpoint.path} has sha256 {digest}, the grid expects"
-                f" {params.sha256}: it is another file than the one that was meant"
+                f"teacher {self.name!r}: {self.checkpoint.path} has sha256 {digest}, the grid"
+                f" expects {params.sha256}: it is another file than the one that was meant"
             )
         lowest, highest = config.inner.range()
         sigma_min, sigma_max = max(params.sigma_min, lowest), min(params.sigma_max, highest)
         if not sigma_min < sigma_max:
             raise ConfigError(
-                f"teacher 'edm': sigma_min {params.sigma_min:g} to sigma_max {params.sigma_max:g}"
-                f" leaves nothing of the network's own range {lowest:g} to {highest:g}"
+                f"teacher {self.name!r}: sigma_min {params.sigma_min:g} to sigma_max"
+                f" {params.sigma_max:g} leaves nothing of the network's own range {lowest:g} to"
+                f" {highest:g}"
             )
         self.spec = TeacherSpec(
             shape=(config.img_channels, config.img_resolution, config.img_resolution),
@@ -78,6 +82,14 @@ class EDMTeacher(Teacher):
         )
         self._backbone: UNetBackbone | None = None
 
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say whose file it is that cannot be used."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(f"teacher {self.name!r}: {error}") from None
+
     @property
     def backbone(self) -> UNetBackbone:
         """The teacher's own network, frozen and in eval mode; loaded on first use."""
@@ -87,7 +99,8 @@ class EDMTeacher(Teacher):
             from teachers.edm_format.network import load
 
             dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-            self._backbone = load(self.checkpoint)
+            with self._named():
+                self._backbone = load(self.checkpoint)
             self._backbone.dtype = dtypes[self.params.precision]
         return self._backbone
 
@@ -111,8 +124,8 @@ class EDMTeacher(Teacher):
         classes = self.spec.classes
         if labels is not None and classes and labels.shape[-1:] != (classes,):
             raise ConfigError(
-                f"teacher 'edm': labels of shape {list(labels.shape)} are not one-hot over the"
-                f" teacher's {classes} classes; use a dataset with {classes} classes"
+                f"teacher {self.name!r}: labels of shape {list(labels.shape)} are not one-hot over"
+                f" the teacher's {classes} classes; use a dataset with {classes} classes"
             )
         sigma = torch.as_tensor(sigma, device=x.device)
         return self.backbone.denoise(x, sigma, labels, augment_labels)

@@ -19,13 +19,23 @@ class UNetParams(EDMParams):
 
 @register_teacher("unet")
 class UNetTeacher(EDMTeacher):
-    """By default the shipped digits teacher; it knows the data that it was trained on."""
+    """By default the shipped digits teacher; it knows the data that it was trained on.
+
+    Raises:
+        ConfigError: there is no such file and no such shipped teacher, or it is not usable.
+    """
 
     Params = UNetParams
 
     def __init__(self, params: Any = None) -> None:
         params = params if params is not None else self.Params()
         shipped = SHIPPED / f"{params.weights}.safetensors"
+        if not shipped.is_file() and not Path(params.weights).expanduser().exists():
+            names = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.safetensors")))
+            raise ConfigError(
+                f"teacher 'unet': weights: {params.weights}: no such file; make it with `python -m"
+                f" harness teacher train`, or name a shipped one ({names})"
+            )
         super().__init__(
             params.model_copy(update={"weights": str(shipped)}) if shipped.is_file() else params
         )

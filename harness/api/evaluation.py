@@ -56,8 +56,8 @@ class Extractor(Plugin):
             ConfigError: this extractor has no classifier whose logits would mean anything.
         """
         raise ConfigError(
-            f"extractor {self.name!r} has no class logits: Inception Score needs --extractor"
-            " inception, with the official weights"
+            f"extractor {self.name!r} has no class logits: Inception Score needs extractor"
+            " 'inception', with the official weights"
         )
 
 
@@ -83,3 +83,23 @@ class Metric(Plugin):
     def compute(self, generated: Any, reference: Any) -> float | Score:
         """Return the value for features [n, dim] against reference features [m, dim]."""
         raise self.lacks("compute(self, generated, reference)")
+
+
+def misfit(metric: type[Metric], extractor: type[Extractor], images: bool) -> str:
+    """Why a metric cannot be computed from an extractor's features of the data; empty if it can.
+
+    Asked of the classes, so that it is known before anything is made or weights are looked for.
+    """
+    if metric.needs == "trajectory":
+        return ""
+    if extractor.images_only and not images:
+        return (
+            f"extractor {extractor.name!r} takes images, but the data are vectors: use extractor"
+            " 'raw'"
+        )
+    if metric.needs == "logits" and extractor.logits is Extractor.logits:
+        return (
+            f"extractor {extractor.name!r} has no class logits, which metric {metric.name!r} needs:"
+            " use extractor 'inception', with the official weights"
+        )
+    return ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,11 +28,32 @@ NETWORK_SAMPLES = 4
 REFINEMENT = (16, 32, 64)
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where measured trajectories of a teacher begin: data and noise [n, *shape], float64."""
+
+    teacher: Teacher
+    x0: Tensor
+    labels: Tensor | None
+    eps: Tensor
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The teacher's lowest and highest noise level."""
+        return self.teacher.spec.sigma_min, self.teacher.spec.sigma_max
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """The teacher's denoiser for these samples."""
+        return self.teacher.denoise(x, t, self.labels).double()
+
+
 def measure_solvers(spec: RunSpec, hs: Sequence[int]) -> dict[str, Any]:
     """Errors as an objective meets them, and from noise to data; RMS over samples and coordinates.
 
-    As an objective meets them: from data with noise at level t(i) of its grid, h steps to t(i + h),
-    root mean square over all i that there are. What is done and how far it is goes to stderr.
+    What is done and how far it is goes to stderr.
+
+    Raises:
+        ConfigError: the objective has no grid of noise levels.
     """
     from tqdm import tqdm
 
@@ -48,48 +70,56 @@ def measure_solvers(spec: RunSpec, hs: Sequence[int]) -> dict[str, Any]:
         f" then from noise to data, against {FINE} Heun steps an interval; {samples} samples",
         file=sys.stderr,
     )
-    grid = karras(nodes, teacher.spec.sigma_min, teacher.spec.sigma_max)
     x0, labels = dataset.draw(0, "solvers", torch.arange(samples))
     eps = normal(0, "solvers noise", 0, torch.arange(samples), teacher.spec.shape, torch.float64)
-
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
-        return teacher.denoise(x, t, labels).double()
-
-    squares: dict[tuple[str, int], list[float]] = {}
+    start = Start(teacher, x0.double(), labels, eps)
     with torch.no_grad(), tqdm(total=nodes, unit="level", disable=None) as bar:
-        for i in range(nodes - 1):
-            start = x0.double() + grid[i] * eps
-            exact, at = start, i
-            for h in sorted(h for h in set(hs) if i + h < nodes):
-                exact, at = solve(denoise, exact, grid[at : i + h + 1], FINE), i + h
-                for name, solver in SOLVERS.items():
-                    error = solver(denoise, start, grid[i : i + h + 1]) - exact
-                    squares.setdefault((name, h), []).append(float(error.square().mean()))
-            bar.update()
-        ends = (teacher.spec.sigma_min, teacher.spec.sigma_max)
-        start = ends[1] * eps
-        exact = solve(denoise, start, karras(max(REFINEMENT) + 1, *ends), 8)
-        whole = {
-            (name, steps): float(
-                (solver(denoise, start, karras(steps + 1, *ends)) - exact).square().mean()
-            )
-            for name, solver in SOLVERS.items()
-            for steps in REFINEMENT
+        return {
+            "teacher": spec.teacher.label,
+            "nodes": nodes,
+            "samples": samples,
+            "steps": _after_steps(start, nodes, hs, bar.update),
+            "whole": _from_noise_to_data(start, bar.update),
         }
-        bar.update()
-    return {
-        "teacher": spec.teacher.label,
-        "nodes": nodes,
-        "samples": samples,
-        "steps": [
-            {"h": h, "solver": name, "error": math.sqrt(sum(values) / len(values))}
-            for (name, h), values in sorted(squares.items(), key=lambda item: item[0][1])
-        ],
-        "whole": [
-            {"steps": steps, "solver": name, "error": math.sqrt(value)}
-            for (name, steps), value in sorted(whole.items(), key=lambda item: item[0][1])
-        ],
-    }
+
+
+def _after_steps(
+    start: Start, nodes: int, hs: Sequence[int], tick: Callable[[], Any]
+) -> list[dict[str, Any]]:
+    """As an objective meets them: from data with noise at level t(i) of its grid to t(i + h).
+
+    In h steps, root mean square over all i that there are.
+    """
+    grid = karras(nodes, *start.ends)
+    squares: dict[tuple[str, int], list[float]] = {}
+    for i in range(nodes - 1):
+        noisy = start.x0 + grid[i] * start.eps
+        exact, at = noisy, i
+        for h in sorted(h for h in set(hs) if i + h < nodes):
+            exact, at = solve(start.denoise, exact, grid[at : i + h + 1], FINE), i + h
+            for name, solver in SOLVERS.items():
+                error = solver(start.denoise, noisy, grid[i : i + h + 1]) - exact
+                squares.setdefault((name, h), []).append(float(error.square().mean()))
+        tick()
+    return [
+        {"h": h, "solver": name, "error": math.sqrt(sum(values) / len(values))}
+        for (name, h), values in sorted(squares.items(), key=lambda item: item[0][1])
+    ]
+
+
+def _from_noise_to_data(start: Start, tick: Callable[[], Any]) -> list[dict[str, Any]]:
+    """From sigma_max to sigma_min, in each of REFINEMENT steps: the order of convergence."""
+    noise = start.ends[1] * start.eps
+    exact = solve(start.denoise, noise, karras(max(REFINEMENT) + 1, *start.ends), 8)
+    rows = []
+    for steps in REFINEMENT:
+        for name, solver in SOLVERS.items():
+            error = solver(start.denoise, noise, karras(steps + 1, *start.ends)) - exact
+            rows.append(
+                {"steps": steps, "solver": name, "error": math.sqrt(float(error.square().mean()))}
+            )
+    tick()
+    return rows
 
 
 def text(found: dict[str, Any]) -> str:

@@ -98,7 +98,7 @@ def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
-    """--matrix, --set, --only, --plugin: how run and plan choose cells."""
+    """--matrix, --set, --only, --shard, --plugin: how run and plan choose cells."""
     parser.add_argument("--matrix", required=True, metavar="GRID.yaml", help="the grid to expand")
     parser.add_argument(
         "--set",
@@ -113,5 +113,8 @@ def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="AXIS=NAME",
         help="run only some cells, e.g. precond=ctm or seed=0; repeat for more",
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", help="only every N-th cell from the I-th on; tables show them all"
     )
     add_plugin_argument(parser)

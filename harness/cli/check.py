@@ -102,7 +102,7 @@ def _make_all(teacher: Teacher, results: Path) -> tuple[dict[str, Preconditionin
 
 
 def _equivalence(names: list[str], teacher: Teacher, results: Path) -> int:
-    from harness.report.frame import same_function
+    from harness.report.coefficients import same_function
     from harness.train.coefficients import fingerprint
 
     if names:

@@ -10,7 +10,7 @@ from harness.bench.forecast import forecast
 from harness.cli import add_grid_arguments
 from harness.cli.edited import tell_edited
 from harness.config.grid import load_grid
-from harness.config.matrix import expand
+from harness.config.matrix import expand, shard
 from harness.config.needs import missing_weights
 from harness.config.schema import Launch
 from harness.errors import EXIT_DONE
@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print one line per cell with the budgets, NFEs and metrics that are missing."""
     grid = load_grid(args.matrix, args.set)
-    matrix = expand(grid, args.only, args.plugin)
+    whole = expand(grid, args.only, args.plugin)
+    matrix = shard(whole, args.shard)
     store = ResultStore(grid.results)
     tell_edited(store, matrix.specs)
     wanted = matrix.wanted()
@@ -46,9 +47,10 @@ def main(args: argparse.Namespace) -> int:
         print(f"not on this machine: {missing}")
     for skip in matrix.skips:
         print(f"skipped {skip.cell}: {skip.reason}")
+    part = f"shard {args.shard}, {len(matrix.specs)} of " if args.shard else ""
     print(
-        f"\n{grid.name}: {len(matrix.specs)} cells, {len(wanted)} numbers each, {owed} missing;"
-        f" {max(grid.budgets)} steps of batch {grid.train.batch} per cell;"
+        f"\n{grid.name}: {part}{len(whole.specs)} cells, {len(wanted)} numbers each,"
+        f" {owed} missing; {max(grid.budgets)} steps of batch {grid.train.batch} per cell;"
         f" {_at_once(grid.launch)} at a time, {grid.launch.processes} process(es) each"
     )
     if owed:

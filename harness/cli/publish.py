@@ -6,7 +6,7 @@ import argparse
 
 from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ConfigError, nearest
 from harness.store.store import ResultStore
-from harness.store.tables import grids, sources
+from harness.store.tables import grids, no_grid, sources
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError("publish: --out must be another folder than RESULTS")
     known = grids(store)
     if not known:
-        raise ConfigError(f"{store.root}: no grid was run into this folder yet; see `run --matrix`")
+        raise no_grid([store])
     for name in args.grid or ():
         if name not in known:
             raise ConfigError(f"{store.root} has no grid {name!r}{nearest(name, known)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ConfigError, nearest
 from harness.store.store import ResultStore
-from harness.store.tables import TABLES, grids, kept_tables, sources
+from harness.store.tables import TABLES, grids, kept_tables, no_grid, sources
 
 if TYPE_CHECKING:
     from harness.report.write import Report
@@ -146,12 +146,10 @@ def _asked(args: argparse.Namespace) -> tuple[list[ResultStore], list[str]]:
     """The results folders, and the grids in them that the command is about."""
     stores = [ResultStore(root).existing() for root in args.results]
     known = list(dict.fromkeys(name for store in stores for name in grids(store)))
-    where = ", ".join(str(store.root) for store in stores)
     if not known:
-        inner = ", ".join(str(each) for store in stores for each in store.inner())
-        hint = f"results are in {inner}" if inner else "see `run --matrix`"
-        raise ConfigError(f"{where}: no grid was run into this folder yet; {hint}")
+        raise no_grid(stores)
     if args.grid and args.grid not in known:
+        where = ", ".join(str(store.root) for store in stores)
         raise ConfigError(f"{where} has no grid {args.grid!r}{nearest(args.grid, known)}")
     return stores, [args.grid] if args.grid else known
 

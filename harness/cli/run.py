@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.cli import add_grid_arguments
 from harness.cli.edited import tell_edited
 from harness.config.grid import load_grid
-from harness.config.matrix import Matrix, expand
+from harness.config.matrix import Matrix, expand, shard
 from harness.config.needs import missing_trackers, missing_weights, told_at_once
 from harness.errors import (
     EXIT_CELL_FAILED,
@@ -24,7 +24,7 @@ from harness.errors import (
 from harness.runner.scheduler import Outcome, Scheduler
 from harness.runner.slurm import Slurm
 from harness.store.lease import taken
-from harness.store.records import Measure, RunSpec, State
+from harness.store.records import Measure, State
 from harness.store.store import ResultStore, Run
 from harness.store.tables import TABLES, kept_tables, save_matrix, sources
 
@@ -40,9 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="try diverged cells again too (failed ones are always tried again)",
     )
     parser.add_argument(
-        "--shard", metavar="I/N", help="only every N-th cell from the I-th on; tables show them all"
-    )
-    parser.add_argument(
         "--launcher", choices=["local", "slurm"], help="override launch.launcher of the grid"
     )
     parser.add_argument(
@@ -53,16 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the grid; see harness/errors.py for the exit codes."""
+    args.set += [f"launch.launcher={args.launcher}"] if args.launcher else []
     if args.dry_run:
         from harness.cli import plan
 
         return plan.main(args)
-    chosen = [f"launch.launcher={args.launcher}"] if args.launcher else []
-    grid = load_grid(args.matrix, [*args.set, *chosen])
+    grid = load_grid(args.matrix, args.set)
     if args.detach and grid.launch.launcher == "local":
         raise ConfigError("--detach: only jobs of a cluster go on alone; add --launcher slurm")
     matrix = expand(grid, args.only, args.plugin)
-    specs = shard(matrix.specs, args.shard)
+    mine = shard(matrix, args.shard)
     store = ResultStore(grid.results)
     wanted = matrix.wanted()
     owed = [spec for spec in matrix.specs if _owes(store.run_at(spec.run_id), wanted)]
@@ -76,9 +73,10 @@ def main(args: argparse.Namespace) -> int:
     if not owed:
         print(f"{len(matrix.specs)} of {len(matrix.specs)} cells are done, nothing to do.")
         return _tables(store, grid.name)
+    part = f" (shard {args.shard}: {len(mine.specs)} of the cells)" if args.shard else ""
     print(
         f"{grid.name}: {len(matrix.specs)} cells, {len(matrix.specs) - len(owed)} done,"
-        f" {len(owed)} to do; results in {store.root}",
+        f" {len(owed)} to do{part}; results in {store.root}",
         flush=True,
     )
     for skip in matrix.skips:
@@ -86,13 +84,13 @@ def main(args: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         # both end a matrix cleanly, also where a shell started us with SIGINT ignored (nohup, &)
         signal.signal(number, signal.default_int_handler)
-    with Progress(matrix) as progress:
+    with Progress(mine) as progress:
         rerun = frozenset(State(name) for name in args.rerun)
         settings = (matrix.request, grid.launch, progress.update, rerun)
         if grid.launch.launcher == "local":
-            outcome = Scheduler(store, specs, *settings).run()
+            outcome = Scheduler(store, mine.specs, *settings).run()
         else:
-            runner = Slurm(store, grid.name, specs, *settings)
+            runner = Slurm(store, grid.name, mine.specs, *settings)
             runner.submit()
             print(runner.handed, flush=True)
             if args.detach:
@@ -104,20 +102,6 @@ def main(args: argparse.Namespace) -> int:
                 return EXIT_INTERRUPTED
     code = _tables(store, grid.name)
     return _conclude(outcome) or code
-
-
-def shard(specs: Sequence[RunSpec], which: str | None) -> Sequence[RunSpec]:
-    """Every N-th cell from the I-th on, for `I/N`; all of them without.
-
-    Raises:
-        ConfigError: not of that form, or I is not among 1..N.
-    """
-    if which is None:
-        return specs
-    first, slash, count = which.partition("/")
-    if not (slash and first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
-        raise ConfigError(f"--shard {which}: write I/N with 1 <= I <= N, e.g. --shard 1/4")
-    return specs[int(first) - 1 :: int(count)]
 
 
 def _owes(run: Run, wanted: Sequence[Measure]) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.api import DatasetSpec, Teacher
+from harness.api.evaluation import misfit
 from harness.config.schema import Axes, Grid
 from harness.config.workshop import Workshop
 from harness.errors import ConfigError, nearest
@@ -68,10 +69,8 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
     Raises:
         ConfigError: unknown plugins or parameters, an unreadable teacher, nothing left to run.
     """
-    for metric in grid.evaluate.metrics:
-        registry.get("metric", metric)
-    for extractor in grid.evaluate.extractors:
-        registry.get("extractor", extractor)
+    if reason := _misfit(grid, images=True):
+        raise ConfigError(f"evaluate: {reason}")
     specs: dict[str, RunSpec] = {}
     skips: list[Skip] = []
     make = Workshop()
@@ -105,6 +104,20 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
     return Matrix(grid, tuple(specs.values()), tuple(skips), _request(grid, references, plugins))
 
 
+def shard(matrix: Matrix, which: str | None) -> Matrix:
+    """Every N-th cell from the I-th on, for `I/N`; all of them without.
+
+    Raises:
+        ConfigError: not of that form, or I is not among 1..N.
+    """
+    if which is None:
+        return matrix
+    first, slash, count = which.partition("/")
+    if not (slash and first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
+        raise ConfigError(f"--shard {which}: write I/N with 1 <= I <= N, e.g. --shard 1/4")
+    return replace(matrix, specs=matrix.specs[int(first) - 1 :: int(count)])
+
+
 def _cell(
     grid: Grid, make: Workshop, plugins: Mapping[str, PluginSpec], seed: int
 ) -> RunSpec | Skip:
@@ -117,7 +130,7 @@ def _cell(
     data = make.dataset(plugins["dataset"], teacher)
     if teacher is None or isinstance(data, str):
         return Skip(name, data if isinstance(data, str) else "it has no teacher")
-    if reason := _mismatch(teacher, data) or _unfit(grid, teacher):
+    if reason := _mismatch(teacher, data) or _misfit(grid, len(teacher.spec.shape) == 3):
         return Skip(name, reason)
     own = type(teacher).is_network
     return RunSpec(
@@ -232,16 +245,13 @@ def _mismatch(teacher: Teacher, data: DatasetSpec) -> str:
     return ""
 
 
-def _unfit(grid: Grid, teacher: Teacher) -> str:
-    """Why a teacher's samples cannot be evaluated as the grid asks; empty if they can."""
-    if len(teacher.spec.shape) == 3:
-        return ""
-    if all(registry.get("metric", name).needs == "trajectory" for name in grid.evaluate.metrics):
-        return ""
-    for name in grid.evaluate.extractors:
-        if registry.get("extractor", name).images_only:
-            return (
-                f"extractor {name!r} takes images, the teacher's samples are {teacher.spec.shape}:"
-                " use extractor 'raw'"
-            )
-    return ""
+def _misfit(grid: Grid, images: bool) -> str:
+    """Why samples cannot be evaluated as the grid asks; empty if they can.
+
+    Raises:
+        ConfigError: no metric or extractor has such a name.
+    """
+    metrics = [registry.get("metric", name) for name in grid.evaluate.metrics]
+    extractors = [registry.get("extractor", name) for name in grid.evaluate.extractors]
+    reasons = (misfit(*pair, images) for pair in itertools.product(metrics, extractors))
+    return next(filter(None, reasons), "")

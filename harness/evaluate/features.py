@@ -9,6 +9,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from harness.api import ConfigError, Extractor, HarnessError, Metric, Score
+from harness.api.evaluation import misfit
 from harness.evaluate.moments import Accumulator, Moments, fold
 
 
@@ -110,15 +111,8 @@ def check_pair(metric: Metric, extractor: Extractor, images: bool) -> None:
     Raises:
         ConfigError: a metric that needs a classifier on an extractor without, or images needed.
     """
-    if metric.needs == "trajectory":
-        return
-    if extractor.images_only and not images:
-        raise ConfigError(
-            f"extractor {extractor.name!r} takes images, but the data are vectors: use extractor"
-            " 'raw'"
-        )
-    if metric.needs == "logits" and type(extractor).logits is Extractor.logits:
-        extractor.logits(torch.empty(0))  # raises, and says why
+    if reason := misfit(type(metric), type(extractor), images):
+        raise ConfigError(reason)
 
 
 def score(metric: Metric, generated: Features, reference: Features) -> Score:

@@ -13,7 +13,6 @@ import pandas as pd
 
 from harness.errors import ArtifactError
 from harness.report.merge import FoundRun, Stores, read_runs
-from harness.store.files import read_json
 from harness.store.records import Measure, RunSpec, State
 
 #: what makes two numbers comparable; a table never mixes two of these
@@ -136,37 +135,6 @@ def settled(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     cost = value.where(better, -value)
     finite = value.abs() < math.inf
     return rows.assign(cost=cost.where(finite, math.inf))
-
-
-def same_coefficients(
-    stores: Stores, cells: pd.DataFrame, runs: dict[str, FoundRun]
-) -> dict[tuple[str, str], str]:
-    """(teacher, precond) -> an earlier strategy with equal coefficients, where there is one."""
-    first: dict[str, dict[str, Any]] = {}
-    marks: dict[tuple[str, str], str] = {}
-    for cell in cells.drop_duplicates(["teacher", "dataset", "precond"]).itertuples():
-        paths = [folder / "coefficients.json" for folder in runs[str(cell.run_id)].folders]
-        path = next((path for path in paths if path.exists()), None)
-        if path is None:
-            continue
-        mine = read_json(path)
-        known = first.setdefault(f"{cell.teacher}/{cell.dataset}", {})
-        twin = next((name for name, other in known.items() if same_function(mine, other)), None)
-        if twin is None:
-            known[str(cell.precond)] = mine
-        else:
-            marks[str(cell.teacher), str(cell.precond)] = twin
-    return marks
-
-
-def same_function(a: dict[str, Any], b: dict[str, Any], tolerance: float = 1e-9) -> bool:
-    """Whether two fingerprints (harness/train/coefficients.py) are the same function."""
-    a, b = ({"told": each["t"], **each} for each in (a, b))  # t, where older files say nothing
-    return bool(a["t"] == b["t"]) and all(
-        abs(x - y) <= tolerance * max(1.0, abs(x))
-        for key in ("skip", "out", "shift", "told")
-        for x, y in zip(a[key], b[key], strict=True)
-    )
 
 
 def label_cells(matrix: dict[str, Any]) -> dict[str, dict[str, Any]]:

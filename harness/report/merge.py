@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ArtifactError, ConfigError, nearest
+from harness.report.coefficients import read_coefficients
 from harness.store.files import read_json
 from harness.store.records import EvalRow, Measure, RunSpec, State
 from harness.store.store import ResultStore, Run
@@ -40,13 +41,17 @@ class Conflict:
 
 @dataclass
 class FoundRun:
-    """A run as all folders together know it; `folders` are those its rows come from."""
+    """A run as all folders together know it; `folders` are those its rows come from.
+
+    `coefficients` is what the first of these that can be read says of its strategy, None if none.
+    """
 
     run_id: str
     rows: list[EvalRow] = field(default_factory=list)
     status: dict[str, Any] = field(default_factory=lambda: {"state": State.QUEUED})
     origins: list[dict[str, Any]] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    coefficients: dict[str, Any] | None = None
     conflicts: list[Conflict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -81,6 +86,11 @@ def read_run(stores: Sequence[ResultStore], run_id: str) -> FoundRun:
                 " counted; `run` computes it again"
             )
         _add(merged, run, status, rows, origin)
+    for folder in merged.folders:
+        try:
+            merged.coefficients = merged.coefficients or read_coefficients(folder)
+        except ArtifactError as error:  # costs what it holds: the run's numbers are elsewhere
+            merged.notes.append(str(error))
     return merged
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from harness.errors import ArtifactError
+from harness.report.coefficients import read_coefficients
 from harness.report.frame import PROBLEM
 from harness.report.write import Report
-from harness.store.files import read_json
 
 _SAMPLE = re.compile(r"step-(\d+)-nfe(\d+)")
 
@@ -31,12 +33,14 @@ def twins(report: Report) -> dict[str, str]:
 
 
 def fingerprints(cells: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """strategy -> coefficients.json (harness/train/coefficients.py), of one problem's cells."""
+    """strategy -> coefficients of its first run that has them, of one problem's cells."""
     found: dict[str, dict[str, Any]] = {}
     for precond, folder in cells[["precond", "folder"]].itertuples(index=False):
-        path = Path(folder) / "coefficients.json"
-        if folder and precond not in found and path.exists():
-            found[precond] = read_json(path)
+        if not folder or precond in found:
+            continue
+        with contextlib.suppress(ArtifactError):  # which the report's notes tell
+            if mine := read_coefficients(Path(folder)):
+                found[precond] = mine
     return found
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 
 from harness.errors import ConfigError, nearest
 from harness.report.area import area_table
-from harness.report.frame import load_cells, load_rows, same_coefficients
+from harness.report.coefficients import same_coefficients
+from harness.report.frame import load_cells, load_rows
 from harness.report.leaderboard import coverage, leaderboard
 from harness.report.merge import UNREADABLE, Conflict, FoundRun, Stores, read_grid, read_runs
 from harness.report.render import STYLES, render
@@ -108,7 +109,7 @@ def build_report(
         metric: list(dict.fromkeys([*settings["targets"].get(metric, []), *asked.get(metric, [])]))
         for metric in [*settings["targets"], *asked]
     }
-    marks = same_coefficients(stores, cells, runs)
+    marks = same_coefficients(cells, runs)
     conflicts = [conflict for run in runs.values() for conflict in run.conflicts]
     return Report(
         grid=grid,

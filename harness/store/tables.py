@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -123,6 +124,14 @@ def _code() -> str:
     for path in sorted((Path(__file__).parents[1] / "report").glob("*.py")):
         found.update(path.read_bytes())
     return found.hexdigest()[:16]
+
+
+def no_grid(stores: Sequence[ResultStore]) -> ConfigError:
+    """The error for results folders without a grid; it names those that lie in them."""
+    where = ", ".join(str(store.root) for store in stores)
+    inner = ", ".join(str(each) for store in stores for each in store.inner())
+    hint = f"results are in {inner}" if inner else "see `run --matrix`"
+    return ConfigError(f"{where}: no grid was run into this folder yet; {hint}")
 
 
 def grids(store: ResultStore) -> list[str]:

@@ -38,6 +38,8 @@ PUBLISHED = {
     "baseline/baseline-imagenet-64x64-cond-adm.pkl": "ImageNet, Dhariwal & Nichol's ADM",
 }
 MEND = f"get the file again from {BASE_URL}"
+CONVERT = "make it again with `python -m harness teacher convert`"
+TRAIN = "make it again with `python -m harness teacher train`"
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,12 @@ class StoredTensor:
         try:
             flat = np.fromfile(self.path, dtype, count, offset=begin)
         except OSError as error:
-            raise refusal(self.path, f"cannot be read ({error.strerror})") from None
+            problem = f"cannot be read ({error.strerror})"
+            raise refusal(self.path, problem, "check its permissions") from None
         if len(flat) != count:
-            raise refusal(self.path, "became shorter while it was read")
+            raise refusal(
+                self.path, "became shorter while it was read", "try again when nothing writes to it"
+            )
         if plain:
             return flat.reshape(self.shape)
         steps = [step * dtype.itemsize for step in self.stride or ()]
@@ -96,6 +101,13 @@ class Checkpoint:
     notes: tuple[str, ...] = field(default=())
     training: dict[str, Any] | None = None
 
+    @property
+    def mend(self) -> str:
+        """What to do if the file turns out to be unusable: it is to be had where it came from."""
+        if self.training is not None:
+            return TRAIN
+        return MEND if self.path.suffix.lower() == ".pkl" else CONVERT
+
 
 def contiguous(shape: Iterable[int]) -> tuple[int, ...]:
     """The strides, in elements, of a C-contiguous tensor."""
@@ -107,9 +119,9 @@ def contiguous(shape: Iterable[int]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def refusal(path: Path, problem: str, mend: str = MEND) -> ConfigError:
+def refusal(path: Path, problem: str, mend: str) -> ConfigError:
     """The error for a file that cannot be used: which, why, and what to do."""
-    return ConfigError(f"teacher 'edm': {path}: {problem}; {mend}")
+    return ConfigError(f"{path}: {problem}; {mend}")
 
 
 def require(weights: str | Path) -> Path:

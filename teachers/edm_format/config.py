@@ -191,4 +191,5 @@ class NetworkConfig(_Config):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])[:80]
-            raise ValueError(f"{where or 'configuration'}: {first['msg'][:120]}") from None
+            what = first["msg"].removeprefix("Value error, ")[:120]
+            raise ValueError(f"{where}: {what}" if where else what) from None

@@ -66,7 +66,7 @@ def check(checkpoint: Checkpoint) -> UNetBackbone:
     except (ValueError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:120]
         problem = f"describes a network that cannot be built ({reason})"
-        raise refusal(checkpoint.path, problem) from None
+        raise refusal(checkpoint.path, problem, checkpoint.mend) from None
     expected = {key: tuple(value.shape) for key, value in backbone.state_dict().items()}
     found = {_ours(key): tensor for key, tensor in checkpoint.tensors.items()}
     for key, shape in expected.items():
@@ -90,4 +90,5 @@ def _ours(key: str) -> str:
 
 
 def _differs(checkpoint: Checkpoint, difference: str) -> ConfigError:
-    return refusal(checkpoint.path, f"does not hold the network it describes ({difference})")
+    problem = f"does not hold the network it describes ({difference})"
+    return refusal(checkpoint.path, problem, checkpoint.mend)

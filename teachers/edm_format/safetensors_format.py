@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from harness.api import ConfigError
-from teachers.edm_format.checkpoint import Checkpoint, StoredTensor, refusal
+from teachers.edm_format.checkpoint import CONVERT, Checkpoint, StoredTensor, refusal
 from teachers.edm_format.config import NetworkConfig
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _FORMAT = 1
 _DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4"}
 _ITEM = {"F16": 2, "F32": 4, "F64": 8, "I64": 8, "I32": 4}
 _MAX_HEADER = 16 * 2**20
-_MEND = "make it again with `python -m harness teacher convert`"
+_MEND = f"{CONVERT}, or `... teacher train` if it was trained here"
 
 
 def read_safetensors(path: Path) -> Checkpoint:
@@ -105,7 +105,8 @@ def write_safetensors(checkpoint: Checkpoint, out: Path, source: str) -> None:
     position = 0
     for name, tensor in checkpoint.tensors.items():
         if tensor.dtype not in names:
-            raise refusal(checkpoint.path, f"has a tensor of dtype {tensor.dtype}")
+            problem = f"has a tensor of dtype {tensor.dtype}"
+            raise refusal(checkpoint.path, problem, checkpoint.mend)
         stop = position + tensor.count * _ITEM[names[tensor.dtype]]
         header[name] = {
             "dtype": names[tensor.dtype],

@@ -40,7 +40,7 @@ def read_pickle(path: Path) -> Checkpoint:
         raise refusal(path, f"cannot be read ({error.strerror})", "check its permissions") from None
     except Exception as error:  # whatever damage does: no traceback may come from a bad file
         problem = f"is damaged, or no EDM checkpoint ({type(error).__name__})"
-        raise refusal(path, problem) from None
+        raise refusal(path, problem, MEND) from None
 
 
 class _Reader:

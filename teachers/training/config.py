@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from harness.api import ConfigError
+from harness.config.reading import read_mapping, validate
 from teachers.edm_format.config import Dhariwal, Song
 
 
@@ -54,14 +53,7 @@ def load_config(path: str | Path) -> TeacherConfig:
     Raises:
         ConfigError: missing or malformed file, unknown key, wrong type.
     """
-    try:
-        return TeacherConfig.model_validate(yaml.safe_load(Path(path).read_text()))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        what = "is needed" if first["type"] == "missing" else first["msg"]
-        raise ConfigError(f"{path}: {key}: {what}") from None
+    data = read_mapping(
+        Path(path), "a teacher's configuration is a mapping with network, dataset, train"
+    )
+    return validate(TeacherConfig, data, lambda _: str(path))

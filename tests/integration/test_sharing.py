@@ -5,7 +5,8 @@ import json
 import pytest
 import yaml
 
-from harness.cli.run import shard
+from harness.config.grid import load_grid
+from harness.config.matrix import expand, shard
 from tests.conftest import command
 from tests.faults import plan
 
@@ -44,10 +45,11 @@ def test_two_runners_over_a_slow_file_system_do_no_cell_twice(grid, tmp_path):
 
 
 @pytest.mark.parametrize(("cells", "count"), [(12, 2), (7, 3), (2, 4)])
-def test_shards_cover_all_cells_once(cells, count):
-    specs = list(range(cells))
-    parts = [list(shard(specs, f"{part}/{count}")) for part in range(1, count + 1)]
-    assert sorted(cell for part in parts for cell in part) == specs
+def test_shards_cover_all_cells_once(grid, cells, count):
+    whole = expand(load_grid(grid, [f"axes.seed={list(range(cells))}", "axes.precond=[ctm]"]))
+    parts = [shard(whole, f"{part}/{count}").specs for part in range(1, count + 1)]
+    ids = [spec.run_id for part in parts for spec in part]
+    assert sorted(ids) == sorted(spec.run_id for spec in whole.specs)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
@@ -57,3 +59,17 @@ def test_a_shard_that_is_none_is_refused(which, grid, harness):
     assert code == 2
     assert f"--shard {which}: write I/N" in err
     assert not (grid.parent / "results").exists()
+
+
+def test_a_dry_run_of_a_shard_plans_that_shard_alone(grid, harness):
+    arguments = ("--matrix", grid, "--set", "axes.seed=[0, 1, 2]")
+    _, whole, _ = harness("plan", *arguments)
+    assert "tiny: 6 cells" in whole
+    code, out, err = harness("run", *arguments, "--dry-run", "--shard", "2/4")
+    assert code == 0, err
+    assert "tiny: shard 2/4, 2 of 6 cells" in out
+    cells = [line for line in whole.splitlines() if " queued " in line]
+    assert [line for line in out.splitlines() if " queued " in line] == [cells[1], cells[5]]
+    assert "8 numbers each, 16 missing" in out
+    code, out, _ = harness("run", *arguments, "--dry-run", "--launcher", "slurm")
+    assert (code, "all at a time" in out) == (0, True)

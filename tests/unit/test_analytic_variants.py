@@ -7,7 +7,7 @@ from harness.api import ConfigError, calibrate, create_precond, create_teacher, 
 from harness.core.schedule import karras
 from harness.core.student import Student
 from harness.evaluate.gap import measure_gaps
-from harness.report.frame import same_function
+from harness.report.coefficients import same_function
 from harness.train.coefficients import fingerprint
 
 

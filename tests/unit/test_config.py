@@ -50,6 +50,18 @@ BAD = [
         ["no metric is called 'fid'", "FID is metric 'frechet' with extractor 'inception'"],
     ),
     ({"evaluate__extractors": ["digits-cnn"]}, ["no cell to run", "'digits-cnn' takes images"]),
+    (
+        {"evaluate__metrics": ["alignment", "inception-score"]},
+        ["evaluate: extractor 'raw' has no class logits", "use extractor 'inception'"],
+    ),
+    (
+        {
+            "axes__teacher": ["unet"],
+            "evaluate__metrics": ["inception-score"],
+            "evaluate__extractors": ["inception", "digits-cnn"],
+        },
+        ["evaluate: extractor 'digits-cnn' has no class logits"],
+    ),
     ({"train": 3}, ["train: must be a section of key: value, got 3"]),
     ({"axes__precond": [3]}, ["axes.precond.0: 3: write NAME or {NAME: {key: value}}"]),
     ({"axes__precond": ["analytic: 3"]}, ["'analytic: 3': write NAME or 'NAME: {key: value}'"]),
@@ -69,6 +81,13 @@ BAD = [
     ({"launch__track": ["wandbb"]}, ["launch.track.0", "tensorboard", "'wandbb'"]),
     ({"launch__track": ["aim"]}, ["launch.track: aim is not installed", "pip install aim"]),
     ({"launch__processes": 2, "launch__nodes": 4}, ["launch", "2 cannot be shared by 4 nodes"]),
+    (
+        {
+            "evaluate__extractors": ["inception"],
+            "evaluate__references": {"inception": {"fil": "a.npz", "file": "b.npz"}},
+        },
+        ["evaluate.references.inception.fil: unknown key (did you mean 'file'? known: file, n)"],
+    ),
     ({"evaluate__nfe": [0]}, ["evaluate.nfe", "greater than or equal to 1"]),
     ({"report__baseline": "edm"}, ["report.baseline", "'edm'"]),
     ({"exclude": [{"precnd": "ctm"}]}, ["exclude", "precnd"]),

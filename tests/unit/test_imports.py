@@ -58,6 +58,7 @@ ALLOWED = {
         "harness.api",
         "harness.core",
         "harness.backbones",
+        "harness.config.reading",
         "harness.store.files",
         "harness.train.checkpoint",
     },
@@ -119,3 +120,11 @@ def test_plan_and_list_import_no_torch(grid):
     for arguments in (["plan", "--matrix", grid], ["list"], ["run", "--matrix", grid, "--dry-run"]):
         done = run_without_torch(*arguments)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_metric_that_its_extractor_cannot_serve_is_refused_without_torch(grid):
+    axes = ["axes.teacher=[unet]", "evaluate.metrics=[inception-score]"]
+    asked = [*axes, "evaluate.extractors=[lite0-imagenet]"]
+    done = run_without_torch("plan", "--matrix", grid, *(f"--set={each}" for each in asked))
+    assert done.returncode == 2, done.stderr
+    assert "evaluate: extractor 'lite0-imagenet' has no class logits" in done.stderr

@@ -226,6 +226,55 @@ def test_a_torn_last_line_is_passed_over_and_told(tmp_path, harness):
     assert found.leaderboard.query("precond == 'ctm'")["seeds"].tolist() == [2, 1]
 
 
+NUMBERS = {"t": [9.0, 9.0, 1.0], "s": [1.0, 0.1, 0.1], "skip": [0.5, 0.2, 0.1]}
+COEFFICIENTS = {**NUMBERS, "out": [0.5, 0.8, 0.9], "shift": [0.0, 0.0, 0.0]}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        json.dumps(COEFFICIENTS)[:40],
+        "[1, 2]",
+        json.dumps(NUMBERS),
+        json.dumps(COEFFICIENTS | {"out": [0.5, 0.8]}),
+        json.dumps(COEFFICIENTS | {"skip": ["a", "b", "c"]}),
+        json.dumps(COEFFICIENTS | {"curves": []}),
+    ],
+    ids=["torn", "list", "lacking", "short", "text", "curves"],
+)
+def test_damaged_coefficients_cost_no_number_and_are_told(tmp_path, harness, damaged):
+    store = write_results(tmp_path, PAIR)
+    paths = [store.run_at(cell.run_id).path / "coefficients.json" for cell in PAIR]
+    for path in paths:
+        path.write_text(json.dumps(COEFFICIENTS))
+    whole = report(store)
+    assert set(whole.leaderboard.query("precond == 'new'")["same_as"]) == {"ctm"}
+    paths[0].write_text(damaged)
+    code, out, _ = harness("report", tmp_path)
+    assert code == 0
+    assert f"{paths[0]} is damaged" in out
+    assert "delete the file" in out
+    pd.testing.assert_frame_equal(report(store).leaderboard, whole.leaderboard)  # by the other seed
+    paths[1].write_text(damaged)
+    code, out, _ = harness("report", tmp_path)
+    assert code == 0
+    assert f"{paths[1]} is damaged" in out
+    assert "ctm)" not in out  # nobody knows what new is equal to
+    pd.testing.assert_frame_equal(report(store).rows, whole.rows)
+
+
+def test_damaged_coefficients_are_not_drawn(tmp_path, harness):
+    store = write_results(tmp_path, PAIR)
+    for cell in PAIR:
+        path = store.run_at(cell.run_id).path / "coefficients.json"
+        path.write_text("{" if cell.precond.name == "ctm" else json.dumps(COEFFICIENTS))
+    code, out, _ = harness("report", tmp_path, "--format", "html")
+    assert code == 0, out
+    page = (tmp_path / "tables" / "synthetic" / "report.html").read_text()
+    assert "coefficients.json is damaged" in page
+    assert "Coefficients: gmm" in page
+
+
 def test_no_results_one_cell_and_all_diverged_are_reports(tmp_path, harness):
     code, _, err = harness("report", tmp_path / "none")
     assert (code, "no results folder" in err) == (2, True)

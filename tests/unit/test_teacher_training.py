@@ -1,5 +1,7 @@
 """A teacher trained here: the loss falls, resuming changes no bit, the file works."""
 
+import json
+
 import pytest
 import torch
 import yaml
@@ -7,6 +9,7 @@ import yaml
 from harness.api import ConfigError, create, create_teacher
 from teachers.training.config import load_config
 from teachers.training.train import train_teacher
+from teachers.unet import SHIPPED
 
 #: sha256 of teachers/weights/digits.safetensors; the command that made it is in its configuration
 SHIPPED_DIGITS = "2c6eb259c2a45ce77114bf3075f890314368ebacd85f0cc379ef83d3beebe1f7"
@@ -56,6 +59,42 @@ def test_trained_teacher_knows_its_data_and_starts_students(tmp_path):
             assert torch.equal(network(x, t, s), teacher.backbone(x, t))
 
 
+def changed(path, out, change):
+    """A copy of a teacher's file whose description of its network `change` has edited."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(path, "pt") as file:
+        described = json.loads(file.metadata()["precondbench.edm"])
+    change(described)
+    save_file(load_file(path), out, {"precondbench.edm": json.dumps(described)})
+    return str(out)
+
+
+def test_what_cannot_be_used_is_told_of_the_teacher_that_was_asked_for(tmp_path):
+    """Its own name, and a mend for a file that was trained here: nobody publishes it."""
+    path = tmp_path / "bad.safetensors"
+    again = "make it again with `python -m harness teacher train`"
+    for change, told in (
+        (lambda it: it["config"]["model"].update(model_channels=26), "a network that cannot be"),
+        (lambda it: it["config"]["model"].update(model_channels=28), "not hold the network it"),
+    ):
+        teacher = create_teacher(
+            "unet", weights=changed(SHIPPED / "digits.safetensors", path, change)
+        )
+        with pytest.raises(ConfigError, match=told) as caught:
+            teacher.network()
+        assert str(caught.value).startswith(f"teacher 'unet': {path}: ")
+        assert str(caught.value).endswith(again)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match=f"^teacher 'unet': {path}: is damaged.* teacher train"):
+        create_teacher("unet", weights=str(path))
+    with pytest.raises(ConfigError, match=r"^teacher 'unet': .*no such file.*train.*\(digits\)$"):
+        create_teacher("unet", weights="digit")
+    with pytest.raises(ConfigError, match=r"^teacher 'unet': .* leaves nothing of"):
+        create_teacher("unet", sigma_min=3, sigma_max=2)
+
+
 def test_the_shipped_digits_teacher_denoises_digits():
     """Its error at moderate noise is far below that of the best constant and of the input."""
     teacher = create_teacher("unet")
@@ -71,13 +110,60 @@ def test_the_shipped_digits_teacher_denoises_digits():
     assert error < 0.2 * float(x0.var(0).mean())
 
 
-def test_wrong_configurations_are_one_sentence(tmp_path):
-    with pytest.raises(ConfigError, match="No such file"):
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"trian": {}}, "trian: unknown key (did you mean 'train'? known: dataset, "),
+        ({"train": {"images": 16, "bacth": 3}}, "train.bacth: unknown key (did you mean 'batch'?"),
+        ({"train": {"images": 16, "lr": "fast"}}, "train.lr: must be a number, got 'fast'"),
+        ({"train": {"batch": 16}}, "train.images: is needed"),
+        ({"train": 3}, "train: must be a section of key: value, got 3"),
+        ({"dataset": "digits"}, "dataset: must be a section of key: value, got 'digits'"),
+        (
+            {"network": {"model_type": "SongUNet", "model_chanels": 8}},
+            "network.model_chanels: unknown key (did you mean 'model_channels'? known: attn_",
+        ),
+        (
+            {"network": {"model_type": "DhariwalUNet", "channel_mult": [1, "two"]}},
+            "network.channel_mult.1: must be a whole number, got 'two'",
+        ),
+        (
+            {"network": {"model_type": "Song"}},
+            "network: 'model_type' must be one of 'SongUNet', 'DhariwalUNet', got 'Song'",
+        ),
+        ({"network": {"model_channels": 8}}, "network: 'model_type' is needed"),
+        ({"sigma_data": 0, "network": {}}, "'model_type' is needed; sigma_data: must be greater"),
+    ],
+)
+def test_wrong_configurations_speak_as_grids_do(tmp_path, harness, changes, told):
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump({**CONFIG, **changes}))
+    code, _, err = harness(
+        "teacher", "train", "--config", path, "--out", tmp_path / "t.safetensors"
+    )
+    assert code == 2
+    assert err.startswith(f"error: {path}: ")
+    assert told in err
+    assert len(err.splitlines()) == 1
+
+
+def test_what_is_no_configuration_is_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
         load_config(tmp_path / "none.yaml")
     path = tmp_path / "bad.yaml"
-    path.write_text(yaml.safe_dump({**CONFIG, "trian": {}}))
-    with pytest.raises(ConfigError, match="trian"):
-        load_config(path)
+    for text, told in (
+        ("", "a teacher's configuration is a mapping"),
+        ("a: [", "line 1: not valid YAML"),
+        ("train: {}\ntrain: {}", "line 2: not valid YAML: key 'train' is written twice"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=f"{path}.*{told}"):
+            load_config(path)
+    path.write_text(
+        yaml.safe_dump({**CONFIG, "network": {**CONFIG["network"], "channel_mult": [1] * 5}})
+    )
+    with pytest.raises(ConfigError, match=r"^network: img_resolution 8 cannot be halved 4x$"):
+        train_teacher(load_config(path), tmp_path / "t.safetensors")
     with pytest.raises(ConfigError, match="safetensors"):
         train_teacher(config(tmp_path), tmp_path / "t.pkl")
     with pytest.raises(ConfigError, match="not divisible"):

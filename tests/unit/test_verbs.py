@@ -24,14 +24,15 @@ def test_show_is_for_people(harness):
     assert "reference n" in out
 
 
-@pytest.mark.parametrize("verb", ["leaderboard", "report", "status"])
+@pytest.mark.parametrize("verb", ["leaderboard", "report", "status", "publish"])
 def test_a_folder_of_results_folders_says_which_there_are(harness, tmp_path, verb):
     (tmp_path / "mine" / "runs").mkdir(parents=True)
-    code, _, err = harness(verb, tmp_path)
+    words = (verb, tmp_path, *(("--out", tmp_path / "out") if verb == "publish" else ()))
+    code, _, err = harness(*words)
     assert (code, f"give {tmp_path / 'mine'}" in err) == (2, True)
     (tmp_path / "runs").mkdir()
     if verb != "status":
-        assert f"results are in {tmp_path / 'mine'}" in harness(verb, tmp_path)[2]
+        assert f"results are in {tmp_path / 'mine'}" in harness(*words)[2]
 
 
 @pytest.mark.parametrize(

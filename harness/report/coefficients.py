@@ -1,0 +1,84 @@
+"""What runs say of their strategies' coefficients, and which strategies are the same function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from harness.errors import ArtifactError
+from harness.store.files import read_json
+
+if TYPE_CHECKING:
+    from harness.report.merge import FoundRun
+
+#: of every pair t > s of a grid; older files do not say what level the network is told: it was t
+PAIRS = ("t", "s", "skip", "out", "shift")
+
+
+def read_coefficients(folder: Path) -> dict[str, Any] | None:
+    """coefficients.json of a run (harness/train/coefficients.py), or None where there is none.
+
+    Raises:
+        ArtifactError: the file is damaged; the sentence names it, what that costs, and the mend.
+    """
+    path = folder / "coefficients.json"
+    if not path.exists():
+        return None
+    try:
+        found = read_json(path)
+        whole = _is_whole(found)
+    except ArtifactError:
+        whole = False
+    if not whole:
+        raise ArtifactError(
+            f"{path} is damaged: the coefficients of this run are neither drawn nor compared;"
+            " delete the file: it is written again when the run is trained or evaluated further"
+        )
+    return dict(found)
+
+
+def _is_whole(found: Any) -> bool:
+    if not isinstance(found, dict) or not isinstance(found.get("curves", {}), dict):
+        return False
+    lists = [found.get(key) for key in PAIRS] + [found.get("told", found.get("t"))]
+    return all(
+        isinstance(each, list)
+        and len(each) == len(lists[0])
+        and all(isinstance(value, int | float) for value in each)
+        for each in lists
+    )
+
+
+def same_coefficients(cells: pd.DataFrame, runs: dict[str, FoundRun]) -> dict[tuple[str, str], str]:
+    """(teacher, precond) -> an earlier strategy with equal coefficients, where there is one.
+
+    A strategy's are those of its first run that has them: on one teacher they are the same in all.
+    """
+    first: dict[tuple[str, str], dict[str, Any]] = {}
+    marks: dict[tuple[str, str], str] = {}
+    seen = set()
+    for cell in cells[["run_id", "teacher", "dataset", "precond"]].itertuples(index=False):
+        run_id, teacher, dataset, precond = map(str, cell)
+        mine = runs[run_id].coefficients
+        if mine is None or (teacher, dataset, precond) in seen:
+            continue
+        seen.add((teacher, dataset, precond))
+        known = first.setdefault((teacher, dataset), {})
+        twin = next((name for name, other in known.items() if same_function(mine, other)), None)
+        if twin is None:
+            known[precond] = mine
+        else:
+            marks[teacher, precond] = twin
+    return marks
+
+
+def same_function(a: dict[str, Any], b: dict[str, Any], tolerance: float = 1e-9) -> bool:
+    """Whether two fingerprints (harness/train/coefficients.py) are the same function."""
+    a, b = ({"told": each["t"], **each} for each in (a, b))  # t, where older files say nothing
+    return bool(a["t"] == b["t"]) and all(
+        abs(x - y) <= tolerance * max(1.0, abs(x))
+        for key in ("skip", "out", "shift", "told")
+        for x, y in zip(a[key], b[key], strict=True)
+    )
