@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.api import ConfigError, Params, Teacher, TeacherSpec, located, register_teacher
+from harness.api import (
+    ConfigError,
+    Params,
+    Teacher,
+    TeacherSpec,
+    content_digest,
+    located,
+    register_teacher,
+)
 from teachers.edm_format.checkpoint import file_digest
 from teachers.edm_format.convert import open_checkpoint
 
@@ -28,8 +36,9 @@ class EDMParams(Params):
     """The weights file (.pkl as published, or .safetensors) and the noise range to use it on.
 
     The range is cut to the one the network knows. `precision` is what the blocks of the teacher
-    compute in; the students it starts are float32 whatever it says. `sha256`, if given, is what
-    the file's digest must begin with.
+    compute in, where `train.precision: bf16` does not make them bf16 with all other networks of a
+    step; the students it starts are float32 whatever it says. `sha256`, if given, is what the
+    file's digest must begin with.
     """
 
     weights: str = located()
@@ -64,6 +73,8 @@ class EDMTeacher(Teacher):
                 f"teacher {self.name!r}: {self.checkpoint.path} has sha256 {digest}, the grid"
                 f" expects {params.sha256}: it is another file than the one that was meant"
             )
+        if params.precision != "fp32":  # another function: what is measured of it is its own
+            digest = content_digest([digest, params.precision], length=64)
         lowest, highest = config.inner.range()
         sigma_min, sigma_max = max(params.sigma_min, lowest), min(params.sigma_max, highest)
         if not sigma_min < sigma_max:

@@ -66,6 +66,8 @@ class StepBench:
         self.batch = cell.spec.train["batch"]
         self.micro = micro or self.batch
         self.now = clock(machine.device)
+        if machine.device.type == "cuda":  # the peak of this problem, not of those before
+            torch.cuda.reset_peak_memory_stats(machine.device)
         self.optimizer = Optimizer(
             cell.spec.train["optimizer"], cell.network.parameters(), cell.spec.train["lr"]
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from harness.config.grid import load_grid, make_grid
 from harness.config.matrix import Matrix, expand
 from harness.config.schema import Grid, Launch
 from harness.errors import EXIT_DONE, ConfigError
+from harness.runner.devices import cores
 from harness.store.store import ResultStore
 
 if TYPE_CHECKING:
@@ -88,20 +88,22 @@ def main(args: argparse.Namespace) -> int:
 
     from harness.bench.forecast import forecast, problems, save
     from harness.bench.problem import measure, text
+    from harness.train.tuning import arithmetic
 
     machine = _machine(grid, by_grid=args.matrix is not None)
     if args.switches:
         return _switches(matrix, store, machine, args)
     records = []
     for spec in problems(matrix):
-        record = measure(
-            spec,
-            matrix.request,
-            Path(store.root),
-            machine,
-            rounds=args.rounds or ROUNDS,
-            hs=_numbers(args.h),
-        )
+        with arithmetic(grid.train.precision):
+            record = measure(
+                spec,
+                matrix.request,
+                Path(store.root),
+                machine,
+                rounds=args.rounds or ROUNDS,
+                hs=_numbers(args.h),
+            )
         save(store, record)
         records.append(record)
         if not args.json:
@@ -177,7 +179,7 @@ def _machine(grid: Grid, *, by_grid: bool) -> Machine:
 
 
 def _threads(launch: Launch) -> int:
-    return launch.threads or max(1, (os.cpu_count() or 1) // (launch.slots * launch.processes))
+    return launch.threads or max(1, cores() // (launch.slots * launch.processes))
 
 
 def _solvers(matrix: Matrix, args: argparse.Namespace) -> int:

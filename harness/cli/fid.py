@@ -55,6 +55,7 @@ def main(args: argparse.Namespace) -> int:
     extractor = _extractor(args)
     metrics = {name: create("metric", name) for name in dict.fromkeys(args.metrics)}
     from harness.evaluate.compare import check, compare, open_side, statistics
+    from harness.train.tuning import arithmetic
 
     paths = [path for path in (args.generated, args.reference) if path]
     sides = [open_side(path, extractor, args.reference_n) for path in paths]
@@ -67,14 +68,15 @@ def main(args: argparse.Namespace) -> int:
         return EXIT_DONE
     device = _device(args.device)
     extractor.to(device)
-    found, last = compare(
-        sides,
-        extractor,
-        metrics if args.reference else {},
-        batch=args.batch,
-        device=device,
-        progress=_progress,
-    )
+    with arithmetic("fp32"):
+        found, last = compare(
+            sides,
+            extractor,
+            metrics if args.reference else {},
+            batch=args.batch,
+            device=device,
+            progress=_progress,
+        )
     if args.save:
         path = statistics(sides[-1], last).save(Path(args.save))
         print(f"statistics of {paths[-1]} written to {path}", file=sys.stderr)

@@ -92,7 +92,9 @@ class Train(Section):
     ema: float = Field(
         default=0.999, ge=0, lt=1, description="rate of the target and evaluation EMA"
     )
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        default="fp32", description="of every network in a step; evaluation is float32"
+    )
     init: Literal["teacher", "random"] = "teacher"
     # not part of a run's identity
     micro_batch: int | None = Field(default=None, ge=1)

@@ -236,8 +236,9 @@ class Evaluator:
         substeps = max(1, self.request.ode_steps // intervals)
         ends = []
         with torch.no_grad():
-            for indices in torch.arange(self.request.samples, device=device).split(4 * BLOCK):
+            for indices in self._blocks(self.request.samples):
                 self.heartbeat()
+                indices = indices.to(device)
                 labels = self._labels(indices)
                 x = self._noise(indices, torch.float64)
                 end = solve(

@@ -1,4 +1,4 @@
-"""Which GPUs a cell gets; torch is not asked, it would take two seconds and a CUDA context."""
+"""Which GPUs and cores a cell gets; torch is not asked: it takes two seconds and a context."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import subprocess
 
 from harness.config.schema import Launch
 from harness.errors import ConfigError
+
+
+def cores() -> int:
+    """CPU cores that this process may use, which are not all of the machine in a container."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def visible() -> list[str]:

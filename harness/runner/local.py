@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from harness.config.schema import Launch
+from harness.runner.devices import cores
 from harness.store.store import Run
 
 #: seconds that the other processes of a cell get to say goodbye once one has failed
@@ -114,6 +115,7 @@ def start(run: Run, launch: Launch, gpus: list[str], node: Node | None = None) -
     environment["HARNESS_ATTEMPT"] = node.attempt
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # nvidia-smi's, where the numbers are from
     # PMI_* and the like would make Accelerate and torch guess at a job of their own
     for name in [
         name for name in environment if name.startswith(("PMI_", "OMPI_", "TORCHELASTIC_"))
@@ -177,7 +179,7 @@ def _command(launch: Launch, node: Node, port: int) -> list[str]:
 
 def _threads(launch: Launch, here: int) -> dict[str, str]:
     """CPU threads per process: more than there are cores for would cost a factor of tens."""
-    count = launch.threads or max(1, (os.cpu_count() or 1) // (launch.slots * here))
+    count = launch.threads or max(1, cores() // (launch.slots * here))
     return {name: str(count) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
 

@@ -24,10 +24,13 @@ def collect(
 
     `plugins`: axis -> digest of the source of a plugin that is not the harness's.
     """
+    import torch
+
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": sys.version.split()[0],
-        "packages": {name: _version(name) for name in PACKAGES},
+        # torch's own word says for which CUDA it was built
+        "packages": {name: _version(name) for name in PACKAGES} | {"torch": torch.__version__},
         "commit": _commit(),
         "hardware": hardware(accelerator),
         "processes": accelerator.num_processes,

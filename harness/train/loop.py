@@ -18,6 +18,7 @@ from harness.train.checkpoint import TrainingState, load_checkpoint, save_checkp
 from harness.train.optimizer import Optimizer
 from harness.train.status import Interrupted
 from harness.train.step import take_step
+from harness.train.tuning import arithmetic
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +71,9 @@ class Trainer:
         cell.target.train()
         started = self._clock()
         while state.step < budget:
-            self._logs.append(
-                take_step(cell, state.optimizer, state.step, self.micro, self.accelerator)
-            )
+            with arithmetic(cell.spec.train["precision"]):
+                logs = take_step(cell, state.optimizer, state.step, self.micro, self.accelerator)
+            self._logs.append(logs)
             state.step += 1
             self.heartbeat(state.step)
             stop = self._must_stop()

@@ -24,6 +24,9 @@ BEAT = 0.5  # seconds between two writings of status.json
 #: how the libraries below torch sign their RuntimeErrors: a device, or the way to another process
 BELOW = re.compile(r"\b(CUDA|CUDNN|CUBLAS|HIP|NCCL|gloo)\b|cuDNN|(CUDNN|CUBLAS)_STATUS")
 
+#: how they say that the device's memory is full, besides torch's own OutOfMemoryError
+FULL = re.compile(r"out of memory|_ALLOC_FAILED")
+
 
 class Interrupted(HarnessError):
     """The process was asked to stop; everything up to the last step or row is on disk."""
@@ -105,7 +108,8 @@ def explain(error: Exception) -> tuple[State, str, str]:
         return State.INTERRUPTED, "interrupted", sentence
     if isinstance(error, HarnessError):
         return State.FAILED, "refused", str(error)
-    if isinstance(error, MemoryError) or should_reduce_batch_size(error):
+    by_library = isinstance(error, RuntimeError) and FULL.search(sentence)
+    if isinstance(error, MemoryError) or by_library or should_reduce_batch_size(error):
         return State.FAILED, "memory", f"out of memory: {sentence}"
     if isinstance(error, OSError) and error.strerror:
         return State.FAILED, "file", file_sentence(error)

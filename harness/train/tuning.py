@@ -5,17 +5,41 @@ The switches alter rounding alone, so they are provenance and no part of a run's
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 import torch
 
-from harness.train.cell import Cell
+if TYPE_CHECKING:
+    from harness.train.cell import Cell
+
+#: of torch's compiler for one piece of code, eight by default; a cell needs eleven
+RECOMPILE_LIMIT = 64
 
 
 def repeatable() -> None:
     """Same inputs, same bits, where torch has such an algorithm; else it warns."""
+    # float32 is float32, whatever it is by default: features of FID are no place for ten bits
+    _allow_tf32(False)
     # torch.use_deterministic_algorithms asks for the same, but imports torch's compiler
     torch.set_deterministic_debug_mode("warn")
     # nothing here reads what it has not written: spare a pass over all memory that is allocated
     torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+@contextmanager
+def arithmetic(precision: str) -> Iterator[None]:
+    """Within, float32 convolutions and products are TF32 on a GPU if `train.precision` says so."""
+    _allow_tf32(precision == "tf32")
+    try:
+        yield
+    finally:
+        _allow_tf32(False)
+
+
+def _allow_tf32(allowed: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def tune(cell: Cell, *, compile: bool, channels_last: bool) -> None:
@@ -28,7 +52,10 @@ def tune(cell: Cell, *, compile: bool, channels_last: bool) -> None:
         if channels_last:
             backbone.to(memory_format=torch.channels_last)
         if compile and backbone.core is not None:
-            from torch._inductor import config  # half a second, for those who ask
+            from torch._dynamo import config as compiler  # half a second, for those who ask
+            from torch._inductor import config as kernels
 
-            config.deterministic = True
+            kernels.deterministic = True
+            # three networks share their code: with gradients and without, in training or not
+            compiler.recompile_limit = RECOMPILE_LIMIT
             backbone.core.compile(fullgraph=True, dynamic=True)

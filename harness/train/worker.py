@@ -12,6 +12,7 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
@@ -44,7 +45,8 @@ def main(folder: str) -> int:
     run = Run(Path(folder))
     request = run.request
     accelerator = Accelerator(
-        cpu=request.device == "cpu",
+        # Accelerate would also take devices that have no float64
+        cpu=request.device == "cpu" or not torch.cuda.is_available(),
         mixed_precision="bf16" if run.spec.train["precision"] == "bf16" else "no",
         log_with=list(request.track) or None,
         project_dir=str(run.path / "trackers") if request.track else None,
@@ -52,6 +54,11 @@ def main(folder: str) -> int:
     )
     status = Status(run, accelerator)
     try:
+        if request.device == "cuda" and accelerator.device.type != "cuda":
+            raise HarnessError(
+                f"launch.device: cuda, but torch {torch.__version__} cannot use the GPU that is"
+                " visible here: install a build for its driver (see nvidia-smi), or use device: cpu"
+            )
         if accelerator.num_processes != request.processes:
             raise HarnessError(
                 f"{request.processes} processes were asked for, {accelerator.num_processes} came up"

@@ -41,7 +41,10 @@ def train_teacher(config: TeacherConfig, out: Path, processes: int = 1) -> Path:
         raise ConfigError(f"train.batch: {recipe.batch} is not divisible by {processes} processes")
     dataset: Dataset = create("dataset", config.dataset.name, config.dataset.params)
     network = network_config(config, dataset)
-    accelerator = Accelerator(mixed_precision="bf16" if recipe.precision == "bf16" else "no")
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),  # other devices have no float64
+        mixed_precision="bf16" if recipe.precision == "bf16" else "no",
+    )
     torch.manual_seed(recipe.seed)
     backbone = build(network).to(accelerator.device)
     ema = copy.deepcopy(backbone).requires_grad_(False)

@@ -103,6 +103,7 @@ def test_precision(precision):
     assert D.dtype == torch.float32
     assert 0 < (D - r["D"]).norm() / r["D"].norm() < 2e-2
     assert made.network().dtype == torch.float32
+    assert made.spec.digest != create_teacher("edm", weights=path).spec.digest  # its own artifacts
 
 
 def test_converted_teacher_is_the_same(tmp_path):

@@ -2,13 +2,18 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
+from torch._dynamo import config as compiler
 
+from harness.api import create
 from harness.backbones.dropout import hold_draws
 from harness.backbones.inner import EDM
 from harness.backbones.song import SongUNet
 from harness.backbones.unet import UNetBackbone
 from harness.config.schema import Train
-from harness.train.tuning import tune
+from harness.train.step import gradients
+from harness.train.tuning import arithmetic, repeatable, tune
+from tests.unit.test_image_training import make_image_cell
 from tests.unit.test_training import make_cell
 
 
@@ -26,6 +31,18 @@ def make_network():
     )
     net.add_second_time()
     return UNetBackbone(net, EDM(sigma_data=0.5), 1).train()
+
+
+def make_smaller_cell():
+    cell = make_image_cell()
+    cell.network, cell.target, cell.teacher.backbone = (make_network() for _ in range(3))
+    for frozen in (cell.target, cell.teacher.backbone):
+        frozen.requires_grad_(False)
+    cell.teacher.backbone.eval()
+    cell.teacher.backbones = lambda: [cell.teacher.backbone]
+    cell.dataset = create("dataset", "digits", {})
+    cell.spec.train["batch"] = 8
+    return cell
 
 
 def run(network, rows):
@@ -61,6 +78,40 @@ def test_channels_last_changes_the_layout_and_not_the_numbers():
     assert weight.is_contiguous(memory_format=torch.channels_last)
     for a, b in zip(run(cell.network, slice(0, 6)), run(make_network(), slice(0, 6)), strict=True):
         assert torch.allclose(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_a_whole_cell_with_dropout_compiles(monkeypatch):
+    """Student, target and teacher, with gradients and without, on any number of rows, evaluated."""
+    graphs, whole = [], torch.nn.Module.compile
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **how: whole(self, backend=backend, **how)
+    )
+    cell, plain = make_smaller_cell(), make_smaller_cell()
+    tune(cell, compile=True, channels_last=False)
+    on_cpu = Accelerator(cpu=True)
+    for step in range(3):
+        found, expected = (gradients(each, step, 4, on_cpu)[0] for each in (cell, plain))
+        for a, b in zip(found, expected, strict=True):
+            assert torch.allclose(a, b, atol=1e-4 * float(b.abs().max()) + 1e-7)
+    cell.target.eval()
+    with torch.no_grad():
+        cell.ema_student.jump(torch.randn(3, 1, 8, 8), torch.ones(3), torch.zeros(3) + 0.1)
+    assert len(graphs) >= 5  # eleven of a network with more levels; one too many is an error
+    assert compiler.recompile_limit > 4 * len(graphs)
+
+
+def test_float32_is_float32_outside_of_training():
+    repeatable()
+    flags = [torch.backends.cudnn, torch.backends.cuda.matmul]
+    for precision in ("tf32", "fp32", "bf16"):
+        with arithmetic(precision):
+            assert {each.allow_tf32 for each in flags} == {precision == "tf32"}
+        assert {each.allow_tf32 for each in flags} == {False}
 
 
 @pytest.mark.parametrize("switch", ["compile", "channels_last"])

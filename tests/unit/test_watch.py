@@ -155,6 +155,8 @@ def test_wrong_input_and_a_plugins_own_error_are_not_tried_again(store, word):
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied (cuda:0)"), "unexpected"),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "device"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "device"),
+        (RuntimeError("CUDA error: out of memory"), "memory"),
+        (RuntimeError("cuBLAS error: CUBLAS_STATUS_ALLOC_FAILED"), "memory"),
         (RuntimeError("[/third_party/gloo/tcp/pair.cc:5] Connection closed by peer"), "device"),
         (torch.distributed.DistNetworkError("The client socket has timed out"), "device"),
     ],
