@@ -96,8 +96,12 @@ def save(store: ResultStore, record: Record) -> Path:
     return path
 
 
-def find(store: ResultStore, problem: dict[str, Any]) -> Record | None:
-    """The newest record of a problem, one of a machine like this before others."""
+def find(store: ResultStore, problem: dict[str, Any], gpu: bool = False) -> Record | None:
+    """The newest record of a problem, one of a machine like this before others.
+
+    Args:
+        gpu: what is to be forecast runs on a GPU.
+    """
     here, found = processor(), []
     for path in sorted((store.root / "bench").glob("*.json")):
         try:
@@ -105,12 +109,13 @@ def find(store: ResultStore, problem: dict[str, Any]) -> Record | None:
         except HarnessError:
             continue
         if record.get("format") == FORMAT and record["problem"] == problem:
-            found.append((here in record["hardware"], record["made"], record))
-    return max(found, key=lambda item: item[:2])[2] if found else None
+            like = record.get("device", "cpu") == ("cuda" if gpu else "cpu")
+            found.append((like, here in record["hardware"], record["made"], record))
+    return max(found, key=lambda item: item[:3])[3] if found else None
 
 
-def forecast(matrix: Matrix, store: ResultStore) -> Forecast:
-    """Cost of everything a grid still owes."""
+def forecast(matrix: Matrix, store: ResultStore, gpu: bool = False) -> Forecast:
+    """Cost of everything a grid still owes; `gpu`: where it runs."""
     training = evaluation = once = 0.0
     measured: dict[str, None] = {}
     unknown: dict[str, None] = {}
@@ -125,7 +130,7 @@ def forecast(matrix: Matrix, store: ResultStore) -> Forecast:
         problem = problem_of(spec, request)
         key = content_digest(problem)
         if key not in records:
-            records[key] = find(store, problem)
+            records[key] = find(store, problem, gpu)
         record = records[key]
         if record is None:
             unknown[label_of(spec)] = None

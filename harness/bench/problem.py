@@ -50,6 +50,7 @@ def measure(
         "problem": problem_of(spec, request),
         "parameters": sum(p.numel() for p in cell.network.parameters()),
         "made": origin["date"],
+        "device": machine.device.type,
         **{key: origin[key] for key in ("hardware", "commit", "python", "packages")},
         "F_seconds": unit,
         "F_flop": flop,

@@ -108,7 +108,7 @@ def main(args: argparse.Namespace) -> int:
         records.append(record)
         if not args.json:
             print(text(record) + "\n", flush=True)
-    expected = forecast(matrix, store)
+    expected = forecast(matrix, store, gpu=machine.device.type == "cuda")
     if args.json:
         steps = [{"label": r["label"], **step} for r in records for step in r["steps"]]
         kept = vars(expected) | {"total": expected.total} if args.matrix else None

@@ -14,6 +14,7 @@ from harness.config.matrix import expand, shard
 from harness.config.needs import missing_weights
 from harness.config.schema import Launch
 from harness.errors import EXIT_DONE
+from harness.runner.devices import visible
 from harness.store.store import ResultStore
 
 
@@ -54,7 +55,8 @@ def main(args: argparse.Namespace) -> int:
         f" {_at_once(grid.launch)} at a time, {grid.launch.processes} process(es) each"
     )
     if owed:
-        print(forecast(matrix, store).text(f"python -m harness bench --matrix {args.matrix}"))
+        expected = forecast(matrix, store, gpu=grid.launch.device != "cpu" and bool(visible()))
+        print(expected.text(f"python -m harness bench --matrix {args.matrix}"))
     return EXIT_DONE
 
 

@@ -1,11 +1,14 @@
-"""The processes that work on one cell together, as far as calibration needs to know them."""
+"""The processes that work on one cell together, as far as what they make together is concerned."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from torch import distributed
+
+T, A = TypeVar("T"), TypeVar("A")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,25 @@ class Group:
         shares: list[Any] = [None] * self.size
         distributed.all_gather_object(shares, share)
         return [item for part in shares for item in part]
+
+    def together(self, get: Callable[[Callable[[], T]], A], make: Callable[[], T]) -> A:
+        """`get(make)` in each of them, where all must take part in `make` if it comes to that.
+
+        The first process asks `get`, which may have the thing or be waiting for somebody else who
+        makes it; the others wait to be told whether to make it, and then get what there is.
+        """
+        if self.rank > 0:
+            while self.tell():
+                make()
+            return get(make)
+
+        def lead() -> T:
+            self.tell(True)
+            return make()
+
+        found = get(lead)
+        self.tell(False)
+        return found
 
     def tell(self, value: Any = None) -> Any:
         """What the first process says, in each of them."""

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from harness.api import Dataset, Extractor, Metric, Score, StudentLike, Teacher, create
+from harness.core.group import Group
 from harness.core.sampling import evaluation_labels, initial_noise, sample
 from harness.core.schedule import karras
 from harness.core.solver import solve
@@ -128,6 +129,7 @@ class Evaluator:
         if kept is not None:
             shares = self._gather([torch.cat(kept) if kept else None])
             drawn = torch.cat([share for share in shares if share is not None])
+            self._trajectory()  # every process has its share in solving it
         if not self.accelerator.is_main_process:
             return {}
         return {
@@ -153,13 +155,17 @@ class Evaluator:
     def _blocks(self, n: int) -> tuple[Tensor, ...]:
         return torch.arange(n).split(IMAGE_BLOCK if self._images else BLOCK)
 
-    def _draw_mine(self, student: StudentLike, nfe: int) -> Iterator[Tensor]:
-        """This rank's share of all samples of an NFE, block by block, in order of index."""
-        spec, device = self.teacher.spec, self.accelerator.device
+    def _my_blocks(self) -> Iterator[Tensor]:
+        """This process's share of all blocks, on its device."""
         blocks = self._blocks(self.request.samples)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        share = torch.arange(len(blocks)).tensor_split(world)[rank].tolist()
-        for indices in (blocks[k].to(device) for k in share):
+        for k in torch.arange(len(blocks)).tensor_split(world)[rank].tolist():
+            yield blocks[k].to(self.accelerator.device)
+
+    def _draw_mine(self, student: StudentLike, nfe: int) -> Iterator[Tensor]:
+        """This rank's share of all samples of an NFE, block by block, in order of index."""
+        spec = self.teacher.spec
+        for indices in self._my_blocks():
             self.heartbeat()
             x = self._noise(indices, torch.float32)
             yield sample(student, x, nfe, spec.sigma_min, spec.sigma_max, self._labels(indices))
@@ -223,8 +229,9 @@ class Evaluator:
                 "seed": request.evaluation_seed,
                 "steps": request.ode_steps,
             }
-            artifact = get_or_make(
-                self.results, "trajectories", key, lambda: {"x": self._solve().numpy()}
+            artifact = Group.current().together(
+                lambda make: get_or_make(self.results, "trajectories", key, make),
+                lambda: {"x": self._solve().numpy()},
             )
             self._ends = torch.from_numpy(artifact.arrays["x"])
         return self._ends
@@ -234,11 +241,10 @@ class Evaluator:
         intervals = 16
         times = karras(intervals + 1, spec.sigma_min, spec.sigma_max).to(device)
         substeps = max(1, self.request.ode_steps // intervals)
-        ends = []
+        ends: list[Tensor] = []
         with torch.no_grad():
-            for indices in self._blocks(self.request.samples):
+            for indices in self._my_blocks():
                 self.heartbeat()
-                indices = indices.to(device)
                 labels = self._labels(indices)
                 x = self._noise(indices, torch.float64)
                 end = solve(
@@ -248,4 +254,4 @@ class Evaluator:
                     substeps,
                 )
                 ends.append(end.flatten(1).cpu())
-        return torch.cat(ends)
+        return torch.cat(self._gather(ends))

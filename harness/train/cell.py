@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,31 +108,9 @@ def calibrated(
         api.calibrate(precond, teacher, dataset=dataset, device=device, group=group)
         return {name: value.cpu().numpy() for name, value in precond.artifact.items()}
 
-    artifact = _measured_together(group, results, key, measure)
+    artifact = group.together(lambda make: get_or_make(results, "calibration", key, make), measure)
     loaded = {name: torch.from_numpy(value) for name, value in artifact.arrays.items()}
     return precond.load(loaded), artifact
-
-
-def _measured_together(
-    group: Group, results: Path, key: dict, measure: Callable[[], dict]
-) -> Artifact:
-    """The artifact of a measurement that every process of a group takes part in.
-
-    The first process asks the store, which may have it or be waiting for another runner to make
-    it; the others wait to be told whether to measure, and read what the first one has written.
-    """
-    if group.rank > 0:
-        while group.tell():
-            measure()
-        return get_or_make(results, "calibration", key, measure)
-
-    def lead() -> dict:
-        group.tell(True)
-        return measure()
-
-    artifact = get_or_make(results, "calibration", key, lead)
-    group.tell(False)
-    return artifact
 
 
 def _initial_network(

@@ -116,6 +116,10 @@ def test_a_record_of_a_machine_like_this_goes_before_a_newer_one(tmp_path, monke
         record = {"format": 1, "problem": {"p": 1}, "hardware": hardware, "made": made}
         (tmp_path / "bench" / f"{name}.json").write_text(json.dumps(record))
     assert find(store, {"p": 1})["made"] == "2026"
+    on_gpu = {"format": 1, "problem": {"p": 1}, "hardware": "1 x G", "made": "2025"}
+    (tmp_path / "bench" / "c.json").write_text(json.dumps(on_gpu | {"device": "cuda"}))
+    assert find(store, {"p": 1})["made"] == "2026"
+    assert find(store, {"p": 1}, gpu=True)["made"] == "2025"
     assert find(store, {"p": 2}) is None
 
 
