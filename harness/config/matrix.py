@@ -169,6 +169,7 @@ def _request(grid: Grid, references: dict[str, dict[str, Any]], plugins: Sequenc
         samples=grid.evaluate.samples,
         evaluation_seed=grid.evaluate.seed,
         ode_steps=grid.evaluate.ode_steps,
+        evaluation_batch=grid.evaluate.batch,
         device=grid.launch.device,
         micro_batch=grid.train.micro_batch,
         checkpoint_every=grid.train.checkpoint_every,

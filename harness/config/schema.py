@@ -177,6 +177,9 @@ class Evaluate(Section):
     ode_steps: int = Field(
         default=256, ge=16, description="Heun steps of the teacher's own solution"
     )
+    batch: int | None = Field(
+        default=None, ge=1, description="samples at a time; default: 256 images or 1024 vectors"
+    )
 
     @model_validator(mode="after")
     def _references_of_extractors(self) -> Evaluate:

@@ -60,6 +60,8 @@ class Evaluator:
             name: create("extractor", name) for name in request.extractors
         }
         self._images = is_image(dataset.spec.shape)
+        block = request.evaluation_batch or (IMAGE_BLOCK if self._images else BLOCK)
+        self.batch = min(block, request.samples)
         for metric, extractor in itertools.product(self.metrics.values(), self.extractors.values()):
             check_pair(metric, extractor, self._images)
         if any(metric.needs != "trajectory" for metric in self.metrics.values()):
@@ -153,7 +155,7 @@ class Evaluator:
         return quantise(samples) if self._images else samples
 
     def _blocks(self, n: int) -> tuple[Tensor, ...]:
-        return torch.arange(n).split(IMAGE_BLOCK if self._images else BLOCK)
+        return torch.arange(n).split(self.batch)
 
     def _my_blocks(self) -> Iterator[Tensor]:
         """This process's share of all blocks, on its device."""

@@ -137,8 +137,9 @@ class Watched:
         if not self._asked:
             smaller = self._smaller() if verdict.cause == "memory" else None
             if smaller is not None:
-                self.run.ask(replace(self.run.request, micro_batch=smaller))
-                self._say(f"out of memory: the micro-batch is now {smaller}")
+                name, size = smaller
+                self.run.ask(replace(self.run.request, **{name: size}))
+                self._say(f"out of memory: {name} is now {size}")
                 self._start()
                 return False
             if verdict.cause in TRANSIENT and self._retried < self.launch.retries:
@@ -168,13 +169,18 @@ class Watched:
         notes = [note for note in notes if note.get("attempt", "") == self.node.attempt]
         return sorted(notes, key=lambda note: (note["cause"] != "died", float(note["time"])))
 
-    def _smaller(self) -> int | None:
-        """The next smaller micro-batch that divides a process's share; None at one sample."""
-        tried = next((n["micro_batch"] for n in self._notes() if n.get("micro_batch")), None)
+    def _smaller(self) -> tuple[str, int] | None:
+        """What of the request to make how small: about half of what was tried; None at one sample.
+
+        A micro-batch has to divide a process's share of the batch.
+        """
+        tried = next((note["tried"] for note in self._notes() if note.get("tried")), None)
         if not tried:
             return None
+        name, size = tried
         share = self.run.spec.train["batch"] // self.launch.processes
-        return next((size for size in range(tried // 2, 0, -1) if share % size == 0), None)
+        fits = (k for k in range(size // 2, 0, -1) if name != "micro_batch" or share % k == 0)
+        return next(((name, k) for k in fits), None)
 
     def _say(self, text: str) -> None:
         log.warning("%s: %s", self.run.run_id, text)

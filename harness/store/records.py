@@ -191,6 +191,7 @@ class Request:
     samples: int
     evaluation_seed: int = 0
     ode_steps: int = 256
+    evaluation_batch: int | None = None
     device: str = "auto"
     micro_batch: int | None = None
     checkpoint_every: int = 1000

@@ -46,7 +46,8 @@ class Status:
         self.accelerator = accelerator
         self.step = 0
         self.phase = "preparing"
-        self.micro_batch: int | None = None
+        #: what could be halved where memory is short: phase -> field of the request, its value now
+        self.sizes: dict[str, tuple[str, int]] = {}
         self._asked = False
         self._beaten = 0.0
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -79,8 +80,8 @@ class Status:
         with contextlib.suppress(OSError):  # a full disk: the runner still sees the exit code
             attempt = os.environ.get("HARNESS_ATTEMPT", "")
             told: dict[str, Any] = {"phase": self.phase, "step": self.step, "attempt": attempt}
-            if cause == "memory" and self.phase == "training":
-                told["micro_batch"] = self.micro_batch
+            if cause == "memory" and self.phase in self.sizes:
+                told["tried"] = self.sizes[self.phase]
             self.run.fail(self.accelerator.process_index, state, reason, cause, **told)
         self._write(state, reason)
 

@@ -88,7 +88,10 @@ def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -
         cell.teacher, cell.dataset, request, accelerator, results, heartbeat=status.beat
     )
     trainer = Trainer(cell, run, request, accelerator, status.beat, status.stopping)
-    status.micro_batch = trainer.micro
+    status.sizes = {
+        "training": ("micro_batch", trainer.micro),
+        "evaluating": ("evaluation_batch", evaluator.batch),
+    }
     if accelerator.is_main_process:
         origin = collect(
             cell.costs, accelerator, trainer.micro, request.switches, own_sources(run.spec)

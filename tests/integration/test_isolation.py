@@ -25,7 +25,8 @@ from tests.faults import plan
 FAULTY = """\
 import os, pathlib, signal, time
 
-from harness.api import Score, Metric, register_metric, register_objective
+from harness.api import Score, Metric, register_extractor, register_metric, register_objective
+from harness.evaluate.extractors.raw import Raw
 from harness.objectives.cd import ConsistencyDistillation
 
 
@@ -89,6 +90,16 @@ class Endless(Faulty):
             time.sleep(3600)
         if batch.step > 25:
             time.sleep(0.3)
+
+
+@register_extractor("greedy")
+class GreedyRaw(Raw):
+    def __call__(self, samples):
+        import torch
+
+        if len(samples) > 50:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a lot.")
+        return super().__call__(samples)
 
 
 @register_metric("patient")
@@ -207,6 +218,19 @@ def test_divergence_names_its_step_and_keeps_the_last_good_checkpoint(ended):
     assert "attempt 2" not in (run / "worker.log").read_text()
 
 
+def test_out_of_memory_in_an_evaluation_takes_fewer_samples_at_a_time(tmp_path):
+    evaluate = {**GRID["evaluate"], "extractors": ["raw", "greedy"]}
+    place = Place(tmp_path, ["cd"], evaluate=evaluate, budgets=[2])
+    place.run()
+    run = place.cell("cd")
+    assert "out of memory: evaluation_batch is now 50" in (run / "worker.log").read_text()
+    rows = lines(run / "eval.jsonl")
+    assert len(rows) == 4
+    for nfe in (1, 2):
+        one, other = (row["value"] for row in rows if row["nfe"] == nfe)
+        assert one == pytest.approx(other, rel=1e-9)
+
+
 @pytest.mark.slow
 def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(ended):
     place, _, _ = ended
@@ -216,7 +240,7 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(ended):
     assert read(other / "provenance.json")["micro_batch"] == 16
     assert read(run / "spec.json")["train"]["batch"] == 16
     assert [row["images"] for row in lines(run / "eval.jsonl")] == [160, 160, 400, 400]
-    assert "out of memory: the micro-batch is now 8" in (run / "worker.log").read_text()
+    assert "out of memory: micro_batch is now 8" in (run / "worker.log").read_text()
     mine, theirs = (load_file(r / "ema" / "step-00000025.safetensors") for r in (run, other))
     for name, value in mine.items():
         assert float((value - theirs[name]).abs().max()) < 1e-6

@@ -65,8 +65,11 @@ if word == "killed":
     (run / "dying").touch()
     os.kill(os.getpid(), 9)
 if word == "memory":
-    fail("failed", "memory", micro_batch=json.loads((run / "request.json").read_text())
-         ["micro_batch"] or 12)
+    asked = json.loads((run / "request.json").read_text())
+    fail("failed", "memory", tried=["micro_batch", asked["micro_batch"] or 12])
+if word == "samples":
+    asked = json.loads((run / "request.json").read_text())
+    fail("failed", "memory", tried=["evaluation_batch", asked["evaluation_batch"] or 5])
 if word == "refused":
     fail("failed", "refused")
 if word == "lost":  # what it talked to
@@ -207,10 +210,11 @@ def test_asked_to_end_it_gets_its_grace_and_no_more(store):
 
 
 def test_less_memory_at_a_time_is_no_retry(store):
-    run = prepared(store, "memory", "memory", "killed", "done")
+    run = prepared(store, "memory", "samples", "memory", "samples", "killed", "done")
     assert watched(run, retries=1)["state"] == State.DONE
     assert run.request.micro_batch == 3  # 12, 6, 3: all divide the batch of 12
-    assert "the micro-batch is now 6" in log(run)
+    assert run.request.evaluation_batch == 1  # 5, 2, 1
+    assert "out of memory: micro_batch is now 6" in log(run)
 
 
 def test_the_rank_that_was_killed_is_named_not_the_ones_that_lost_it(store):
