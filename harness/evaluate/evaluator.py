@@ -231,11 +231,14 @@ class Evaluator:
                 "seed": request.evaluation_seed,
                 "steps": request.ode_steps,
             }
-            artifact = Group.current().together(
-                lambda make: get_or_make(self.results, "trajectories", key, make),
-                lambda: {"x": self._solve().numpy()},
-            )
-            self._ends = torch.from_numpy(artifact.arrays["x"])
+
+            def get(make: Callable[[], dict]) -> Tensor:
+                if not self.accelerator.is_main_process:
+                    return torch.empty(0)  # a gigabyte that only the main process compares with
+                artifact = get_or_make(self.results, "trajectories", key, make)
+                return torch.from_numpy(artifact.arrays["x"])
+
+            self._ends = Group.current().together(get, lambda: {"x": self._solve().numpy()})
         return self._ends
 
     def _solve(self) -> Tensor:
