@@ -142,7 +142,8 @@ def forecast(matrix: Matrix, store: ResultStore, gpu: bool = False) -> Forecast:
         evaluation += _evaluation_seconds(missing, cost, request.samples)
         if spec.digests["teacher"] not in solved:
             solved.add(spec.digests["teacher"])
-            once += cost["solve"] + request.samples * sum(cost["extract"].values())
+            once += cost["solve"] / request.processes
+            once += request.samples * sum(cost["extract"].values())
     slots = min(matrix.grid.launch.slots, max(1, len(matrix.specs)))
     return Forecast(training / slots, evaluation / slots, once, tuple(measured), tuple(unknown))
 

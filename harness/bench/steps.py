@@ -24,6 +24,7 @@ from harness.store.store import Run
 from harness.train.cell import Cell
 from harness.train.optimizer import Optimizer
 from harness.train.step import take_step
+from harness.train.tuning import arithmetic
 
 #: solver steps at which CTM's step is measured, as far as the objective goes there
 H = (1, 4, 12)
@@ -81,7 +82,8 @@ class StepBench:
     def unit(self) -> None:
         """F: one forward pass of the network for the whole batch, as the step runs it."""
         labels = self._labels if self.cell.teacher.spec.classes else None
-        with torch.no_grad(), self.machine.autocast():
+        precision = self.machine.precision
+        with torch.no_grad(), self.machine.autocast(), arithmetic(precision):
             for _ in range(self.batch // self.micro):
                 self.cell.network(self._x, self._t, self._t / 2, labels)
 
@@ -145,7 +147,8 @@ class StepBench:
     def take(self, cell: Cell, **options: Any) -> dict[str, torch.Tensor]:
         """The next step, of a variant of the cell."""
         step = next(self._steps)
-        return take_step(cell, self.optimizer, step, self.micro, self.machine, **options)
+        with arithmetic(self.machine.precision):
+            return take_step(cell, self.optimizer, step, self.micro, self.machine, **options)
 
     def timed(self, function: Callable[[], Any], times: int = 1) -> tuple[float, float]:
         """Wall seconds and processor seconds of one call, out of some."""

@@ -88,22 +88,20 @@ def main(args: argparse.Namespace) -> int:
 
     from harness.bench.forecast import forecast, problems, save
     from harness.bench.problem import measure, text
-    from harness.train.tuning import arithmetic
 
     machine = _machine(grid, by_grid=args.matrix is not None)
     if args.switches:
         return _switches(matrix, store, machine, args)
     records = []
     for spec in problems(matrix):
-        with arithmetic(grid.train.precision):
-            record = measure(
-                spec,
-                matrix.request,
-                Path(store.root),
-                machine,
-                rounds=args.rounds or ROUNDS,
-                hs=_numbers(args.h),
-            )
+        record = measure(
+            spec,
+            matrix.request,
+            Path(store.root),
+            machine,
+            rounds=args.rounds or ROUNDS,
+            hs=_numbers(args.h),
+        )
         save(store, record)
         records.append(record)
         if not args.json:

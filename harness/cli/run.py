@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the grid; see harness/errors.py for the exit codes."""
-    args.set += [f"launch.launcher={args.launcher}"] if args.launcher else []
+    if args.launcher:
+        args.set = [*args.set, f"launch.launcher={args.launcher}"]
     if args.dry_run:
         from harness.cli import plan
 

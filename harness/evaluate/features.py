@@ -116,10 +116,23 @@ def check_pair(metric: Metric, extractor: Extractor, images: bool) -> None:
 
 
 def score(metric: Metric, generated: Features, reference: Features) -> Score:
-    """A metric's value on two sets of features."""
+    """A metric's value on two sets of features.
+
+    Raises:
+        HarnessError: it takes more memory than there is; fewer samples at a time are no help.
+    """
     needs = metric.needs
     other = reference.of_kind(needs) if needs != "logits" else None
-    return as_score(metric.compute(generated.of_kind(needs), other))
+    try:
+        return as_score(metric.compute(generated.of_kind(needs), other))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        raise HarnessError(
+            f"metric {metric.name!r} ran out of memory on the features of {generated.moments.n}"
+            f" samples and {reference.moments.n} references: ask for fewer (evaluate.samples), or"
+            " for another metric"
+        ) from error
 
 
 def as_score(value: float | Score) -> Score:

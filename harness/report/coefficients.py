@@ -43,12 +43,14 @@ def _is_whole(found: Any) -> bool:
     if not isinstance(found, dict) or not isinstance(found.get("curves", {}), dict):
         return False
     lists = [found.get(key) for key in PAIRS] + [found.get("told", found.get("t"))]
-    return all(
-        isinstance(each, list)
-        and len(each) == len(lists[0])
-        and all(isinstance(value, int | float) for value in each)
-        for each in lists
+    curves = list(found.get("curves", {}).values())
+    return all(_are_numbers(each) for each in lists + curves) and all(
+        len(each) == len(lists[0]) for each in lists
     )
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, int | float) for value in values)
 
 
 def same_coefficients(cells: pd.DataFrame, runs: dict[str, FoundRun]) -> dict[tuple[str, str], str]:

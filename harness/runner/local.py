@@ -115,7 +115,8 @@ def start(run: Run, launch: Launch, gpus: list[str], node: Node | None = None) -
     environment["HARNESS_ATTEMPT"] = node.attempt
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # nvidia-smi's, where the numbers are from
+        if "CUDA_VISIBLE_DEVICES" not in os.environ:
+            environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # nvidia-smi's, which gave the numbers
     # PMI_* and the like would make Accelerate and torch guess at a job of their own
     for name in [
         name for name in environment if name.startswith(("PMI_", "OMPI_", "TORCHELASTIC_"))

@@ -19,6 +19,7 @@ def collect(
     micro_batch: int,
     switches: dict[str, bool] | None = None,
     plugins: dict[str, str] | None = None,
+    evaluation_batch: int | None = None,
 ) -> dict[str, Any]:
     """What a reader needs to trust or repeat a run; times are comparable within one `hardware`.
 
@@ -35,6 +36,7 @@ def collect(
         "hardware": hardware(accelerator),
         "processes": accelerator.num_processes,
         "micro_batch": micro_batch,
+        "evaluation_batch": evaluation_batch,
         "switches": switches or {},
         "plugins": plugins or {},
         "costs": costs,

@@ -94,7 +94,12 @@ def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -
     }
     if accelerator.is_main_process:
         origin = collect(
-            cell.costs, accelerator, trainer.micro, request.switches, own_sources(run.spec)
+            cell.costs,
+            accelerator,
+            trainer.micro,
+            request.switches,
+            own_sources(run.spec),
+            evaluator.batch,
         )
         write_json(run.path / "provenance.json", origin)
         write_json(run.path / "coefficients.json", fingerprint(cell.precond))

@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harness.core import group
+
 HERE = Path(__file__)
 
 
@@ -51,3 +53,23 @@ def test_each_process_does_its_share_once(found, label):
         assert max(shares) < 1.3 * whole / world
     for values in found.values():
         assert int(values[f"{label}/after"]) == int(values[f"{label}/mine"])
+
+
+def test_what_the_first_process_made_is_waited_for_and_never_made_alone(monkeypatch):
+    """Another machine may see the file a minute late; to make it again would wait for the rest."""
+    monkeypatch.setattr(group, "LOOK", 0.0)
+    made = []
+
+    def second(told, seen):
+        told, seen = iter(told), iter(seen)
+        monkeypatch.setattr(group.Group, "tell", lambda self, value=None: next(told))
+        return group.Group(1, 2).together(
+            lambda make: "it" if next(seen) else make(), lambda: made.append("its share")
+        )
+
+    assert second([True, False], [False, False, True]) == "it"
+    assert second([False], [True]) == "it"
+    assert made == ["its share"]
+    monkeypatch.setattr(group, "LATEST", -1.0)
+    with pytest.raises(TimeoutError, match="do they share the results folder"):
+        second([False], [False, True])

@@ -12,7 +12,8 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from harness.api import ConfigError, create, list_metrics
+from harness.api import ConfigError, HarnessError, Metric, create, list_metrics
+from harness.evaluate.features import Features, score
 from harness.evaluate.moments import Accumulator, Moments, fold, frechet
 
 
@@ -148,6 +149,22 @@ def test_frechet_infinity_takes_away_most_of_the_bias():
     score = create("metric", "frechet-infinity").compute(a[:400], b)
     assert abs(score.value) < 0.3 * plain
     assert score.std > 0
+
+
+class Hungry(Metric):
+    name, needs = "hungry", "features"
+
+    def compute(self, generated, reference):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory")
+
+
+def test_a_metric_that_runs_out_of_memory_is_named():
+    features = Features(create("extractor", "raw", {}), keep=True)
+    features.add(vectors(0, 9, 4))
+    with pytest.raises(
+        HarnessError, match="metric 'hungry' ran out of memory on the features of 9"
+    ):
+        score(Hungry(), features, features)
 
 
 @pytest.mark.parametrize(

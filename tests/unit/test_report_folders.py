@@ -239,8 +239,9 @@ COEFFICIENTS = {**NUMBERS, "out": [0.5, 0.8, 0.9], "shift": [0.0, 0.0, 0.0]}
         json.dumps(COEFFICIENTS | {"out": [0.5, 0.8]}),
         json.dumps(COEFFICIENTS | {"skip": ["a", "b", "c"]}),
         json.dumps(COEFFICIENTS | {"curves": []}),
+        json.dumps(COEFFICIENTS | {"curves": {"t": "x"}}),
     ],
-    ids=["torn", "list", "lacking", "short", "text", "curves"],
+    ids=["torn", "list", "lacking", "short", "text", "curves", "curve"],
 )
 def test_damaged_coefficients_cost_no_number_and_are_told(tmp_path, harness, damaged):
     store = write_results(tmp_path, PAIR)
