@@ -61,7 +61,7 @@ class Evaluator:
         }
         self._images = is_image(dataset.spec.shape)
         block = request.evaluation_batch or (IMAGE_BLOCK if self._images else BLOCK)
-        self.batch = min(block, request.samples)
+        self.batch = min(block, max(request.samples, self._data_n))
         for metric, extractor in itertools.product(self.metrics.values(), self.extractors.values()):
             check_pair(metric, extractor, self._images)
         if any(metric.needs != "trajectory" for metric in self.metrics.values()):

@@ -149,6 +149,14 @@ def test_a_grid_compares_with_a_file_of_statistics_in_its_own_column(tmp_path):
     assert set(values) == {("frechet", here), ("frechet", there), ("kid", here)}
 
 
+def test_few_samples_do_not_cut_the_data_into_as_small_portions(tmp_path):
+    teacher = create("teacher", "unet")
+    for samples, asked, batch in ((16, None, 256), (16, 8, 8), (16, 4000, 1797)):
+        request = Request([0], [1], ["frechet"], ["raw"], samples, evaluation_batch=asked)
+        data, on_cpu = teacher.dataset(), Accelerator(cpu=True)
+        assert Evaluator(teacher, data, request, on_cpu, tmp_path / "r").batch == batch
+
+
 @pytest.mark.parametrize(
     ("told", "shape", "why"),
     [(200, [2], r"n is 300 there, 200 here"), (None, [3], r"shape is \[2\] there, \[3\] here")],
