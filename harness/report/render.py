@@ -209,9 +209,14 @@ def name_problem(named: Mapping[str, Any]) -> str:
 
 
 def name_protocol(named: Mapping[str, Any]) -> str:
-    """How a number was measured: metric, extractor, how many samples."""
+    """How a number was measured: metric, extractor, how many samples, and how these were drawn."""
     against = f" against {named['reference_n']}" if named["reference_n"] != named["n"] else ""
-    return f"{named['metric']}, {named['extractor']}, n={named['n']}{against}"
+    ema = f", EMA {named['ema']}" if named["ema"] else ""
+    seed = f", evaluation seed {named['eval_seed']}" if named["eval_seed"] else ""
+    return (
+        f"{named['metric']}, {named['extractor']}, n={named['n']}{against},"
+        f" sampler {named['sampler']}{ema}{seed}"
+    )
 
 
 def _title(what: str, key: Any, more: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.core.sampler import Sampler
 from harness.errors import ConfigError, nearest
 from harness.report.area import area_table
 from harness.report.coefficients import same_coefficients
@@ -121,7 +122,11 @@ def build_report(
         rows=rows,
         cells=cells,
         conflicts=pd.DataFrame(conflicts, columns=list(Conflict.__dataclass_fields__)),
-        notes=(*notes, *_notes(runs, rows, cells, baseline, settings)),
+        notes=(
+            *notes,
+            *_notes(runs, rows, cells, baseline, settings),
+            *_untrained(rows, matrix),
+        ),
         matrix=matrix,
     )
 
@@ -194,3 +199,25 @@ def _told(conflicts: Sequence[Conflict]) -> str:
         f" {first.other_value} in {first.other_folder} (not used){more};"
         " `report --out DIR` lists all in conflicts.csv"
     )
+
+
+def _untrained(rows: pd.DataFrame, matrix: dict[str, Any]) -> list[str]:
+    """Samplers that ask students for jumps which their objective never trains.
+
+    One step is the same jump for every sampler.
+    """
+    objectives = {cell["run_id"]: cell["objective"]["name"] for cell in matrix["cells"]}
+    drawn = rows[rows["nfe"] > 1][["run_id", "sampler", "nfe"]].drop_duplicates()
+    steps: dict[tuple[str, str], set[int]] = {}
+    for run_id, sampler, nfe in drawn.itertuples(index=False):
+        name = objectives[run_id]
+        if Sampler.read(sampler).kind not in matrix["trained"].get(
+            name, [Sampler.read(sampler).kind]
+        ):
+            steps.setdefault((name, sampler), set()).add(nfe)
+    return [
+        f"sampler {sampler} at NFE {', '.join(map(str, sorted(nfes)))} asks students of objective"
+        f" {name} for jumps that it never trains (it trains those of"
+        f" {' and '.join(matrix['trained'][name])})"
+        for (name, sampler), nfes in steps.items()
+    ]
