@@ -72,10 +72,9 @@ def measure(
             )
             run.append(row)
             if run.request.track:
-                average = "" if ema is None else f", ema {ema}"
-                accelerator.log(
-                    {f"{row.metric}/nfe {nfe} {sampler}{average}": value}, step=row.step
-                )
+                how = "" if sampler == "exact" else f" {sampler}"
+                how += "" if ema is None else f" ema {ema}"
+                accelerator.log({f"{row.metric}/nfe {nfe}{how}": value}, step=row.step)
         if last and status.stopping():
             raise Interrupted(
                 f"stopped after {sampler} at NFE {nfe} of step {measures[0].step}, rows written"
