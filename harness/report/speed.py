@@ -17,7 +17,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -28,8 +28,7 @@ CURVE = [*PROBLEM, *PROTOCOL, "nfe"]
 LAST = "baseline's last"
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """What is known of a number that is not negative: at least `low`, at most `high`."""
 
     low: float
@@ -44,8 +43,7 @@ class Known:
         return Known(self.low + more, self.high + more)
 
 
-@dataclass(frozen=True)
-class Reach:
+class Reach(NamedTuple):
     """Where a curve reaches its target, in images and in training seconds."""
 
     images: Known
@@ -67,21 +65,21 @@ class Curve:
 
     def reach(self, goal: float) -> Reach:
         """First crossing of a cost, log-linear between evaluations."""
-        k = next((k for k, cost in enumerate(self.costs) if cost <= goal < math.inf), None)
+        k = self._first(goal)
         if k is None:
             return Reach(_at_least(self.images[-1]), _at_least(self.seconds[-1]))
         if k == 0:
             return Reach(Known(0.0, self.images[0]), Known(0.0, self.seconds[0]))
         part = _fraction(self.costs[k - 1], self.costs[k], goal)
-        return Reach(
-            *(
-                Known(at, at)
-                for at in (
-                    clock[k - 1] + part * (clock[k] - clock[k - 1])
-                    for clock in (self.images, self.seconds)
-                )
-            )
-        )
+        return Reach(_at(self.images, k, part), _at(self.seconds, k, part))
+
+    def _first(self, goal: float) -> int | None:
+        """Number of the first evaluation that is as good as `goal`, which no run is if infinite."""
+        if goal < math.inf:
+            for k, cost in enumerate(self.costs):
+                if cost <= goal:
+                    return k
+        return None
 
 
 def summarise(known: Sequence[Known]) -> tuple[float, str, float, float]:
@@ -124,6 +122,7 @@ SPEED_COLUMNS = [
     "calibration_seconds",
     "calibration_evaluations",
     "speedup_seconds_with_calibration",
+    "images_last",
 ]
 
 
@@ -150,22 +149,25 @@ def speed_table(
             continue
         sign = 1.0 if group["lower_is_better"].iloc[0] else -1.0
         twins = twins_of(marks, str(problem["teacher"]))
-        goals: list[str | float] = [LAST, *targets.get(str(problem["metric"]), [])]
-        for target in goals:
+        for goal in (None, *targets.get(str(problem["metric"]), [])):
             for precond, mine in planned.items():
                 theirs = paired(curves, baseline, precond, twins)
-                pairs = [_pair(seed, *both, target, sign) for seed, both in theirs.items()]
+                pairs = [
+                    pair(seed, *both, both[0].costs[-1] if goal is None else sign * goal)
+                    for seed, both in theirs.items()
+                ]
                 records.append(
                     problem
                     | {
-                        "target": str(target),
+                        "target": LAST if goal is None else str(goal),
                         "precond": precond,
                         "same_as": twins.get(precond, ""),
                         "seeds_planned": len(mine.hardware),
                         "calibration_seconds": mine.calibration_seconds,
                         "calibration_evaluations": mine.calibration_evaluations,
+                        "images_last": group["images"].max(),
                     }
-                    | _compare(pairs, sign)
+                    | compare(pairs, sign)
                     | _clock(pairs, mine, planned[baseline])
                 )
     return pd.DataFrame(records, columns=SPEED_COLUMNS)
@@ -215,8 +217,7 @@ def strategies(cells: pd.DataFrame) -> dict[tuple[str, ...], dict[str, Strategy]
     return found
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Baseline and strategy of one seed, and the cost both are to reach."""
 
     seed: int
@@ -245,8 +246,8 @@ def paired(
     return {seed: (bases[seed], bases[seed] if same else mine[seed]) for seed in seeds}
 
 
-def _pair(seed: int, base: Curve, mine: Curve, target: str | float, sign: float) -> Pair:
-    goal = base.costs[-1] if isinstance(target, str) else sign * target
+def pair(seed: int, base: Curve, mine: Curve, goal: float) -> Pair:
+    """Where both reach the cost `goal`, and their ratio: 1 for a curve and itself."""
     there = base.reach(goal)
     if base is mine:
         return Pair(seed, there, there, Known(1.0, 1.0), goal)
@@ -254,7 +255,7 @@ def _pair(seed: int, base: Curve, mine: Curve, target: str | float, sign: float)
     return Pair(seed, there, reached, there.images / reached.images, goal)
 
 
-def _compare(pairs: list[Pair], sign: float) -> dict[str, Any]:
+def compare(pairs: list[Pair], sign: float) -> dict[str, Any]:
     """Images to the target and the speed-up in images, over seeds."""
     if not pairs:
         return {"seeds": 0, "censored": 0, "bound": "", "images_bound": ""}
@@ -296,6 +297,11 @@ def _seconds(pair: Pair, calibration: float) -> Known:
     if pair.base is pair.mine and not calibration:
         return Known(1.0, 1.0)
     return pair.base.seconds / pair.mine.seconds.plus(calibration)
+
+
+def _at(clock: list[float], k: int, part: float) -> Known:
+    at = clock[k - 1] + part * (clock[k] - clock[k - 1])
+    return Known(at, at)
 
 
 def _at_least(last: float) -> Known:

@@ -1,4 +1,4 @@
-"""From folders to tables: tables/<grid>/{leaderboard,speed,area,coverage}.{csv,md,tex,txt}."""
+"""From folders to tables: tables/<grid>/{leaderboard,speed,...}.{csv,md,tex,txt}."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from harness.report.coefficients import same_coefficients
 from harness.report.frame import load_cells, load_rows
 from harness.report.leaderboard import coverage, leaderboard
 from harness.report.merge import UNREADABLE, Conflict, FoundRun, Stores, read_grid, read_runs
+from harness.report.profile import profile_table
 from harness.report.render import STYLES, render
 from harness.report.speed import speed_table
 from harness.store.files import tidy, write_atomic, write_changed
@@ -38,6 +39,7 @@ class Report:
     baseline: str
     leaderboard: pd.DataFrame
     speed: pd.DataFrame
+    profile: pd.DataFrame
     coverage: pd.DataFrame
     area: pd.DataFrame
     rows: pd.DataFrame
@@ -116,6 +118,7 @@ def build_report(
         baseline=baseline,
         leaderboard=leaderboard(rows, cells, marks),
         speed=speed_table(rows, cells, baseline, goals, marks),
+        profile=profile_table(rows, cells, baseline, marks),
         coverage=coverage(cells, matrix["skips"]),
         area=area_table(rows, cells, baseline, marks),
         rows=rows,
