@@ -10,7 +10,7 @@ quality that all strategies of one problem, protocol and NFE share:
 in `PARTS` equal steps of the metric's logarithm (of the metric itself where a cost is not
 positive). An easier level than the first one would say nothing: the baseline has passed it before
 anybody looked. Whether a curve reaches a level, its first crossing and its bounds are those of
-speed.py, so a curve that ends before a level stays a bound there.
+the speed table, so a curve that ends before a level stays a bound there.
 
 Two more levels belong to every seed's own baseline: its last value, as in the speed table, and
 within 10 % of its best.
@@ -26,21 +26,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness.report.frame import PROBLEM, settled
 from harness.report.leaderboard import spread
-from harness.report.speed import (
-    CURVE,
-    LAST,
-    Curve,
-    Pair,
-    compare,
-    pair,
-    paired,
-    strategies,
-    summarise,
-    twins_of,
-    whole_curves,
-)
+from harness.report.reach import Curve, summarise
+from harness.report.speed import CURVE, LAST, Comparison, Pair, compare, pair
 from harness.report.statistics import interval, lower_median
 
 #: steps between the first level and the last: there is one level more
@@ -76,36 +64,19 @@ PROFILE_COLUMNS = [
 ]
 
 
-def profile_table(
-    rows: pd.DataFrame, cells: pd.DataFrame, baseline: str, marks: dict[tuple[str, str], str]
-) -> pd.DataFrame:
-    """One row per (problem, protocol, NFE, strategy, level); columns: docs/tables.md.
-
-    There is none of a problem, protocol and NFE at which the baseline has no complete seed.
-    """
+def profile_table(compared: list[Comparison]) -> pd.DataFrame:
+    """One row per (problem, protocol, NFE, strategy, level); columns: docs/tables.md."""
     records = []
-    rows = settled(rows, cells)
-    known = strategies(cells)
-    for key, group in rows.groupby(CURVE, sort=True):
-        problem = dict(zip(CURVE, key, strict=True))
-        planned = known[tuple(str(problem[axis]) for axis in PROBLEM)]
-        curves = whole_curves(group)
-        if baseline not in curves:
-            continue
-        lower = bool(group["lower_is_better"].iloc[0])
-        levels = Levels.of(curves, baseline)
-        twins = twins_of(marks, str(problem["teacher"]))
-        for precond, mine in planned.items():
-            shared = problem | {
-                "precond": precond,
-                "same_as": twins.get(precond, ""),
-                "seeds_planned": len(mine.hardware),
-                "images_last": group["images"].max(),
-                "lower_is_better": lower,
-                **_end(curves.get(precond, {}), lower),
+    for found in compared:
+        levels = Levels.of(found.curves, found.baseline)
+        for precond in found.planned:
+            shared = found.of(precond) | {
+                "images_last": found.images[1],
+                "lower_is_better": found.lower_is_better,
+                **_end(found.curves.get(precond, {}), found.lower_is_better),
             }
-            pairs = paired(curves, baseline, precond, twins)
-            records += [shared | record for record in _levels(pairs, levels, lower)]
+            at_levels = _levels(found.pairs(precond), levels, found.sign)
+            records += [shared | record for record in at_levels]
     return pd.DataFrame(records, columns=PROFILE_COLUMNS)
 
 
@@ -151,10 +122,9 @@ _END = Fraction(1)
 
 
 def _levels(
-    pairs: Mapping[int, tuple[Curve, Curve]], levels: Levels, lower: bool
+    pairs: Mapping[int, tuple[Curve, Curve]], levels: Levels, sign: float
 ) -> Iterator[dict[str, Any]]:
     """A record for every level; what is known of the lead is the same in all of them."""
-    sign = 1.0 if lower else -1.0
 
     def at(goal: Callable[[Curve], float]) -> list[Pair]:
         return [pair(seed, base, mine, goal(base)) for seed, (base, mine) in pairs.items()]
@@ -219,7 +189,7 @@ def lead(verdicts: Mapping[float, str], judged: Callable[[float], str]) -> Lead 
     """The lead that lasts to the hardest quality, None where there is no lead at any level.
 
     `verdicts` are those at the levels, from the easiest to the hardest; `judged` gives one for any
-    place between, so that the ends of the lead are found by halving, to 1/128 of a step.
+    place between, so that the ends of the lead are found by halving, to 1/64 of a step.
     """
     parts = list(verdicts)
     leading = [k for k, part in enumerate(parts) if verdicts[part] == FASTER]
@@ -237,7 +207,7 @@ def lead(verdicts: Mapping[float, str], judged: Callable[[float], str]) -> Lead 
 
 def _edge(inside: float, outside: float, judged: Callable[[float], str]) -> tuple[float, float]:
     """Two near places: the strategy leads at the first one and does not at the second."""
-    for _ in range(7):
+    for _ in range(6):
         middle = (inside + outside) / 2
         if judged(middle) == FASTER:
             inside = middle

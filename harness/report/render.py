@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from harness.report.frame import PROBLEM, PROTOCOL
 from harness.report.profile import NEAR
-from harness.report.speed import LAST
+from harness.report.speed import CURVE, LAST
 from harness.report.words import (
     OVERALL,
     RANK,
@@ -22,6 +22,7 @@ from harness.report.words import (
     images_cell,
     lead_cell,
     leads,
+    level,
     named_cell,
     speed_cell,
     trained_for,
@@ -89,7 +90,8 @@ def _profile(profile: pd.DataFrame, baseline: str, extension: str) -> Iterable[s
         yield _plain(f"No speed-ups by quality: no seed of {baseline!r} is complete.", extension)
         return
     shown = profile[profile["level"].isin(LEVELS)]
-    rows = dict(zip(shown.index, shown.to_dict("records"), strict=True))
+    told = shown.drop(columns=CURVE).to_dict("records")
+    rows = dict(zip(shown.index, told, strict=True))
     for key, group in shown.groupby([*GROUP, "nfe"], sort=False):
         better = "lower" if group["lower_is_better"].all() else "higher"
         more = f"NFE {key[-1]}; {trained_for(group)}; {better} is better"
@@ -125,7 +127,7 @@ def _by_level(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, str]]
         (name for name, value in values.items() if not math.isnan(value)),
         key=lambda name: -values[name] if lower else values[name],
     )
-    heads = {name: f"{values[name]:.3g} ({LEVELS[name].format(baseline)})" for name in levels}
+    heads = {name: f"{level(values[name])} ({LEVELS[name].format(baseline)})" for name in levels}
     table = []
     for precond, mine in found.items():
         row = next(iter(mine.values()))

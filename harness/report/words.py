@@ -45,10 +45,10 @@ def leads(baseline: str) -> str:
     """What is said of a strategy's lead."""
     return (
         "Leads: from which quality to which the strategy needs fewer images than"
-        f" {baseline} (the last such stretch), and what follows. The best: nothing, no strategy"
-        " reaches more; slower: it needs as many or more;"
-        f" {baseline} alone: the strategy does not get further and {baseline} does; unknown:"
-        " neither does, or the limits do not tell."
+        f" {baseline} (the last such stretch), and what follows: the best (no strategy gets"
+        " further), then slower (it needs as many images or more), then"
+        f" {baseline} alone ({baseline} gets further, the strategy does not), then unknown (neither"
+        " gets further, or the limits do not tell)."
     )
 
 
@@ -105,7 +105,12 @@ def lead_cell(row: dict[str, Any], baseline: str) -> str:
     then = {"": "the best", "never": f"then {baseline} alone"}.get(
         row["lead_then"], f"then {row['lead_then']}"
     )
-    return f"{row['lead_from']:.3g} to {row['lead_to']:.3g}, {then}"
+    return f"{level(row['lead_from'])} to {level(row['lead_to'])}, {then}"
+
+
+def level(value: float) -> str:
+    """A quality as three digits: `0.0818`, `2,190`."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{float(f'{value:.3g}'):,.0f}"
 
 
 def end_cell(row: dict[str, Any]) -> str:

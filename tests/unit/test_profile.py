@@ -7,12 +7,13 @@ import pytest
 from harness.report.profile import NEAR, PARTS, profile_table
 from harness.report.render import render
 from harness.report.speed import LAST, speed_table
-from tests.unit.test_report import STEPS, cells, rows
+from tests.unit.test_report import STEPS, cells, compared, rows
 
 
 def profile(values, lower=True, **marks):
     frame = rows(values, lower=lower)
-    return profile_table(frame, cells(frame), "ctm", {("gmm", a): b for a, b in marks.items()})
+    equal = {("gmm", name): twin for name, twin in marks.items()}
+    return profile_table(compared(frame, marks=equal))
 
 
 def levels(table, precond="new"):
@@ -57,7 +58,7 @@ def test_a_lead_that_ends_names_the_level_where_the_curves_cross():
     assert 4 < row["lead_to"] < 8
     frame = rows({("ctm", 0): base, ("new", 0): new})
     at = {"frechet": [row["lead_to"], row["lead_to"] * 0.99]}
-    table = speed_table(frame, cells(frame), "ctm", at, {})
+    table = speed_table(compared(frame), at)
     ahead, behind = table[(table["precond"] == "new") & (table["target"] != LAST)]["speedup"]
     assert 1 < ahead < 1.02
     assert behind < 1
@@ -115,7 +116,7 @@ def test_a_diverged_seed_never_gets_anywhere_and_is_never_dropped():
     )
     info = cells(frame)
     info.loc[info["run_id"] == "new-2", "state"] = "diverged"
-    mine = levels(profile_table(frame, info, "ctm", {}))
+    mine = levels(profile_table(compared(frame, info)))
     assert (mine["seeds"] == 3).all()
     assert mine["censored"].iloc[-3] == 1
     assert mine["speedup_low"].iloc[-3] == 0
@@ -124,7 +125,7 @@ def test_a_diverged_seed_never_gets_anywhere_and_is_never_dropped():
     # a baseline that diverged in most seeds ends nowhere; levels are those of its first values
     info.loc[info["precond"] == "ctm", "state"] = "diverged"
     frame = frame.drop(frame[(frame["precond"] == "ctm") & (frame["step"] > 200)].index)
-    table = profile_table(frame, info, "ctm", {})
+    table = profile_table(compared(frame, info))
     assert levels(table)["target_value"].iloc[[0, -1]].tolist() == [16.0, 0.5]
     assert table[table["level"] == LAST]["target_value"].isna().all()
     assert "(ctm's last)" not in text(table)

@@ -12,6 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from harness.report.plots.style import Look, Plot, legend_below, panels, plain, times
 from harness.report.profile import NEAR
 from harness.report.speed import LAST
+from harness.report.words import lead_cell, level
 
 #: ticks of the speed-up axis, by how far apart its ends are
 TICKS = {
@@ -98,7 +99,7 @@ def _axes(axis: Any, levels: list[float], low: float, high: float) -> None:
     else:
         axis.set_xlim(first + 0.04 * (first - last), last + 0.04 * (last - first))
     shown = levels[:: (len(levels) - 1) // 3]
-    axis.set_xticks(shown, [f"{level:.3g}" for level in shown])
+    axis.set_xticks(shown, [level(value) for value in shown])
     axis.xaxis.set_minor_locator(NullLocator())
 
 
@@ -114,8 +115,7 @@ def _in_words(profile: pd.DataFrame, baseline: str) -> str:
     first = profile.drop_duplicates(["precond", "nfe"])
     first = first[(first["precond"] != baseline) & first["lead_to"].notna()]
     parts = [
-        f"{row['precond']} leads at NFE {row['nfe']} from {row['lead_from']:.3g}"
-        f" to {row['lead_to']:.3g}"
+        f"{row['precond']} leads at NFE {row['nfe']} from {lead_cell(row, baseline)}"
         for row in first.to_dict("records")
     ]
     return "; ".join(parts or ["Nobody leads"]) + "."
