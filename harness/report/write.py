@@ -1,4 +1,4 @@
-"""From folders to tables: tables/<grid>/{leaderboard,speed,area,coverage}.{csv,md,tex,txt}."""
+"""From folders to tables: tables/<grid>/{leaderboard,speed,...}.{csv,md,tex,txt}."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from harness.report.coefficients import same_coefficients
 from harness.report.frame import load_cells, load_rows
 from harness.report.leaderboard import coverage, leaderboard
 from harness.report.merge import UNREADABLE, Conflict, FoundRun, Stores, read_grid, read_runs
+from harness.report.profile import profile_table
 from harness.report.render import STYLES, render
-from harness.report.speed import speed_table
+from harness.report.speed import comparisons, speed_table
 from harness.store.files import tidy, write_atomic, write_changed
 from harness.store.lease import held
 from harness.store.records import State
@@ -39,6 +40,7 @@ class Report:
     baseline: str
     leaderboard: pd.DataFrame
     speed: pd.DataFrame
+    profile: pd.DataFrame
     coverage: pd.DataFrame
     area: pd.DataFrame
     rows: pd.DataFrame
@@ -111,14 +113,16 @@ def build_report(
         for metric in [*settings["targets"], *asked]
     }
     marks = same_coefficients(cells, runs)
+    compared = comparisons(rows, cells, baseline, marks)
     conflicts = [conflict for run in runs.values() for conflict in run.conflicts]
     return Report(
         grid=grid,
         baseline=baseline,
         leaderboard=leaderboard(rows, cells, marks),
-        speed=speed_table(rows, cells, baseline, goals, marks),
+        speed=speed_table(compared, goals),
+        profile=profile_table(compared),
         coverage=coverage(cells, matrix["skips"]),
-        area=area_table(rows, cells, baseline, marks),
+        area=area_table(compared),
         rows=rows,
         cells=cells,
         conflicts=pd.DataFrame(conflicts, columns=list(Conflict.__dataclass_fields__)),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.store.store import ResultStore
 
 #: names of the tables of a grid, each in several formats beside matrix.json
-TABLES = ("leaderboard", "speed", "area", "coverage")
+TABLES = ("leaderboard", "speed", "profile", "area", "coverage")
 #: what the tables beside it were made from
 MADE_FROM = "sources.json"
 #: what tables are read from in a run's folder

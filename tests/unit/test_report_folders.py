@@ -343,7 +343,7 @@ def test_report_writes_where_it_is_told(tmp_path, harness):
     b = write_results(tmp_path / "b", PAIR, value=shifted)
     harness("report", a.root)
     written = {path.name for path in (a.root / "tables" / "synthetic").iterdir()}
-    names = ("leaderboard", "speed", "area", "coverage")
+    names = ("leaderboard", "speed", "profile", "area", "coverage")
     assert written == {"matrix.json", "sources.json"} | {
         f"{name}.{extension}" for name in names for extension in ("csv", "md", "tex", "txt")
     }
@@ -383,6 +383,7 @@ def test_a_report_over_200_cells_takes_seconds_and_no_torch(tmp_path):
     assert time.process_time() - started < 8  # 1.3 on one slow core
     assert len(found.rows) == 200 * 150
     assert len(found.speed) == len(found.area) == 40 * 5 * 3
+    assert len(found.profile) == 40 * 5 * 3 * (13 + 2)
     shutil.rmtree(tmp_path / "runs")
     done = run_without_torch("report", tmp_path)
     assert done.returncode == 2
