@@ -31,6 +31,7 @@ def rows(values, nfe=2, lower=True, metric="frechet"):
             "nfe": nfe,
             "metric": metric,
             "extractor": "raw",
+            **{"sampler": "exact", "ema": "", "eval_seed": 0},
             "n": 50,
             "reference_n": 50,
             "value": value,

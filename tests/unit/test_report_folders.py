@@ -147,8 +147,10 @@ def test_two_protocols_or_settings_never_share_a_table(tmp_path):
     assert together.text("leaderboard").count("Leaderboard:") == 2
     assert "(train.lr=0.01)" in together.text("leaderboard")
     other = write_results(tmp_path / "c", [spec("ctm", 5), spec("new", 5)], evaluation_seed=1)
-    assert set(report(a, other).leaderboard["setting"]) == {"evaluate.seed=0", "evaluate.seed=1"}
-    assert set(report(a).leaderboard["setting"]) == {""}
+    both = report(a, other)
+    assert set(both.leaderboard["eval_seed"]) == {0, 1}
+    assert both.text("leaderboard").count("evaluation seed 1") == 1
+    assert set(both.leaderboard["setting"]) == {""}
 
 
 @pytest.mark.parametrize("name", ["schema-1-first", "schema-1-last"])
@@ -175,9 +177,9 @@ def test_a_newer_version_is_refused_with_a_reason(tmp_path):
     store = write_results(tmp_path, PAIR)
     path = tmp_path / "tables" / "synthetic" / "matrix.json"
     data = json.loads(path.read_text())
-    assert data["schema"] == 2
-    path.write_text(json.dumps(data | {"schema": 3}))
-    with pytest.raises(ArtifactError, match="has schema 3, and this precondbench reads up to 2"):
+    assert data["schema"] == 3
+    path.write_text(json.dumps(data | {"schema": 4}))
+    with pytest.raises(ArtifactError, match="has schema 4, and this precondbench reads up to 3"):
         read_grid(store, "synthetic")
     del data["cells"][0]["train"]
     path.write_text(json.dumps(data))
@@ -366,7 +368,7 @@ def test_latex_is_a_float_with_escaped_names(tmp_path, harness):
     assert out.count(r"\begin{table}") == out.count(r"\end{table}") == 1
     assert out.count(r"\begin{tabular}") == 1
     assert r"a\_b(rate=50\%)" in out
-    assert r"\caption{Leaderboard: gmm / ctm / teacher; frechet, raw, n=50;" in out
+    assert r"\caption{Leaderboard: gmm / ctm / teacher; frechet, raw, n=50, sampler exact;" in out
 
 
 def test_a_report_over_200_cells_takes_seconds_and_no_torch(tmp_path):
