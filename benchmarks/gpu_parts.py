@@ -22,6 +22,7 @@ import torch
 import harness.bench.stand_in  # noqa: F401 - makes the teacher known
 from benchmarks.gpu import locked, note
 from benchmarks.straight import StraightStep
+from harness.backbones.dropout import hold_draws
 from harness.bench.evaluation import measure_evaluation
 from harness.bench.machine import Machine
 from harness.bench.problem import bench_cell
@@ -30,7 +31,7 @@ from harness.config.grid import make_grid
 from harness.config.matrix import Matrix, expand
 from harness.store.provenance import collect
 from harness.train.cell import Cell, calibrated
-from harness.train.tuning import repeatable, tune
+from harness.train.tuning import arithmetic, repeatable, tune
 
 ROOT = Path(__file__).parents[1]
 #: dense bf16 products a second on NVIDIA's data sheets
@@ -103,18 +104,25 @@ def network(path: Path, part: str, tiny: bool) -> None:
     with alone_on_gpu(path):
         flop = StepBench(_sized(cell, micro), machine, None).unit_flop() / micro
     tune(cell, **tuned)
+    at_micro = _sized(cell, micro)
+    rows = []
+    for name, run, work in _passes(at_micro, machine):
+        rows.append(_pass_row(path, name, run, work * flop * micro, machine, micro, part))
+        note(path, part, passes=rows)
+    if switches[0] != "bf16":
+        return
     began = time.perf_counter()
-    _warm(cell, machine)
-    note(path, part, compile_s=round(time.perf_counter() - began, 1))
-    peak = _peak()
-    with alone_on_gpu(path):
-        note(path, part, passes=_passes(cell, machine, micro, flop, peak, part))
-    rows: list[dict[str, Any]] = []
-    hs = (1, 4, 17) if "compile" in switches and len(switches) > 2 else (1, 4)
-    for batch in batches if "compile" in switches else batches[:1]:
+    bench = StepBench(at_micro, machine, None)
+    for h in (1, 4):
+        bench.take(replace(at_micro, objective=variants(at_micro, [h])[h]))
+    note(path, part, first_steps_s=round(time.perf_counter() - began, 1))
+    steps: list[dict[str, Any]] = []
+    everything = {"compile", "channels_last"} <= set(switches)
+    for batch in batches if everything else batches[:1]:
         with alone_on_gpu(path):
-            rows += _steps(_sized(cell, batch), machine, micro, flop, peak, part, hs)
-        note(path, part, steps=rows)
+            hs = (1, 4, 17) if everything else (1, 4)
+            steps += _steps(_sized(cell, batch), machine, micro, flop, part, hs)
+        note(path, part, steps=steps)
 
 
 def _grid(network: str, batch: int, precision: str) -> Matrix:
@@ -138,53 +146,56 @@ def _sized(cell: Cell, batch: int) -> Cell:
     return replace(cell, spec=replace(cell.spec, train={**cell.spec.train, "batch": batch}))
 
 
-def _warm(cell: Cell, machine: Machine) -> None:
-    """A few small steps of different row counts: whatever has to be compiled is."""
-    small = _sized(cell, 8)
-    bench = StepBench(small, machine, None)
-    chosen = next(iter(variants(small, [1]).values()))
-    for _ in range(4):
-        bench.take(replace(small, objective=chosen))
-    StepBench(_sized(cell, 6), machine, None).unit()
-
-
-def _passes(
-    cell: Cell, machine: Machine, micro: int, flop: float, peak: float, part: str
-) -> list[dict[str, Any]]:
-    """The teacher's forward pass, and the student's with its backward pass."""
-    device, spec = machine.device, cell.teacher.spec
-    x = torch.randn(micro, *spec.shape, device=device)
-    t = torch.full((micro,), 1.0, dtype=torch.float64, device=device)
-    labels = torch.zeros(micro, spec.classes, device=device) if spec.classes else None
+def _passes(cell: Cell, machine: Machine) -> Iterator[tuple[str, Callable[[], None], int]]:
+    """The teacher's forward pass and the student's with its backward pass, in forward passes."""
+    device, spec, batch = machine.device, cell.teacher.spec, cell.spec.train["batch"]
+    x = torch.randn(batch, *spec.shape, device=device)
+    t = torch.full((batch,), 1.0, dtype=torch.float64, device=device)
+    labels = torch.zeros(batch, spec.classes, device=device) if spec.classes else None
     parameters = list(cell.network.parameters())
 
     def forward() -> None:
-        with torch.no_grad(), machine.autocast():
+        with torch.no_grad(), machine.autocast(), arithmetic(machine.precision):
             cell.teacher.denoise(x, t, labels)
 
     def both() -> None:
-        with machine.autocast():
-            loss = cell.network(x, t, t / 2, labels).square().mean()
-        torch.autograd.grad(loss, parameters, allow_unused=True)
+        with arithmetic(machine.precision):
+            with machine.autocast():
+                loss = cell.network(x, t, t / 2, labels).square().mean()
+            torch.autograd.grad(loss, parameters, allow_unused=True)
 
-    StepBench(_sized(cell, micro), machine, None)  # holds the draws of this batch
-    rows = []
-    for name, function, work in (("teacher", forward, 1), ("student and back", both, 3)):
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        spent = seconds(function, machine)
-        rows.append(
-            {
-                "network": part,
-                "pass": name,
-                "images": micro,
-                "images/s": micro / spent,
-                "TFLOP/s": work * flop * micro / spent / 1e12,
-                "share of peak": work * flop * micro / spent / peak,
-                "GiB": _gib(device),
-            }
-        )
-    return rows
+    yield "teacher", forward, 1
+    hold_draws(cell.network, 0, 0, torch.arange(batch, device=device))
+    yield "student and back", both, 3
+
+
+def _pass_row(
+    path: Path,
+    name: str,
+    run: Callable[[], None],
+    flop: float,
+    machine: Machine,
+    images: int,
+    part: str,
+) -> dict[str, Any]:
+    """Time one pass, after a first one, which may be compiled while others time theirs."""
+    began = time.perf_counter()
+    run()
+    first = time.perf_counter() - began
+    with alone_on_gpu(path):
+        if machine.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(machine.device)
+        spent = seconds(run, machine)
+    return {
+        "network": part,
+        "pass": name,
+        "images": images,
+        "images/s": images / spent,
+        "TFLOP/s": flop / spent / 1e12,
+        "share of peak": flop / spent / _peak(),
+        "GiB": _gib(machine.device),
+        "first s": first,
+    }
 
 
 def _steps(
@@ -192,7 +203,6 @@ def _steps(
     machine: Machine,
     micro: int,
     flop: float,
-    peak: float,
     part: str,
     hs: tuple[int, ...],
 ) -> list[dict[str, Any]]:
@@ -215,7 +225,7 @@ def _steps(
                 "evaluations": cost.evaluations,
                 "images/s": cost.images_per_second,
                 "TFLOP/s": work / cost.seconds / 1e12,
-                "share of peak": work / cost.seconds / peak,
+                "share of peak": work / cost.seconds / _peak(),
                 "overhead": cost.overhead,
                 "host waits": _waits(lambda c=chosen: bench.take(replace(cell, objective=c))),
                 "GiB": bench.memory() / 2**30,

@@ -16,6 +16,7 @@ from harness.core.rows import select
 
 # SplitMix64 (Steele, Lea and Flood 2014): constants as signed 64-bit integers
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
+_INDEX = (1 << 31) - 1
 _MIX = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
 
 
@@ -67,7 +68,8 @@ def _uniform_words(keys: Tensor, count: int) -> Tensor:
 
     Sixteen bits give a probability to 1 / 65536, and four elements share the hash of 64.
     """
-    steps = torch.arange(1, -(-count // 4) + 1, device=keys.device) * _GAMMA
+    # without & torch's compiler takes the product for an index, and Triton has those in 32 bits
+    steps = (torch.arange(1, -(-count // 4) + 1, device=keys.device) & _INDEX) * _GAMMA
     return _mix(keys[:, None] + steps).view(torch.int16)[:, :count]
 
 
