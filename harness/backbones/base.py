@@ -46,10 +46,8 @@ class Backbone(nn.Module):
         """Set the last layer of the branch that reads s to zero."""
         raise NotImplementedError
 
-    @property
-    def core(self) -> nn.Module | None:
-        """The module that is worth compiling, if there is one."""
-        return None
+    def fuse(self) -> None:
+        """Have torch's compiler make fast what it can, at the price of rounding; nothing here."""
 
     @property
     def last_layer(self) -> nn.Parameter:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional
 
+from harness.backbones import fused
 from harness.backbones.dropout import Dropout
+from harness.backbones.fused import compiled
 from harness.backbones.layers import Conv2d, GroupNorm, Init, Linear
 
 
@@ -53,6 +55,7 @@ class UNetBlock(nn.Module):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
         self.adaptive, self.skip_scale = style.adaptive, style.skip_scale
+        self.fused = False
         self.heads = 0
         if attention:
             self.heads = out_channels // 64 if style.heads is None else style.heads
@@ -75,6 +78,8 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x [B, in, H, W] and the float32 embedding [B or 1, E] -> [B, out, H', W']."""
+        if self.fused:
+            return self._fused(x, embedding)
         h = self.conv0(functional.silu(self.norm0(x)))
         modulation = self.affine(embedding)[:, :, None, None].to(h.dtype)
         if self.adaptive:
@@ -86,6 +91,23 @@ class UNetBlock(nn.Module):
         h = (h + (x if self.skip is None else self.skip(x))) * self.skip_scale
         if self.heads:
             h = (self.proj(attend(self.qkv(self.norm2(h)), self.heads)) + h) * self.skip_scale
+        return h
+
+    def _fused(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """The same to rounding, with compiled pieces between the convolutions."""
+        h = self.conv0(compiled(fused.entered)(x, *self.norm0.settings))
+        modulation = self.affine(embedding)[:, :, None, None]
+        keys = self.dropout.drawn(len(h)) if self.dropout.active else None
+        mask = (keys, self.dropout.p) if keys is not None else (None, 0.0)
+        h = compiled(fused.modulated)(h, modulation, *self.norm1.settings, *mask)
+        if keys is None:
+            h = self.dropout(h)  # which may have draws of its own
+        h = self.conv1(h)
+        x = x if self.skip is None else self.skip(x)
+        h = compiled(fused.joined)(h, x, self.skip_scale)
+        if self.heads:
+            qkv = self.qkv(compiled(fused.attended)(h, *self.norm2.settings))
+            h = compiled(fused.joined)(self.proj(attend(qkv, self.heads)), h, self.skip_scale)
         return h
 
 

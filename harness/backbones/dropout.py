@@ -32,24 +32,39 @@ class Dropout(nn.Module):
         self.p, self.whole = p, whole
         self.keys: Tensor | None = None
 
+    @property
+    def active(self) -> bool:
+        """Whether anything is dropped now."""
+        return self.training and self.p > 0
+
     def forward(self, x: Tensor) -> Tensor:
         """x [B, ...]; several batches of the held samples may lie one after the other in x."""
-        if not (self.training and self.p):
+        if not self.active:
             return x
         count = 1 if self.whole else x[0].numel()
-        if self.keys is None:
+        keys = self.drawn(len(x))
+        if keys is None:
             kept = torch.rand(len(x), count, device=x.device) >= self.p
         else:
-            keys = select(self.keys)
-            if len(x) % len(keys):
-                raise HarnessError(
-                    f"dropout: {len(x)} samples came, the batch has {len(keys)}; an objective that"
-                    " calls a student on some rows does so within harness.core.rows.of_batch(rows)"
-                )
             kept = _uniform_words(keys, count) >= round(self.p * 2**16) - 2**15
-            kept = kept.repeat(len(x) // len(keys), 1)
         kept = kept.reshape(len(x), *([1] * (x.dim() - 1) if self.whole else x.shape[1:]))
         return x * kept.to(x.dtype) if self.whole else x * (kept.to(x.dtype) / (1 - self.p))
+
+    def drawn(self, count: int) -> Tensor | None:
+        """Keys [count] of the held draws, those of the batch repeated; None: none are held.
+
+        Raises:
+            HarnessError: so many samples are not what the draws are held for.
+        """
+        if self.keys is None:
+            return None
+        keys = select(self.keys)
+        if count % len(keys):
+            raise HarnessError(
+                f"dropout: {count} samples came, the batch has {len(keys)}; an objective that"
+                " calls a student on some rows does so within harness.core.rows.of_batch(rows)"
+            )
+        return keys.repeat(count // len(keys))
 
 
 def hold_draws(network: nn.Module, seed: int, step: int, slots: Tensor) -> None:
@@ -68,9 +83,18 @@ def _uniform_words(keys: Tensor, count: int) -> Tensor:
 
     Sixteen bits give a probability to 1 / 65536, and four elements share the hash of 64.
     """
-    # without & torch's compiler takes the product for an index, and Triton has those in 32 bits
-    steps = (torch.arange(1, -(-count // 4) + 1, device=keys.device) & _INDEX) * _GAMMA
+    steps = torch.arange(1, -(-count // 4) + 1, device=keys.device) * _GAMMA
     return _mix(keys[:, None] + steps).view(torch.int16)[:, :count]
+
+
+def kept_in_place(keys: Tensor, shape: torch.Size, p: float) -> Tensor:
+    """The mask of `Dropout`, float32 of `shape` [B, ...], element by element: for a compiler."""
+    # without & the compiler makes an index of what follows, and Triton has those in 32 bits
+    place = torch.arange(shape[1:].numel(), device=keys.device) & _INDEX
+    word = _mix(keys[:, None] + (place // 4 + 1) * _GAMMA) >> (16 * (place % 4))
+    # as a signed number of 16 bits, plus 2^15
+    kept = ((word & 0xFFFF) ^ 0x8000) >= round(p * 2**16)
+    return kept.float().reshape(shape)
 
 
 def _wrapped(number: int) -> int:

@@ -169,6 +169,11 @@ class GroupNorm(nn.Module):
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         return functional.group_norm(x, self.groups, weight, bias, self.eps)
 
+    @property
+    def settings(self) -> tuple[Tensor, Tensor, int, float]:
+        """What `harness.backbones.fused` is told of a norm."""
+        return self.weight, self.bias, self.groups, self.eps
+
 
 class PositionalEmbedding(nn.Module):
     """[cos | sin] of the noise number at frequencies from 1 down to about 1/10000."""

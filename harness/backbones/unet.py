@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from harness.backbones.adm import DhariwalUNet
 from harness.backbones.base import Backbone
+from harness.backbones.block import UNetBlock
 from harness.backbones.inner import InnerMap
 from harness.backbones.song import SongUNet
 from harness.core.solver import per_sample
@@ -38,10 +39,11 @@ class UNetBackbone(Backbone):
         """See `Backbone.silence_second_time`."""
         self.net.silence_second_time()
 
-    @property
-    def core(self) -> nn.Module:
-        """See `Backbone.core`."""
-        return self.net
+    def fuse(self) -> None:
+        """See `Backbone.fuse`: what lies between convolutions (harness/backbones/fused.py)."""
+        for module in self.net.modules():
+            if isinstance(module, UNetBlock):
+                module.fused = True
 
     @property
     def last_layer(self) -> nn.Parameter:

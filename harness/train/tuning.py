@@ -14,7 +14,7 @@ import torch
 if TYPE_CHECKING:
     from harness.train.cell import Cell
 
-#: of torch's compiler for one piece of code, eight by default; a cell needs eleven
+#: of torch's compiler for one piece of code, eight by default: in training or not, sizes, dtypes
 RECOMPILE_LIMIT = 64
 
 
@@ -43,20 +43,17 @@ def _allow_tf32(allowed: bool) -> None:
 
 
 def tune(cell: Cell, *, compile: bool, channels_last: bool) -> None:
-    """Compile a cell's networks, its teacher's included, or lay them out with channels last.
+    """Fuse a cell's networks, its teacher's included, or lay them out with channels last.
 
-    A network is compiled whole (a graph break would be an error). Row counts differ from step to
-    step, so from its second batch size on it is compiled for any; sides and channels stay fixed.
-    That rules CUDA graphs out, which fix batch sizes too.
+    What is compiled lies between convolutions (harness/backbones/fused.py) and takes any sizes.
     """
     for backbone in (cell.network, cell.target, *cell.teacher.backbones()):
         if channels_last:
             backbone.to(memory_format=torch.channels_last)
-        if compile and backbone.core is not None:
+        if compile:
             from torch._dynamo import config as compiler  # half a second, for those who ask
             from torch._inductor import config as kernels
 
             kernels.deterministic = True
-            # three networks share their code: with gradients and without, in training or not
             compiler.recompile_limit = RECOMPILE_LIMIT
-            backbone.core.compile(fullgraph=True)
+            backbone.fuse()
