@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.cli import add_grid_arguments
 from harness.cli.edited import tell_edited
 from harness.config.grid import load_grid
 from harness.config.matrix import Matrix, expand, shard
 from harness.config.needs import missing_trackers, missing_weights, told_at_once
+from harness.config.workshop import is_untried
 from harness.core.sampler import Sampler
 from harness.errors import (
     EXIT_CELL_FAILED,
@@ -25,7 +27,7 @@ from harness.errors import (
 from harness.runner.scheduler import Outcome, Scheduler
 from harness.runner.slurm import Slurm
 from harness.store.lease import taken
-from harness.store.records import Measure, State
+from harness.store.records import Measure, RunSpec, State
 from harness.store.store import ResultStore, Run, without_average
 from harness.store.tables import TABLES, kept_tables, save_matrix, sources
 
@@ -67,6 +69,7 @@ def main(args: argparse.Namespace) -> int:
     tell_edited(store, matrix.specs)
     if owed:
         _check_machine(store, matrix)
+        _try_plugins(matrix, owed)
     save_matrix(store.prepare(), matrix, whole=not args.only)
     for spec in matrix.specs:
         if spec not in owed:
@@ -147,6 +150,27 @@ def _check_machine(store: ResultStore, matrix: Matrix) -> None:
     wrong += _misfitting_times(matrix)
     if wrong:
         raise told_at_once(wrong, f"grid {matrix.grid.name!r}")
+
+
+def _try_plugins(matrix: Matrix, owed: Sequence[RunSpec]) -> None:
+    """Plugins of cells that are about to start are tried on a few samples.
+
+    Raises:
+        ConfigError: with all that fail.
+    """
+    request = matrix.request
+    plugins: list[tuple[str, str, Mapping[str, Any]]] = [
+        *(("precond", spec.precond.name, {}) for spec in owed),
+        *(("objective", spec.objective.name, spec.objective.changed) for spec in owed),
+        *(("extractor", name, {}) for name in matrix.extractors),
+        *(("metric", *request.metric_plugin(label).values()) for label in request.metrics),
+    ]
+    if not any(is_untried(*plugin) for plugin in plugins):
+        return  # before torch is imported, which takes longer than all trials
+    from harness.train.trial import failures
+
+    if wrong := failures(matrix, owed):
+        raise told_at_once(wrong, f"grid {matrix.grid.name!r}", "plugins fail")
 
 
 def _misfitting_times(matrix: Matrix) -> list[str]:

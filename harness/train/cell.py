@@ -11,7 +11,7 @@ import torch
 from harness import api
 from harness.api import Dataset, Objective, Preconditioning, Teacher
 from harness.backbones.base import Backbone
-from harness.config.workshop import resolve_dataset
+from harness.config.workshop import check_command, resolve_dataset
 from harness.contract import refuse_broken
 from harness.core.group import Group
 from harness.core.student import Student
@@ -74,7 +74,7 @@ def build_cell(spec: RunSpec, results: Path, device: torch.device) -> Cell:
             )
     teacher = teacher.to(device)
     precond, calibration = calibrated(spec.precond, teacher, dataset, results, device)
-    refuse_broken(precond)
+    refuse_broken(precond, check_command(spec))
     costs = {"calibration_seconds": calibration.seconds if calibration else 0.0}
     if calibration:
         costs["calibration_evaluations"] = float(calibration.arrays["evaluations"])

@@ -88,10 +88,10 @@ def test_a_strategy_without_its_boundary_is_not_trained(done):
         "name=skewed",
     ]
     code, _, err = say("run", *words, *changed)
-    assert code == 1, err
+    assert code == 2, err
     assert "precond 'skewed' breaks its contract (boundary: not exact at s = t" in err
-    assert "harness check skewed" in err
-    assert not list((folder / "results" / "runs").glob("skewed-*/eval.jsonl"))
+    assert f"harness check skewed --plugin {folder / 'mine.py'}`" in err
+    assert not list((folder / "results" / "runs").glob("skewed-*"))
 
 
 def test_damage_that_was_repaired_leaves_no_trace(done):

@@ -23,7 +23,7 @@ ALLOWED = {
         "harness.errors",
         "harness.home",
     },
-    "harness.contract": {"harness.api", "harness.core"},
+    "harness.contract": {"harness.api", "harness.core", "harness.errors", "harness.registry"},
     "harness.backbones": {"harness.backbones", "harness.api", "harness.core"},
     "harness.objectives": {"harness.objectives", "harness.api", "harness.core"},
     "harness.data": {"harness.data", "harness.api", "harness.core"},
