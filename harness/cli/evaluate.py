@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -45,6 +46,9 @@ def main(args: argparse.Namespace) -> int:
     """Evaluate every stored budget of the runs; print the new rows."""
     store = ResultStore(args.results).existing()
     runs = [store.run(run_id) for run_id in args.runs] or store.runs()
+    asked = {run.run_id: run.request.plugins for run in runs if run.weighed()}
+    for file in dict.fromkeys(itertools.chain(*asked.values())):
+        registry.load_file(file)
     for name in args.extractors or []:
         registry.get("extractor", name)
     if min(args.nfe or [1]) < 1 or (args.samples or 2) < 2 or args.slots < 1:

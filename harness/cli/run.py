@@ -66,11 +66,12 @@ def main(args: argparse.Namespace) -> int:
     mine = shard(matrix, args.shard)
     store = ResultStore(grid.results)
     owed = [spec for spec in matrix.specs if _owes(store.run_at(spec.run_id), matrix.wanted(spec))]
-    tell_edited(store, matrix.specs)
+    tell_edited(store, matrix)
     if owed:
         _check_machine(store, matrix)
         _try_plugins(matrix, owed)
-    save_matrix(store.prepare(), matrix, whole=not args.only)
+    if note := save_matrix(store.prepare(), matrix, whole=_is_whole(args)):
+        print(f"note: {note}", file=sys.stderr)
     for spec in matrix.specs:
         if spec not in owed:
             _settle(store.open(spec))
@@ -106,6 +107,14 @@ def main(args: argparse.Namespace) -> int:
                 return EXIT_INTERRUPTED
     code = _tables(store, grid.name)
     return _conclude(outcome) or code
+
+
+def _is_whole(args: argparse.Namespace) -> bool:
+    """Whether the grid is run as its file has it; where and how it is run is no part of that."""
+    keys = (setting.partition("=")[0] for setting in args.set)
+    return not args.only and all(
+        key in ("results", "name") or key.startswith("launch.") for key in keys
+    )
 
 
 def _owes(run: Run, wanted: Sequence[Measure]) -> bool:

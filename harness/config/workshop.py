@@ -23,7 +23,9 @@ from harness.core.sampler import Sampler
 from harness.errors import ConfigError, HarnessError, described
 from harness.home import without_home
 from harness.registry import blaming, is_built_in, own_source, place, plugin_file, registry
-from harness.store.records import PluginSpec, RunSpec
+from harness.store.records import Measure, PluginSpec, Request, RunSpec, revised
+
+AXES = ("precond", "teacher", "objective", "dataset")
 
 
 class Workshop:
@@ -208,13 +210,30 @@ def written(spec: PluginSpec) -> str:
     return f"{spec.name}: {json.dumps(spec.changed)}" if spec.changed else spec.name
 
 
-def own_sources(spec: RunSpec) -> dict[str, str]:
-    """axis -> digest of its plugin's file, for plugins that are not the harness's own."""
-    found = {}
-    for axis in ("precond", "teacher", "objective", "dataset"):
-        name = getattr(spec, axis).name
-        if (axis, name) == ("dataset", "teacher"):
-            continue  # the teacher's own data are not a plugin
-        if digest := own_source(registry.get(axis, name)):
-            found[axis] = digest
-    return found
+def own_sources(spec: RunSpec, request: Request | None = None) -> dict[str, str]:
+    """`kind name` -> digest of its file, for plugins of a cell that are not the harness's own.
+
+    With a request, also of the metrics, by their labels, and the extractors that it asks for.
+    """
+    plugins = {(axis, getattr(spec, axis).name): getattr(spec, axis).name for axis in AXES}
+    plugins.pop(("dataset", "teacher"), None)  # the teacher's own data are not a plugin
+    if request is not None:
+        for label in request.metrics:
+            plugins["metric", label] = request.metric_plugin(label)["name"]
+        for name in request.extractors:
+            plugins["extractor", revised(name, registry.get("extractor", name).revision)] = name
+    return {
+        f"{kind} {called}": digest
+        for (kind, called), name in plugins.items()
+        if (digest := own_source(registry.get(kind, name)))
+    }
+
+
+def sources_of(measure: Measure, sources: Mapping[str, str]) -> dict[str, str]:
+    """Those of `own_sources` that have a part in a number."""
+    others = (f"metric {measure.metric}", f"extractor {measure.extractor.partition('#')[0]}")
+    return {
+        plugin: digest
+        for plugin, digest in sources.items()
+        if plugin in others or not plugin.startswith(("metric ", "extractor "))
+    }

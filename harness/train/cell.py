@@ -16,6 +16,7 @@ from harness.contract import refuse_broken
 from harness.core.group import Group
 from harness.core.student import Student
 from harness.errors import ConfigError
+from harness.registry import own_source
 from harness.store.artifacts import Artifact, get_or_make
 from harness.store.records import PluginSpec, RunSpec
 from harness.train.fit import fitted_backbone, make_backbone
@@ -115,6 +116,9 @@ def calibrated(
         "dataset": dataset.spec.digest,
         **sigma,
     }
+    definer = next(cls for cls in type(precond).__mro__ if "calibrate" in vars(cls))
+    if source := own_source(definer):  # what was measured before an edit is not used
+        key["source"] = source
     group = Group.current()
 
     def measure() -> dict:
