@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,8 @@ def _check_machine(store: ResultStore, matrix: Matrix) -> None:
         run = store.run_at(spec.run_id)
         if lacking := run.without_averages(matrix.request.averages):
             wrong.append(without_average(run.path, lacking))
-    wrong += _misfitting_times(matrix)
+    request = matrix.request
+    wrong += misfitting_times(request.samplers, request.nfe, matrix.specs)
     if wrong:
         raise told_at_once(wrong, f"grid {matrix.grid.name!r}")
 
@@ -182,20 +183,23 @@ def _try_plugins(matrix: Matrix, owed: Sequence[RunSpec]) -> None:
         raise told_at_once(wrong, f"grid {matrix.grid.name!r}", "plugins fail")
 
 
-def _misfitting_times(matrix: Matrix) -> list[str]:
-    """Samplers that take more steps than an objective's grid has."""
-    wrong: dict[str, None] = {}
-    for sampler in matrix.request.samplers:
-        if Sampler.read(sampler).times != "trained":
-            continue
-        from harness.api import TeacherSpec, create
-        from harness.core.sampling import nodes
+def misfitting_times(
+    samplers: Iterable[str], nfe: Iterable[int], specs: Iterable[RunSpec]
+) -> list[str]:
+    """Samplers that take more steps than the grid has that the cells' objectives train on."""
+    walked = [text for text in samplers if Sampler.read(text).times == "trained"]
+    if not walked:
+        return []  # before torch is imported
+    from harness.api import TeacherSpec, create
+    from harness.core.sampling import nodes
 
-        spec = TeacherSpec((1,), 0.5, "any")
-        for plugin in {cell.objective.label: cell.objective for cell in matrix.specs}.values():
-            grid = create("objective", plugin.name, plugin.params).trained_times(spec)
+    wrong: dict[str, None] = {}
+    spec, most = TeacherSpec((1,), 0.5, "any"), max(nfe)
+    for plugin in {cell.objective.label: cell.objective for cell in specs}.values():
+        grid = create("objective", plugin.name, plugin.params).trained_times(spec)
+        for text in walked:
             try:
-                nodes(Sampler.read(sampler), max(matrix.request.nfe), spec, grid)
+                nodes(Sampler.read(text), most, spec, grid)
             except ValueError as error:
                 wrong[f"evaluate.samplers: {error} (objective {plugin.label})"] = None
     return list(wrong)

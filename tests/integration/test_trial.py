@@ -248,6 +248,45 @@ def test_check_has_a_sentence_for_it(harness, tmp_path, words, returned):
     assert "wrong" in out
 
 
+@pytest.mark.parametrize(
+    ("attribute", "told"),
+    [
+        ("", "sampler 'exact@trained': objective 'wrong' ({file}:3) trains at continuous times"),
+        ("samplers = 'exact'", "({file}:3): samplers must be a tuple of names"),
+        ("samplers = ('heun',)", "({file}:3): samplers: 'heun' is no sampler"),
+    ],
+)
+def test_an_objective_that_cannot_be_sampled_so_is_named(grid, harness, attribute, told):
+    file = grid.with_name("mine.py")
+    text = SOURCES["objective"] % GOOD["objective"]
+    file.write_text(text.replace("(Objective):\n", f"(Objective):\n    {attribute}\n"))
+    words = ["--set", "axes.objective=[wrong]", "--set", "evaluate.samplers=[exact@trained]"]
+    code, _, err = harness("run", "--matrix", grid, "--plugin", file, *words)
+    assert (code, told.format(file=file) in err) == (2, True), err
+
+
+@pytest.mark.parametrize("kind", ["teacher", "dataset"])
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("raise KeyError('nothing')", "KeyError: 'nothing'"),
+        ("super().__init__(params)", "`self.spec` is None, expected a"),
+    ],
+)
+def test_a_teacher_or_dataset_that_cannot_be_made_is_named(grid, harness, kind, body, told):
+    file = grid.with_name("mine.py")
+    base = kind.capitalize()
+    file.write_text(
+        f"from harness.api import {base}, register_{kind}\n\n@register_{kind}('wrong')\n"
+        f"class Wrong({base}):\n    def __init__(self, params=None):\n        {body}\n"
+    )
+    words = ["--plugin", file, "--set", f"axes.{kind}=[wrong]"]
+    code, _, err = harness("plan", "--matrix", grid, *words)
+    assert code == 2
+    assert f"{kind} 'wrong' ({file}:" in err
+    assert told in err
+
+
 def test_check_refuses_what_is_no_strategy(harness):
     code, _, err = harness("check", "nosuch")
     assert (code, "no precond is called 'nosuch'" in err) == (2, True)
