@@ -187,6 +187,16 @@ def test_plugins_that_do_well_are_run(grid, harness):
     assert failures(matrix, matrix.specs) == []
 
 
+def test_what_fails_later_is_named_too(grid, harness):
+    """A trial sees step 0 alone."""
+    code, err, file, _ = ask(
+        harness, grid, "objective", "{'loss': lambda: end.mean() / (1 // (1 - batch.step))}"
+    )
+    assert code == 1
+    assert f"ZeroDivisionError: integer division or modulo by zero, in {file}:9" in err
+    assert "(objective 'wrong')" in err
+
+
 def test_all_that_fails_is_told_at_once(grid, harness):
     file = grid.with_name("mine.py")
     file.write_text(SOURCES["precond"] % "None" + SOURCES["metric"] % "None")
