@@ -170,6 +170,8 @@ def _try_plugins(matrix: Matrix, owed: Sequence[RunSpec]) -> None:
     """
     request = matrix.request
     plugins: list[tuple[str, str, Mapping[str, Any]]] = [
+        *(("teacher", spec.teacher.name, {}) for spec in owed),
+        *(("dataset", spec.dataset.name, {}) for spec in owed if spec.dataset.name != "teacher"),
         *(("precond", spec.precond.name, {}) for spec in owed),
         *(("objective", spec.objective.name, spec.objective.changed) for spec in owed),
         *(("extractor", name, {}) for name in matrix.extractors),

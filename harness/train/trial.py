@@ -59,37 +59,43 @@ def failures(matrix: Matrix, specs: Iterable[RunSpec]) -> list[str]:
     """One sentence for each plugin of these cells that fails: its name, file and line, and how."""
     tried: set[str] = set()
     wrong: dict[str, None] = {}
-    for key, trial in _trials(matrix, specs):
-        if key not in tried:
-            tried.add(key)
+    for spec in specs:
+        where = f"{spec.teacher} {spec.dataset}"
+        ground = Ground(spec)
+        for what, trial in _trials(matrix, spec, ground):
+            if f"{what} {where}" in tried:
+                continue
+            tried.add(f"{what} {where}")
             try:
                 trial()
             except HarnessError as error:
                 wrong[str(error)] = None
+                if what in ("teacher", "dataset"):
+                    return list(wrong)  # on which nothing else can be tried
     return list(wrong)
 
 
-def _trials(matrix: Matrix, specs: Iterable[RunSpec]) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What there is to be tried, each under a key that says what decides how it ends."""
-    grounds: dict[str, Ground] = {}
-    for spec in specs:
-        where = f"{spec.teacher} {spec.dataset}"
-        ground = grounds.setdefault(where, Ground(spec))
+def _trials(
+    matrix: Matrix, spec: RunSpec, ground: Ground
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What there is to be tried of a cell, each with what decides how it ends beside the ground."""
+    if is_untried("teacher", spec.teacher.name) and not ground.own.is_network:
+        yield "teacher", ground.try_teacher
+    if spec.dataset.name != "teacher" and is_untried("dataset", spec.dataset.name):
+        yield "dataset", ground.try_dataset
+    if is_untried("precond", spec.precond.name):
         walks = list(dict.fromkeys((m.sampler, m.nfe) for m in matrix.wanted(spec)))
-        if is_untried("precond", spec.precond.name):
-            key = f"{spec.precond} {spec.objective} {where}"
-            yield key, partial(ground.try_precond, spec, walks)
-        if is_untried("objective", spec.objective.name, spec.objective.changed):
-            yield f"{spec.objective} {where}", partial(ground.try_objective, spec.objective)
-        for name in matrix.extractors:
-            if is_untried("extractor", name):
-                yield f"extractor {name} {where}", partial(ground.try_extractor, name)
-        for label in matrix.request.metrics:
-            plugin = matrix.request.metric_plugin(label)
-            if is_untried("metric", **plugin):
-                n = min(matrix.request.samples, FEATURES)
-                names = matrix.extractors
-                yield f"metric {label} {where}", partial(ground.try_metric, plugin, names, n)
+        yield f"{spec.precond} {spec.objective}", partial(ground.try_precond, spec, walks)
+    if is_untried("objective", spec.objective.name, spec.objective.changed):
+        yield f"{spec.objective}", partial(ground.try_objective, spec.objective)
+    for name in matrix.extractors:
+        if is_untried("extractor", name):
+            yield f"extractor {name}", partial(ground.try_extractor, name)
+    for label in matrix.request.metrics:
+        plugin = matrix.request.metric_plugin(label)
+        if is_untried("metric", **plugin):
+            n = min(matrix.request.samples, FEATURES)
+            yield f"metric {label}", partial(ground.try_metric, plugin, matrix.extractors, n)
 
 
 class Ground:
@@ -133,6 +139,36 @@ class Ground:
         """What a strategy is told of the teacher."""
         spec = self.own.spec
         return {key: getattr(spec, key) for key in ("sigma_data", "sigma_min", "sigma_max")}
+
+    def try_teacher(self) -> None:
+        """D(x, sigma) of a few samples at the lowest and the highest noise level."""
+        spec, cls = self.own.spec, type(self.own)
+        low, high = spec.sigma_min, spec.sigma_max
+        sigma = torch.tensor([low, high] * (SAMPLES // 2), dtype=torch.float64)
+        x = normal(0, "trial", 0, torch.arange(SAMPLES), spec.shape, torch.float32)
+        labels = evaluation_labels(0, torch.arange(SAMPLES), spec.classes)
+        with blaming("teacher", cls, "denoise"), torch.no_grad():
+            found: object = self.own.denoise(per_sample(sigma, x) * x, sigma, labels)
+        if not isinstance(found, Tensor) or found.shape != x.shape or not found.isfinite().all():
+            raise ConfigError(
+                f"teacher {cls.name!r} ({place(cls, method='denoise')}): denoise gave"
+                f" {described(found)}, expected a finite tensor of shape {list(x.shape)}"
+            )
+
+    def try_dataset(self) -> None:
+        """A few samples of it."""
+        spec = self.own.spec
+        dataset = resolve_dataset(self.spec.dataset, self.own)
+        cls, numbers = type(dataset), torch.arange(SAMPLES)
+        with blaming("dataset", cls, "draw"):
+            drawn: object = dataset.draw(0, "trial", numbers)
+        where = f"dataset {cls.name!r} ({place(cls, method='draw')}): draw gave"
+        if not isinstance(drawn, tuple) or len(drawn) != 2:
+            raise ConfigError(f"{where} {described(drawn)}, expected (samples, labels or None)")
+        x0: object = drawn[0]
+        shape = torch.Size((SAMPLES, *spec.shape))
+        if not isinstance(x0, Tensor) or x0.shape != shape or x0.dtype != torch.float32:
+            raise ConfigError(f"{where} {described(x0)}, expected float32 samples {list(shape)}")
 
     def try_precond(self, cell: RunSpec, walks: Iterable[tuple[str, int]]) -> None:
         """Coefficients, a jump, the implied denoiser, and every walk that is asked of the cell."""

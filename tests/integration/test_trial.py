@@ -75,8 +75,36 @@ class Wrong(Preconditioning):
     def coeffs(self, t, s):
         return create_precond("ctm", sigma_data=self.sigma_data).coeffs(t, s)
 """,
+    "teacher": """\
+from harness.api import Teacher, TeacherSpec, create_teacher, register_teacher
+
+@register_teacher("wrong")
+class Wrong(Teacher):
+    def __init__(self, params=None):
+        super().__init__(params)
+        self.spec = TeacherSpec((2,), 0.5, "wrong")
+
+    def denoise(self, x, sigma, labels=None):
+        return %s
+
+    def dataset(self):
+        return create_teacher("gmm").dataset()
+""",
+    "dataset": """\
+from harness.api import Dataset, DatasetSpec, register_dataset
+
+@register_dataset("wrong")
+class Wrong(Dataset):
+    spec = DatasetSpec((2,), "wrong")
+
+    def draw(self, seed, purpose, numbers):
+        import torch
+        return %s
+""",
 }
 GOOD = {
+    "teacher": "x / (1 + sigma.reshape(-1, 1)).to(x.dtype)",
+    "dataset": "torch.zeros(len(numbers), 2), None",
     "precond": "Coeffs(skip, out)",
     "outer": "(1 - s / t, s / t)",
     "objective": "{'loss': lambda: end.square().mean()}",
@@ -120,6 +148,10 @@ BAD = [
     ("extractor", "None", 5, "gave None, expected a floating tensor [B, d]"),
     ("extractor", "samples.sum()", 5, "for 4 samples; expected floating vectors [B, d]"),
     ("extractor", "samples / 0", 5, "gave features that are not finite"),
+    ("teacher", "None", 9, "denoise gave None, expected a finite tensor of shape [4, 2]"),
+    ("teacher", "x.nothing", 10, "AttributeError: 'Tensor' object has no attribute"),
+    ("dataset", "None", 7, "draw gave None, expected (samples, labels or None)"),
+    ("dataset", "(numbers, None)", 7, "draw gave a Tensor of shape [4], expected float32"),
     ("trained", "[80, 1, 0.002]", 7, "trained_times gave a list of 3, expected a float64 tensor"),
     ("trained", "torch.tensor([80.0, 90.0, 0.002])", 7, "must decrease from sigma_max 80 to"),
 ]
@@ -146,6 +178,8 @@ def ask(harness, grid, kind, returned):
         "objective": "axes.objective=[wrong]",
         "metric": "evaluate.metrics=[wrong]",
         "extractor": "evaluate.extractors=[wrong]",
+        "teacher": "axes.teacher=[wrong]",
+        "dataset": "axes.dataset=[wrong]",
     }[axis]
     words = ["run", "--matrix", grid, "--plugin", file, "--set", setting]
     words += ["--set", "budgets=[2]", "--set", "backbone.fit_steps=2"]
@@ -178,6 +212,8 @@ def test_plugins_that_do_well_are_run(grid, harness):
         "metric": "evaluate.metrics=[wrong, alignment, {kid: {subset_size: 50}}]",
         "extractor": "evaluate.extractors=[raw, wrong]",
         "objective": "axes.objective=[wrong, {ctm: {steps: 2}}]",
+        "teacher": "axes.teacher=[wrong, gmm]",
+        "dataset": "axes.dataset=[wrong, teacher]",
     }.items():
         file = grid.with_name(f"{kind}.py")
         file.write_text(SOURCES[kind] % GOOD[kind])
