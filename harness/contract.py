@@ -12,10 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.api import Coeffs, ConfigError, Preconditioning, edm_inner
+from harness.api import Coeffs, ConfigError, DenoiserForm, Preconditioning, edm_inner
 from harness.core.schedule import karras
+from harness.errors import HarnessError, described
+from harness.registry import place
 
 NODES = 24
+
+
+class ContractError(ConfigError):
+    """A preconditioning breaks its contract; the sentence says how."""
 
 
 @dataclass(frozen=True)
@@ -47,29 +53,45 @@ def check_precond(precond: Preconditioning) -> list[Finding]:
     return [_run(check, precond) for check in checks]
 
 
-def refuse_broken(precond: Preconditioning) -> None:
-    """Refuse to train a preconditioning without what every jump needs: finite, exact at s = t.
+def refuse_broken(precond: Preconditioning, command: str = "") -> None:
+    """Refuse to train a preconditioning without what every jump needs.
+
+    Coefficients are finite float64 tensors, one for every pair, and exact at s = t.
+
+    Args:
+        command: what to type to see all checks of it; told with the refusal.
 
     Raises:
-        ConfigError: says which check failed and where.
+        ContractError: says which check failed, on what, and in which file and line.
     """
-    for check in (_coeffs, _dtype, _finite, _boundary):
+    for check in (_coeffs, _shape, _dtype, _finite, _boundary):
         finding = _run(check, precond)
         if not finding.ok:
-            raise ConfigError(
+            raise ContractError(
                 f"precond {precond.name!r} breaks its contract ({finding.check}:"
-                f" {finding.detail}); `python -m harness check {precond.name}` tells more"
+                f" {finding.detail})" + (f"; `{command}` tells more" if command else "")
             )
 
 
 def _run(check: Callable[[Preconditioning], str], precond: Preconditioning) -> Finding:
-    name = check.__name__.removeprefix("_")
+    name, cls = check.__name__.removeprefix("_"), type(precond)
     try:
         return Finding(name, True, check(precond))
-    except AssertionError as error:
-        return Finding(name, False, str(error))
+    except HarnessError as error:
+        told, where = str(error), place(cls, method=_written_in(precond))
     except Exception as error:
-        return Finding(name, False, f"{type(error).__name__}: {error}")
+        told, where = f"{type(error).__name__}: {error}", place(cls, error)
+    return Finding(name, False, f"{told}, in {where}")
+
+
+def _written_in(precond: Preconditioning) -> str:
+    """The method that a subclass writes its coefficients in."""
+    return "outer" if type(precond).coeffs is DenoiserForm.coeffs else "coeffs"
+
+
+def _require(held: bool, sentence: str) -> None:
+    if not held:
+        raise ContractError(sentence)
 
 
 def _grid(precond: Preconditioning) -> Tensor:
@@ -83,10 +105,38 @@ def _parts(coeffs: Coeffs) -> Iterator[tuple[str, Tensor]]:
 
 
 def _coeffs(precond: Preconditioning) -> str:
-    """There are coefficients for t and s of one shape."""
-    grid = _grid(precond)
-    precond.coeffs(grid[:-1], grid[1:])
+    """There are coefficients for t and s of one shape, and they are tensors."""
+    t, s = _grid(precond)[:-1], _grid(precond)[1:]
+    if _written_in(precond) == "outer" and isinstance(precond, DenoiserForm):
+        pair: object = precond.outer(t, s)
+        _require(
+            isinstance(pair, tuple | list)
+            and len(pair) == 2
+            and all(isinstance(value, Tensor) for value in pair),
+            f"outer gave {described(pair)}, expected (alpha, beta), two float64 tensors",
+        )
+    found: object = precond.coeffs(t, s)
+    if not isinstance(found, Coeffs):
+        raise ContractError(
+            f"coeffs gave {described(found)}, expected Coeffs(skip, out) of float64 tensors"
+        )
+    for name, value in _parts(found):
+        _require(
+            isinstance(value, Tensor),
+            f"coeffs gave {name} = {described(value)}, expected a float64 tensor",
+        )
     return "given"
+
+
+def _shape(precond: Preconditioning) -> str:
+    """A coefficient for each of t [N] and s [N], or one for all."""
+    t, s = _grid(precond)[:-1], _grid(precond)[1:]
+    for name, value in _parts(precond.coeffs(t, s)):
+        _require(
+            value.shape in ((), (1,), t.shape),
+            f"{name} has shape {list(value.shape)} for t and s of shape {list(t.shape)}",
+        )
+    return "one a pair"
 
 
 def _broadcast(precond: Preconditioning) -> str:
@@ -94,13 +144,15 @@ def _broadcast(precond: Preconditioning) -> str:
     grid = _grid(precond)
     table = precond.coeffs(grid[:, None], grid)
     for name, value in _parts(table):
-        shape = torch.broadcast_shapes(value.shape, (NODES, NODES))
-        assert shape == (NODES, NODES), f"{name} has shape {tuple(value.shape)} for t [N, 1], s [N]"
+        # no more axes than two, each of length 1 or N
+        fits = value.dim() <= 2 and all(length in (1, NODES) for length in value.shape)
+        _require(fits, f"{name} has shape {tuple(value.shape)} for t [N, 1], s [N]")
     i, j = 3, NODES - 4
     single = precond.coeffs(grid[i : i + 1], grid[j : j + 1])
     for (name, full), (_, one) in zip(_parts(table), _parts(single), strict=True):
         gap = float((full.expand(NODES, NODES)[i, j] - one.reshape(())).abs())
-        assert gap <= 1e-12 * max(1.0, float(one.abs())), f"{name} depends on the batch: {gap:.1e}"
+        small = gap <= 1e-12 * max(1.0, float(one.abs()))
+        _require(small, f"{name} depends on the batch: {gap:.1e}")
     return "t [N, 1], s [N] -> [N, N]"
 
 
@@ -108,7 +160,7 @@ def _dtype(precond: Preconditioning) -> str:
     """float64 in, float64 out."""
     grid = _grid(precond)
     for name, value in _parts(precond.coeffs(grid[:-1], grid[1:])):
-        assert value.dtype == torch.float64, f"{name} is {value.dtype}, not float64"
+        _require(value.dtype == torch.float64, f"{name} is {value.dtype}, not float64")
     return "float64"
 
 
@@ -120,9 +172,7 @@ def _finite(precond: Preconditioning) -> str:
         bad = (~value.isfinite()).nonzero()
         if len(bad):
             k = int(bad[0])
-            raise AssertionError(
-                f"{name} is {value[k]:g} at t={grid[i[k]]:.4g}, s={grid[j[k]]:.4g}"
-            )
+            raise ContractError(f"{name} is {value[k]:g} at t={grid[i[k]]:.4g}, s={grid[j[k]]:.4g}")
     return f"{len(i)} pairs"
 
 
@@ -135,9 +185,8 @@ def _boundary(precond: Preconditioning) -> str:
         **{name: float(values[name].abs().max()) for name in values if name != "skip"},
     }
     bad = {name: value for name, value in off.items() if value != 0}
-    assert not bad, "not exact at s = t: " + ", ".join(
-        f"{k} off by {v:.1e}" for k, v in bad.items()
-    )
+    told = ", ".join(f"{name} off by {value:.1e}" for name, value in bad.items())
+    _require(not bad, f"not exact at s = t: {told}")
     return "exact"
 
 
@@ -153,9 +202,10 @@ def _tangency(precond: Preconditioning) -> str:
     if implied.shift is not None:
         gap = max(gap, float(implied.shift.abs().max()))
     tangent = gap < 1e-6
-    assert tangent == precond.tangent, (
+    _require(
+        tangent == precond.tangent,
         f"declares tangent = {precond.tangent}, but its implied denoiser is {gap:.1e} from the"
-        " teacher's"
+        " teacher's",
     )
     return "tangent" if tangent else f"not tangent, as declared (off by {gap:.2g})"
 
@@ -175,7 +225,7 @@ def _denoiser(precond: Preconditioning) -> str:
         expected = (1 - slope) if name == "skip" else -slope
         error = (found - expected).abs() / expected.abs().clamp_min(1)
         worst = max(worst, float(error.max()))
-    assert worst < 1e-3, f"denoiser_coeffs is {worst:.1e} from the slope of coeffs"
+    _require(worst < 1e-3, f"denoiser_coeffs is {worst:.1e} from the slope of coeffs")
     return f"within {worst:.0e} of the slope"
 
 
@@ -188,5 +238,5 @@ def _deterministic(precond: Preconditioning) -> str:
         strict=True,
     )
     for (name, one), (_, two) in pairs:
-        assert torch.equal(one, two), f"{name} changes between calls"
+        _require(torch.equal(one, two), f"{name} changes between calls")
     return "repeatable"

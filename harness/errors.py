@@ -86,6 +86,19 @@ def complaint(item: Mapping[str, Any], known: Iterable[str]) -> str:
     )
 
 
+def described(value: object) -> str:
+    """What a plugin gave instead of what was expected: `None`, `a float`, `a tuple of 2`."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    article = "an" if name[0] in "aeiouAEIOU" else "a"
+    if isinstance(value, tuple | list | dict | set):
+        return f"{article} {name} of {len(value)}"
+    shape = getattr(value, "shape", None)
+    of = "" if shape is None else f" of shape {list(shape)}"
+    return f"{article} {name}{of}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ` (did you mean 'x'? known: ...)`, ready to be appended to a sentence."""
     names = sorted(set(known))

@@ -7,6 +7,7 @@ keep `import torch` inside their methods, so that listing and planning stay fast
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
@@ -15,13 +16,14 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError, nearest
+from harness.errors import ConfigError, HarnessError, nearest
 
 #: kind of plugin -> packages of this distribution whose modules hold plugins of that kind.
 BUILT_IN: dict[str, tuple[str, ...]] = {
@@ -38,6 +40,8 @@ ELSEWHERE = {
     ("metric", "fd"): "the Fréchet distance is metric 'frechet'",
     ("metric", "is"): "the Inception Score is metric 'inception-score'",
 }
+#: how the modules of files that --plugin loads are called, before the file's own name
+FROM_FILE = "harness_plugin_"
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -129,7 +133,7 @@ class Registry:
         path = Path(path).expanduser().resolve()
         if not path.is_file():
             raise ConfigError(f"--plugin {path}: no such file")
-        name = f"harness_plugin_{path.stem}"
+        name = f"{FROM_FILE}{path.stem}"
         if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
             return
         spec = importlib.util.spec_from_file_location(name, path)
@@ -137,6 +141,7 @@ class Registry:
             raise ConfigError(f"--plugin {path}: not a Python file (expected a name ending in .py)")
         for kind in BUILT_IN:  # first come, first named
             self._scan(kind)
+        before = self._all()
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
@@ -145,6 +150,32 @@ class Registry:
             del sys.modules[name]
             what = str(error) if isinstance(error, ConfigError) else _one_line(error)
             raise ConfigError(f"--plugin {path}: {what}") from error
+        if self._all() == before:
+            del sys.modules[name]
+            kinds = ", ".join(f"@register_{kind}" for kind in BUILT_IN)
+            raise ConfigError(
+                f"--plugin {path}: it registers no plugin; put a decorator of harness.api over a"
+                f' class, e.g. @register_precond("{path.stem}") (there are {kinds})'
+            )
+
+    def _all(self) -> set[type[Any]]:
+        return {cls for classes in self._classes.values() for cls in classes.values()}
+
+    def blamed(self, error: BaseException) -> str:
+        """The plugin from outside whose code an error came through last, ` in FILE:LINE (...)`.
+
+        Ready to be appended to a sentence; empty where it came through none.
+        """
+        files = {
+            inspect.getsourcefile(cls): f"{kind} {name!r}"
+            for kind, classes in self._classes.items()
+            for name, cls in classes.items()
+            if not is_built_in(cls)
+        }
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            if frame.filename in files:
+                return f", in {frame.filename}:{frame.lineno} ({files[frame.filename]})"
+        return ""
 
     def _scan(self, kind: str) -> None:
         if kind not in BUILT_IN:
@@ -198,19 +229,68 @@ def origin(cls: type[Any]) -> str:
         return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def place(cls: type[Any], error: BaseException | None = None, method: str = "") -> str:
+    """`file:line` of a plugin's code: where an error came through last, or where a method begins.
+
+    The class itself, where the error did not come through its file or the method is not in it.
+    """
+    try:
+        source = inspect.getsourcefile(cls)
+    except TypeError:
+        return origin(cls)
+    if error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == source]
+        if source and lines:
+            return f"{source}:{lines[-1]}"
+    code = getattr(getattr(cls, method, None), "__code__", None)
+    if code is not None and code.co_filename == source:
+        return f"{source}:{code.co_firstlineno}"
+    return origin(cls)
+
+
+@contextlib.contextmanager
+def blaming(kind: str, cls: type[Any], method: str = "") -> Iterator[None]:
+    """Say whose code it is that raises, with file and line, where it says nothing itself.
+
+    Raises:
+        ConfigError: the code within raised something that is no HarnessError.
+    """
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        where = place(cls, error, method)
+        raise ConfigError(f"{kind} {cls.name!r} ({where}): {_one_line(error)}") from error
+
+
+def plugin_file(cls: type[Any]) -> str | None:
+    """The file that has to be named with --plugin for this class to be found, if it is one."""
+    module = sys.modules.get(cls.__module__)
+    if module is None or not cls.__module__.startswith(FROM_FILE):
+        return None
+    return getattr(module, "__file__", None)
+
+
 def own_source(cls: type[Any]) -> str | None:
     """Digest of the file that a plugin from outside was written in; None of a built-in one.
 
     A built-in one is as old as the harness, whose commit is known.
     """
-    built_in = tuple(f"{package}." for packages in BUILT_IN.values() for package in packages)
-    if cls.__module__.startswith(built_in):
+    if is_built_in(cls):
         return None
     try:
         path = inspect.getsourcefile(cls)
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else None
     except (OSError, TypeError):
         return None
+
+
+def is_built_in(cls: type[Any]) -> bool:
+    """Whether a plugin is the harness's own."""
+    packages = (package for packages in BUILT_IN.values() for package in packages)
+    return cls.__module__.startswith(tuple(f"{package}." for package in packages))
 
 
 def _one_line(error: BaseException) -> str:

@@ -11,9 +11,9 @@ from harness.api.objective import Objective
 from harness.api.plugin import Plugin
 from harness.api.preconditioning import Preconditioning
 from harness.api.teacher import Dataset, Teacher
-from harness.errors import ConfigError, complaint
+from harness.errors import ConfigError, complaint, described
 from harness.home import with_home
-from harness.registry import registry
+from harness.registry import place, registry
 
 if TYPE_CHECKING:
     from harness.core.group import Group
@@ -130,6 +130,12 @@ def calibrate(
     started = time.perf_counter()
     with torch.no_grad():
         found = precond.calibrate(probe)
+    if not isinstance(found, Mapping) or not all(map(torch.is_tensor, found.values())):
+        where = place(type(precond), method="calibrate")
+        raise ConfigError(
+            f"precond {precond.name!r} ({where}): calibrate gave {described(found)}, expected"
+            " {name: tensor}"
+        )
     # what it cost belongs beside every speed-up: recorded here, so that no plugin has to
     cost = {"evaluations": probe.evaluations, "seconds": time.perf_counter() - started}
     spent = {k: torch.tensor(float(v), dtype=torch.float64) for k, v in cost.items()}

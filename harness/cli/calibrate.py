@@ -8,7 +8,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from harness.cli import add_plugin_argument
-from harness.cli.teacher_argument import add_teacher_argument, make_teacher, parse_plugin
+from harness.cli.teacher_argument import add_teacher_argument, make_teacher, precond_spec
 from harness.errors import EXIT_DONE, ConfigError
 
 
@@ -28,21 +28,20 @@ def main(args: argparse.Namespace) -> int:
     """Print what was measured, at what cost, and where it is kept."""
     import torch
 
-    from harness.api import make_params
-    from harness.registry import registry
-    from harness.store.records import PluginSpec
+    from harness.registry import blaming, registry
     from harness.store.store import ResultStore
     from harness.train.cell import calibrated
 
-    name, given = parse_plugin(args.precond)
-    params = make_params("precond", name, given).model_dump(mode="json")
-    spec = PluginSpec(name, registry.get("precond", name).revision, params, given)
+    spec = precond_spec(args.precond)
     teacher = make_teacher(args.teacher)
     results = ResultStore(args.results).prepare().root
     device = torch.device("cpu")
-    _, artifact = calibrated(spec, teacher, teacher.dataset(), Path(results), device)
+    with blaming("precond", registry.get("precond", spec.name), "calibrate"):
+        _, artifact = calibrated(spec, teacher, teacher.dataset(), Path(results), device)
     if artifact is None:
-        raise ConfigError(f"precond {name!r} has closed-form coefficients: nothing to calibrate")
+        raise ConfigError(
+            f"precond {spec.name!r} has closed-form coefficients: nothing to calibrate"
+        )
     arrays = artifact.arrays
     print(f"artifact    {artifact.path}")
     print(f"seconds     {artifact.seconds:.2f} when it was made")

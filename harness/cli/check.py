@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
 from harness.cli import add_plugin_argument
-from harness.cli.teacher_argument import add_teacher_argument, make_precond, make_teacher
+from harness.cli.teacher_argument import (
+    add_teacher_argument,
+    make_precond,
+    make_teacher,
+    precond_spec,
+)
 from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, HarnessError
+from harness.registry import blaming
 
 if TYPE_CHECKING:
     from harness.api import Preconditioning, Teacher
+    from harness.contract import Finding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Exit code 1 if a check fails."""
     teacher = make_teacher(args.teacher)
+    for name in args.names:
+        precond_spec(name)  # a name that is none is bad input, not a strategy that fails
     results = Path(args.results)
     if args.equivalence:
         return _equivalence(args.names, teacher, results)
@@ -45,16 +55,17 @@ def main(args: argparse.Namespace) -> int:
         return _check_all(teacher, results, args.coefficients)
     from harness.contract import check_precond
 
-    failed = False
-    preconds = {name: make_precond(name, teacher, results) for name in args.names}
-    for name, precond in preconds.items():
-        rows = []
-        for finding in check_precond(precond):
-            failed |= not finding.ok
-            rows.append([name, finding.check, "ok" if finding.ok else "FAILED", finding.detail])
+    made, unmade = _make(args.names, teacher, results)
+    failed = bool(unmade)
+    for name, precond in made.items():
+        findings = check_precond(precond)
+        failed |= not all(finding.ok for finding in findings)
+        rows = [[name, f.check, "ok" if f.ok else "FAILED", f.detail] for f in findings]
         print(tabulate(rows, tablefmt="plain"))
         if args.coefficients:
-            _coefficients(precond)
+            _coefficients(precond, findings)
+    for name, why in unmade.items():
+        print(f"{name}  made  FAILED  {why}")
     return EXIT_CELL_FAILED if failed else EXIT_DONE
 
 
@@ -79,7 +90,7 @@ def _check_all(teacher: Teacher, results: Path, coefficients: bool) -> int:
     if coefficients:
         for name, precond in made.items():
             print(f"\n{name}")
-            _coefficients(precond)
+            _coefficients(precond, check_precond(precond))
     return EXIT_CELL_FAILED if wrong else EXIT_DONE
 
 
@@ -88,32 +99,42 @@ def _make_all(teacher: Teacher, results: Path) -> tuple[dict[str, Preconditionin
     from harness.api import list_preconds
     from harness.registry import registry
 
-    made, unmade = {}, {}
-    for name in list_preconds():
-        try:
-            made[name] = make_precond(name, teacher, results)
-        except Exception as error:
-            kind = "" if isinstance(error, HarnessError) else f"{type(error).__name__}: "
-            unmade[name] = f"{kind}{error}"
+    made, unmade = _make(list_preconds(), teacher, results)
     for broken in registry.broken:
         if broken.kind == "precond" and broken.origin.removeprefix("entry point ") not in unmade:
             unmade[broken.origin] = broken.error
     return made, unmade
 
 
+def _make(
+    names: Sequence[str], teacher: Teacher, results: Path
+) -> tuple[dict[str, Preconditioning], dict[str, str]]:
+    """Strategies by what they were asked for as; and why others could not be made."""
+    made, unmade = {}, {}
+    for name in names:
+        try:
+            made[name] = make_precond(name, teacher, results)
+        except HarnessError as error:
+            unmade[name] = str(error)
+    return made, unmade
+
+
 def _equivalence(names: list[str], teacher: Teacher, results: Path) -> int:
+    """A line per function; exit code 1 if a strategy has no coefficients to compare."""
+    from harness.contract import refuse_broken
     from harness.report.coefficients import same_function
     from harness.train.coefficients import fingerprint
 
-    if names:
-        preconds = {name: make_precond(name, teacher, results) for name in names}
-    else:
-        preconds, unmade = _make_all(teacher, results)
-        for name, why in unmade.items():
-            print(f"not compared: {name}: {why}")
+    made, lacking = _make(names, teacher, results) if names else _make_all(teacher, results)
     groups: list[tuple[dict, list[str]]] = []
-    for name, precond in preconds.items():
-        mine = fingerprint(precond)
+    for name, precond in made.items():
+        try:
+            refuse_broken(precond)
+            with blaming("precond", type(precond)):
+                mine = fingerprint(precond)
+        except HarnessError as error:
+            lacking[name] = str(error)
+            continue
         for known, members in groups:
             if same_function(mine, known):
                 members.append(name)
@@ -122,12 +143,17 @@ def _equivalence(names: list[str], teacher: Teacher, results: Path) -> int:
             groups.append((mine, [name]))
     for _, members in groups:
         print(" = ".join(members) + ("   (one function: expect equal runs)" if members[1:] else ""))
-    return EXIT_DONE
+    for name, why in lacking.items():
+        print(f"not compared: {name}: {why}")
+    return EXIT_CELL_FAILED if lacking else EXIT_DONE
 
 
-def _coefficients(precond: Preconditioning) -> None:
+def _coefficients(precond: Preconditioning, findings: Sequence[Finding]) -> None:
+    """skip, out and shift at the jumps of a few-step sampler, unless there are none to print."""
     from harness.core.schedule import karras
 
+    if findings[0].check == "coeffs":
+        return
     rows = []
     for nfe in (1, 2, 3, 5):
         nodes = karras(nfe + 1, precond.sigma_min, precond.sigma_max)

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
 
+from harness.config.matrix import Matrix
+from harness.config.workshop import own_sources
 from harness.errors import HarnessError
-from harness.store.files import read_json
-from harness.store.records import RunSpec
 from harness.store.store import ResultStore
 
 
-def tell_edited(store: ResultStore, specs: Iterable[RunSpec]) -> None:
-    """Say on stderr which plugins differ from what existing runs were made with."""
-    from harness.config.workshop import own_sources
-
+def tell_edited(store: ResultStore, matrix: Matrix) -> None:
+    """Say on stderr which plugins differ from what existing numbers of a grid were made with."""
     edited: Counter[str] = Counter()
-    for spec in specs:
-        path = store.run_at(spec.run_id).path / "provenance.json"
+    for spec in matrix.specs:
+        now = own_sources(spec, matrix.request)
+        if not now:
+            continue
+        run = store.run_at(spec.run_id)
         try:
-            then = read_json(path).get("plugins", {}) if path.exists() else {}
+            rows, earlier = run.rows(), run.plugins()
         except HarnessError:
             continue  # a damaged file is told by whoever needs it
-        for axis, now in own_sources(spec).items() if then else ():
-            if then.get(axis, now) != now:
-                edited[f"{axis} {getattr(spec, axis).name}"] += 1
+        then = [rows[m].plugins or earlier for m in matrix.wanted(spec) if m in rows]
+        for plugin, digest in now.items():
+            edited[plugin] += any(known.get(plugin, digest) != digest for known in then)
     for plugin, runs in edited.items():
-        print(
-            f"note: the file of {plugin} was edited since {runs} of these runs, whose numbers stay;"
-            " if its own change, raise `revision` on the class and they are made anew",
-            file=sys.stderr,
-        )
+        if runs:
+            print(
+                f"note: the file of {plugin} was edited since {runs} of these runs, whose numbers"
+                " stay; if the edit changes numbers, raise `revision` on the class and they are"
+                " made anew",
+                file=sys.stderr,
+            )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from harness.cli.run import misfitting_times
 from harness.config.matrix import named_metrics
+from harness.config.needs import told_at_once
 from harness.config.schema import Launch, PluginRef
-from harness.config.workshop import plugin_spec
+from harness.config.workshop import Workshop, plugin_spec
 from harness.core.sampler import Sampler
 from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, EXIT_INTERRUPTED, ConfigError
 from harness.registry import registry
@@ -45,6 +48,9 @@ def main(args: argparse.Namespace) -> int:
     """Evaluate every stored budget of the runs; print the new rows."""
     store = ResultStore(args.results).existing()
     runs = [store.run(run_id) for run_id in args.runs] or store.runs()
+    asked = {run.run_id: run.request.plugins for run in runs if run.weighed()}
+    for file in dict.fromkeys(itertools.chain(*asked.values())):
+        registry.load_file(file)
     for name in args.extractors or []:
         registry.get("extractor", name)
     if min(args.nfe or [1]) < 1 or (args.samples or 2) < 2 or args.slots < 1:
@@ -60,9 +66,12 @@ def main(args: argparse.Namespace) -> int:
     if args.metrics:
         refs = [PluginRef.model_validate(name) for name in args.metrics]
         given |= named_metrics([plugin_spec("metric", ref) for ref in refs])
+    groups = _by_request(runs, given)
+    if args.samplers or args.nfe:
+        _check_samplers(groups)
     code = EXIT_DONE
     before = {run.run_id: set(run.rows()) for run in runs}
-    for request, group in _by_request(runs, given):
+    for request, group in groups:
         launch = Launch(slots=args.slots, processes=request.processes)
         found = [(run, run.request, run.status()) for run in group]
         outcome = Scheduler(store, [run.spec for run in group], request, launch).run()
@@ -108,6 +117,30 @@ def _samplers(names: list[str] | None) -> list[str] | None:
         return None if names is None else [Sampler.read(name).text for name in names]
     except ValueError as error:
         raise ConfigError(f"eval --samplers: {error}") from None
+
+
+def _check_samplers(groups: Iterable[tuple[Request, list[Run]]]) -> None:
+    """Refuse samplers that do not suit a run's teacher, its objective's grid or the NFEs.
+
+    Raises:
+        ConfigError: with all that is wrong.
+    """
+    make = Workshop()
+    wrong: list[str] = []
+    for request, runs in groups:
+        for name in request.samplers:
+            if not any(Sampler.read(name).serves(nfe) for nfe in request.nfe):
+                told = ", ".join(map(str, request.nfe))
+                wrong.append(f"sampler {name!r} has levels for other numbers of steps than {told}")
+        specs = [run.spec for run in runs]
+        for spec in specs:
+            if teacher := make.teacher(spec.teacher):
+                plugins = {"objective": spec.objective}
+                make.samplers(request.samplers, plugins, teacher)
+        if not make.broken:
+            wrong += misfitting_times(request.samplers, request.nfe, specs)
+    if wrong := list(dict.fromkeys([*make.broken.values(), *wrong])):
+        raise told_at_once(wrong, "eval", "things are wrong")
 
 
 def _by_request(runs: Iterable[Run], given: Mapping[str, Any]) -> list[tuple[Request, list[Run]]]:

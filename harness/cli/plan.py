@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
     whole = expand(grid, args.only, args.plugin)
     matrix = shard(whole, args.shard)
     store = ResultStore(grid.results)
-    tell_edited(store, matrix.specs)
+    tell_edited(store, matrix)
     rows = []
     owed = 0
     for spec in matrix.specs:

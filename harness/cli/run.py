@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.cli import add_grid_arguments
 from harness.cli.edited import tell_edited
 from harness.config.grid import load_grid
 from harness.config.matrix import Matrix, expand, shard
 from harness.config.needs import missing_trackers, missing_weights, told_at_once
+from harness.config.workshop import is_untried
 from harness.core.sampler import Sampler
 from harness.errors import (
     EXIT_CELL_FAILED,
@@ -25,7 +27,7 @@ from harness.errors import (
 from harness.runner.scheduler import Outcome, Scheduler
 from harness.runner.slurm import Slurm
 from harness.store.lease import taken
-from harness.store.records import Measure, State
+from harness.store.records import Measure, RunSpec, State
 from harness.store.store import ResultStore, Run, without_average
 from harness.store.tables import TABLES, kept_tables, save_matrix, sources
 
@@ -64,10 +66,12 @@ def main(args: argparse.Namespace) -> int:
     mine = shard(matrix, args.shard)
     store = ResultStore(grid.results)
     owed = [spec for spec in matrix.specs if _owes(store.run_at(spec.run_id), matrix.wanted(spec))]
-    tell_edited(store, matrix.specs)
+    tell_edited(store, matrix)
     if owed:
         _check_machine(store, matrix)
-    save_matrix(store.prepare(), matrix, whole=not args.only)
+        _try_plugins(matrix, owed)
+    if note := save_matrix(store.prepare(), matrix, whole=_is_whole(args)):
+        print(f"note: {note}", file=sys.stderr)
     for spec in matrix.specs:
         if spec not in owed:
             _settle(store.open(spec))
@@ -103,6 +107,14 @@ def main(args: argparse.Namespace) -> int:
                 return EXIT_INTERRUPTED
     code = _tables(store, grid.name)
     return _conclude(outcome) or code
+
+
+def _is_whole(args: argparse.Namespace) -> bool:
+    """Whether the grid is run as its file has it; where and how it is run is no part of that."""
+    keys = (setting.partition("=")[0] for setting in args.set)
+    return not args.only and all(
+        key in ("results", "name") or key.startswith("launch.") for key in keys
+    )
 
 
 def _owes(run: Run, wanted: Sequence[Measure]) -> bool:
@@ -144,25 +156,52 @@ def _check_machine(store: ResultStore, matrix: Matrix) -> None:
         run = store.run_at(spec.run_id)
         if lacking := run.without_averages(matrix.request.averages):
             wrong.append(without_average(run.path, lacking))
-    wrong += _misfitting_times(matrix)
+    request = matrix.request
+    wrong += misfitting_times(request.samplers, request.nfe, matrix.specs)
     if wrong:
         raise told_at_once(wrong, f"grid {matrix.grid.name!r}")
 
 
-def _misfitting_times(matrix: Matrix) -> list[str]:
-    """Samplers that take more steps than an objective's grid has."""
-    wrong: dict[str, None] = {}
-    for sampler in matrix.request.samplers:
-        if Sampler.read(sampler).times != "trained":
-            continue
-        from harness.api import TeacherSpec, create
-        from harness.core.sampling import nodes
+def _try_plugins(matrix: Matrix, owed: Sequence[RunSpec]) -> None:
+    """Plugins of cells that are about to start are tried on a few samples.
 
-        spec = TeacherSpec((1,), 0.5, "any")
-        for plugin in {cell.objective.label: cell.objective for cell in matrix.specs}.values():
-            grid = create("objective", plugin.name, plugin.params).trained_times(spec)
+    Raises:
+        ConfigError: with all that fail.
+    """
+    request = matrix.request
+    plugins: list[tuple[str, str, Mapping[str, Any]]] = [
+        *(("teacher", spec.teacher.name, {}) for spec in owed),
+        *(("dataset", spec.dataset.name, {}) for spec in owed if spec.dataset.name != "teacher"),
+        *(("precond", spec.precond.name, {}) for spec in owed),
+        *(("objective", spec.objective.name, spec.objective.changed) for spec in owed),
+        *(("extractor", name, {}) for name in matrix.extractors),
+        *(("metric", *request.metric_plugin(label).values()) for label in request.metrics),
+    ]
+    if not any(is_untried(*plugin) for plugin in plugins):
+        return  # before torch is imported, which takes longer than all trials
+    from harness.train.trial import failures
+
+    if wrong := failures(matrix, owed):
+        raise told_at_once(wrong, f"grid {matrix.grid.name!r}", "plugins fail")
+
+
+def misfitting_times(
+    samplers: Iterable[str], nfe: Iterable[int], specs: Iterable[RunSpec]
+) -> list[str]:
+    """Samplers that take more steps than the grid has that the cells' objectives train on."""
+    walked = [text for text in samplers if Sampler.read(text).times == "trained"]
+    if not walked:
+        return []  # before torch is imported
+    from harness.api import TeacherSpec, create
+    from harness.core.sampling import nodes
+
+    wrong: dict[str, None] = {}
+    spec, most = TeacherSpec((1,), 0.5, "any"), max(nfe)
+    for plugin in {cell.objective.label: cell.objective for cell in specs}.values():
+        grid = create("objective", plugin.name, plugin.params).trained_times(spec)
+        for text in walked:
             try:
-                nodes(Sampler.read(sampler), max(matrix.request.nfe), spec, grid)
+                nodes(Sampler.read(text), most, spec, grid)
             except ValueError as error:
                 wrong[f"evaluate.samplers: {error} (objective {plugin.label})"] = None
     return list(wrong)

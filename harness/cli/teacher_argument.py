@@ -13,6 +13,7 @@ from harness.errors import ConfigError
 
 if TYPE_CHECKING:
     from harness.api import Preconditioning, Teacher
+    from harness.store.records import PluginSpec
 
 
 def add_teacher_argument(parser: argparse.ArgumentParser) -> None:
@@ -49,16 +50,32 @@ def make_teacher(text: str) -> Teacher:
     return create_teacher(name, **params)
 
 
-def make_precond(text: str, teacher: Teacher, results: Path) -> Preconditioning:
-    """A strategy by `NAME` or `NAME: {params}`, calibrated if it needs it."""
-    import torch
+def precond_spec(text: str) -> PluginSpec:
+    """A strategy by `NAME` or `NAME: {params}`, its parameters checked.
 
+    Raises:
+        ConfigError: there is no strategy, or no parameter, of that name.
+    """
     from harness.api import make_params
     from harness.registry import registry
     from harness.store.records import PluginSpec
-    from harness.train.cell import calibrated
 
     name, given = parse_plugin(text)
     params = make_params("precond", name, given).model_dump(mode="json")
-    spec = PluginSpec(name, registry.get("precond", name).revision, params, given)
-    return calibrated(spec, teacher, teacher.dataset(), results, torch.device("cpu"))[0]
+    return PluginSpec(name, registry.get("precond", name).revision, params, given)
+
+
+def make_precond(text: str, teacher: Teacher, results: Path) -> Preconditioning:
+    """The strategy of that name, calibrated if it needs it.
+
+    Raises:
+        ConfigError: there is none, or its own code raises.
+    """
+    import torch
+
+    from harness.registry import blaming, registry
+    from harness.train.cell import calibrated
+
+    spec = precond_spec(text)
+    with blaming("precond", registry.get("precond", spec.name), "calibrate"):
+        return calibrated(spec, teacher, teacher.dataset(), results, torch.device("cpu"))[0]

@@ -11,14 +11,12 @@ from typing import Any
 from harness.api import DatasetSpec, Teacher
 from harness.api.evaluation import misfit
 from harness.config.schema import Axes, Grid
-from harness.config.workshop import Workshop
+from harness.config.workshop import AXES, Workshop
 from harness.core.sampler import Sampler
 from harness.errors import ConfigError, nearest
 from harness.home import without_home
 from harness.registry import registry
-from harness.store.records import Measure, PluginSpec, Request, RunSpec
-
-AXES = ("precond", "teacher", "objective", "dataset")
+from harness.store.records import Measure, PluginSpec, Request, RunSpec, revised
 
 
 @dataclass(frozen=True)
@@ -73,10 +71,13 @@ def wanted(request: Request, spec: RunSpec) -> list[Measure]:
     compared = []
     for metric in request.metrics:
         needs = registry.get("metric", request.metric_plugin(metric)["name"]).needs
-        names = [f"ode{request.ode_steps}"] if needs == "trajectory" else request.extractors
-        for name in names:
+        if needs == "trajectory":
+            compared.append((metric, f"ode{request.ode_steps}"))
+            continue
+        for name in request.extractors:
             file = request.references.get(name) if needs == "moments" else None
-            compared.append((metric, f"{name}#{file['digest']}" if file else name))
+            called = revised(name, registry.get("extractor", name).revision)
+            compared.append((metric, f"{called}#{file['digest']}" if file else called))
     return [
         Measure(
             *(step, nfe, metric, extractor, request.samples),
@@ -232,8 +233,8 @@ def named_metrics(specs: Iterable[PluginSpec]) -> dict[str, Any]:
     """
     found = {}
     for spec in specs:
-        revised = spec.name if spec.revision == 1 else f"{spec.name}.r{spec.revision}"
-        found[spec.label.replace(spec.name, revised, 1)] = spec
+        called = revised(spec.name, spec.revision)
+        found[spec.label.replace(spec.name, called, 1)] = spec
     plugins = {
         label: {"name": spec.name, "params": spec.changed}
         for label, spec in found.items()

@@ -29,9 +29,9 @@ def missing_trackers(trackers: Iterable[str]) -> list[str]:
     ]
 
 
-def told_at_once(missing: list[str], start: str) -> ConfigError:
-    """One sentence for one thing, else a list, a line each, after `start`."""
-    if len(missing) == 1:
-        return ConfigError(f"{start}: {missing[0]}")
-    lines = "".join(f"\n  {line}" for line in missing)
-    return ConfigError(f"{start}: {len(missing)} things are missing:{lines}")
+def told_at_once(wrong: list[str], start: str, what: str = "things are missing") -> ConfigError:
+    """One sentence for one thing, else a list, a line each, after `start` and their number."""
+    if len(wrong) == 1:
+        return ConfigError(f"{start}: {wrong[0]}")
+    lines = "".join(f"\n  {line}" for line in wrong)
+    return ConfigError(f"{start}: {len(wrong)} {what}:{lines}")

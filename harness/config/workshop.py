@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.api import Dataset, DatasetSpec, Objective, Teacher, create, make_params
+from harness.api import (
+    Dataset,
+    DatasetSpec,
+    Objective,
+    Teacher,
+    TeacherSpec,
+    create,
+    make_params,
+)
 from harness.config.schema import PluginRef, ReferenceFile
 from harness.core.sampler import Sampler
-from harness.errors import HarnessError
+from harness.errors import ConfigError, HarnessError, described
 from harness.home import without_home
-from harness.registry import own_source, registry
-from harness.store.records import PluginSpec, RunSpec
+from harness.registry import blaming, is_built_in, own_source, place, plugin_file, registry
+from harness.store.records import Measure, PluginSpec, Request, RunSpec, revised
+
+AXES = ("precond", "teacher", "objective", "dataset")
 
 
 class Workshop:
@@ -65,7 +77,8 @@ class Workshop:
         if key not in self._teachers:
             self._teachers[key] = None
             try:
-                self._teachers[key] = create("teacher", spec.name, spec.params)
+                with blaming("teacher", registry.get("teacher", spec.name)):
+                    self._teachers[key] = _specified("teacher", spec, TeacherSpec)
             except HarnessError as error:
                 self.broken[key] = str(error)
         return self._teachers[key]
@@ -75,14 +88,16 @@ class Workshop:
     ) -> None:
         """Note samplers whose levels do not suit a teacher, or its objective's grid."""
         objective = plugins["objective"]
-        has_grid = registry.get("objective", objective.name).trained_times
+        cls = registry.get("objective", objective.name)
+        if reason := _unsampled(cls):
+            self.broken[f"objective {objective.name}"] = reason
         for name in names:
             sampler = Sampler.read(name)
             reason = sampler.misfit(teacher.spec.sigma_min, teacher.spec.sigma_max)
-            if sampler.times == "trained" and has_grid is Objective.trained_times:
+            if sampler.times == "trained" and cls.trained_times is Objective.trained_times:
                 reason = (
-                    f"sampler {name!r}: objective {objective.name!r} trains at continuous times and"
-                    " has no grid of its own; use karras times or a list"
+                    f"sampler {name!r}: objective {objective.name!r} ({place(cls)}) trains at"
+                    " continuous times and has no grid of its own; use karras times or a list"
                 )
             if reason:
                 self.broken[f"{name} {reason}"] = f"evaluate.samplers: {reason}"
@@ -97,7 +112,8 @@ class Workshop:
         key = (f"{spec.name} {spec.params}", str(id(teacher)) if own else "")
         if key not in self._data:
             try:
-                self._data[key] = resolve_dataset(spec, teacher).spec
+                with blaming(*_whose(spec, teacher)):
+                    self._data[key] = resolve_dataset(spec, teacher).spec
             except HarnessError as error:
                 self._data[key] = self.absent[key] = str(error)
         return self._data[key]
@@ -107,7 +123,7 @@ def resolve_dataset(spec: PluginSpec, teacher: Teacher | None) -> Dataset:
     """The dataset of a cell; the name `teacher` stands for the teacher's own."""
     if spec.name == "teacher" and teacher is not None:
         return teacher.dataset()
-    made: Dataset = create("dataset", spec.name, spec.params)
+    made: Dataset = _specified("dataset", spec, DatasetSpec)
     return made
 
 
@@ -130,13 +146,94 @@ def plugin_spec(axis: str, ref: PluginRef) -> PluginSpec:
     return PluginSpec(ref.name, cls.revision, full, changed, located)
 
 
-def own_sources(spec: RunSpec) -> dict[str, str]:
-    """axis -> digest of its plugin's file, for plugins that are not the harness's own."""
-    found = {}
-    for axis in ("precond", "teacher", "objective", "dataset"):
-        name = getattr(spec, axis).name
-        if (axis, name) == ("dataset", "teacher"):
-            continue  # the teacher's own data are not a plugin
-        if digest := own_source(registry.get(axis, name)):
-            found[axis] = digest
-    return found
+def _specified(kind: str, plugin: PluginSpec, expected: type[Any]) -> Any:
+    """A teacher or a dataset, which says what it is as soon as it is made.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    made = create(kind, plugin.name, plugin.params)
+    found = getattr(made, "spec", None)
+    if not isinstance(found, expected):
+        raise ConfigError(
+            f"{kind} {plugin.name!r} ({place(type(made), method='__init__')}): `self.spec` is"
+            f" {described(found)}, expected a {expected.__name__}"
+        )
+    return made
+
+
+def _whose(spec: PluginSpec, teacher: Teacher | None) -> tuple[str, type[Any]]:
+    """Kind and class of the plugin that makes the dataset of a cell."""
+    if spec.name == "teacher" and teacher is not None:
+        return "teacher", type(teacher)
+    return "dataset", registry.get("dataset", spec.name)
+
+
+def _unsampled(objective: type[Objective]) -> str:
+    """Why students of an objective cannot be sampled by default; empty if they can."""
+    kinds: object = objective.samplers
+    where = f"objective {objective.name!r} ({place(objective)}): samplers"
+    if not isinstance(kinds, tuple | list) or not kinds:
+        return f"{where} must be a tuple of names, the default first, got {kinds!r}"
+    try:
+        Sampler.read(kinds[0])
+    except (ValueError, TypeError) as error:
+        return f"{where}: {error}"
+    return ""
+
+
+def is_untried(kind: str, name: str, params: Mapping[str, Any] | None = None) -> bool:
+    """Whether a plugin is to be tried before cells start.
+
+    One from outside is, and a shipped one with `params` that differ from its defaults; what is
+    shipped is tried by its own tests, strategies and extractors with every choice that they have.
+    """
+    return bool(params) or not is_built_in(registry.get(kind, name))
+
+
+def check_command(spec: RunSpec) -> str:
+    """What to type to see how the strategy of a cell keeps its contract."""
+    words = ["python", "-m", "harness", "check", written(spec.precond)]
+    kinds = [("precond", spec.precond)]
+    if spec.dataset.name == "teacher":  # else it would be measured on other data
+        kinds.append(("teacher", spec.teacher))
+        if spec.teacher.label != "gmm":
+            words += ["--teacher", written(spec.teacher)]
+    files = [plugin_file(registry.get(kind, plugin.name)) for kind, plugin in kinds]
+    for file in dict.fromkeys(filter(None, files)):
+        words += ["--plugin", file]
+    return shlex.join(words)
+
+
+def written(spec: PluginSpec) -> str:
+    """A plugin as the command line takes it: `NAME`, or `NAME: {key: value}`."""
+    return f"{spec.name}: {json.dumps(spec.changed)}" if spec.changed else spec.name
+
+
+def own_sources(spec: RunSpec, request: Request | None = None) -> dict[str, str]:
+    """`kind name` -> digest of its file, for plugins of a cell that are not the harness's own.
+
+    With a request, also of the metrics, by their labels, and the extractors that it asks for.
+    """
+    plugins = {(axis, getattr(spec, axis).name): getattr(spec, axis).name for axis in AXES}
+    plugins.pop(("dataset", "teacher"), None)  # the teacher's own data are not a plugin
+    if request is not None:
+        for label in request.metrics:
+            plugins["metric", label] = request.metric_plugin(label)["name"]
+        for name in request.extractors:
+            plugins["extractor", revised(name, registry.get("extractor", name).revision)] = name
+    return {
+        f"{kind} {called}": digest
+        for (kind, called), name in plugins.items()
+        if (digest := own_source(registry.get(kind, name)))
+    }
+
+
+def sources_of(measure: Measure, sources: Mapping[str, str]) -> dict[str, str]:
+    """Those of `own_sources` that have a part in a number."""
+    others = (f"metric {measure.metric}", f"extractor {measure.extractor.partition('#')[0]}")
+    return {
+        plugin: digest
+        for plugin, digest in sources.items()
+        if plugin in others or not plugin.startswith(("metric ", "extractor "))
+    }

@@ -21,6 +21,7 @@ from harness.evaluate.features import Features, as_score, check_pair, few, score
 from harness.evaluate.images import is_image, quantise
 from harness.evaluate.moments import Moments
 from harness.evaluate.reference import Reference, load_reference
+from harness.registry import own_source
 from harness.store.artifacts import get_or_make
 from harness.store.records import Measure, Request
 
@@ -157,7 +158,7 @@ class Evaluator:
         if measure.reference:
             moments = self._files[measure.extractor_name].moments
             return score(metric, found, Features.restored(found.extractor, moments))
-        return score(metric, found, self._reference(measure.extractor, metric.needs))
+        return score(metric, found, self._reference(measure.extractor_name, metric.needs))
 
     def _seen(self, samples: Tensor) -> Tensor:
         """Samples as extractors see them: images as uint8, other data as they are."""
@@ -205,6 +206,8 @@ class Evaluator:
                 "n": self._data_n,
                 "seed": self.request.evaluation_seed,
             }
+            if source := own_source(type(extractor)):  # what was made before an edit is not used
+                key["source"] = source
             made = get_or_make(
                 self.results, f"reference-{what}", key, lambda: self._make_reference(name, what)
             ).arrays

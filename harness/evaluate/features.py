@@ -49,9 +49,12 @@ class Features:
                 f" {len(samples)} samples; expected floating vectors [B, d]"
             )
         if not found.isfinite().all():
+            name, mend = self.extractor.name, ""
+            if self.extractor.digest:
+                command = f"python -m harness fid --extractor {name} --verify-weights"
+                mend = f"; check its weights with `{command}`"
             raise HarnessError(
-                f"extractor {self.extractor.name!r} gave features that are not finite (NaN or"
-                " infinity); check its weights with `python -m harness fid --verify-weights`"
+                f"extractor {name!r} gave features that are not finite (NaN or infinity){mend}"
             )
         self._accumulator.add(found)
         if self.keep:

@@ -60,7 +60,7 @@ def load_rows(
     `load_matrix`) says of the grid, `runs` what `read_runs` found, where it was called before.
     """
     runs = read_runs(stores, matrix) if runs is None else runs
-    wanted = _wanted_of_cells(matrix)
+    wanted = wanted_of_cells(matrix)
     labels = label_cells(matrix)
     records = [
         {
@@ -88,7 +88,7 @@ def load_cells(
     `hardware` is empty where it is unknown or not one: such seconds are compared with nothing.
     """
     runs = read_runs(stores, matrix) if runs is None else runs
-    wanted = _wanted_of_cells(matrix)
+    wanted = wanted_of_cells(matrix)
     labels = label_cells(matrix)
     records = []
     for run_id, run in runs.items():
@@ -118,7 +118,8 @@ def load_cells(
     return pd.DataFrame(records, columns=CELL_COLUMNS)
 
 
-def _wanted_of_cells(matrix: dict[str, Any]) -> dict[str, set[Measure]]:
+def wanted_of_cells(matrix: dict[str, Any]) -> dict[str, set[Measure]]:
+    """run id -> the numbers that the grid asks of it."""
     by_objective = read_wanted(matrix)
     return {cell["run_id"]: by_objective[cell["objective"]["name"]] for cell in matrix["cells"]}
 

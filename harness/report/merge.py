@@ -43,7 +43,8 @@ class Conflict:
 class FoundRun:
     """A run as all folders together know it; `folders` are those its rows come from.
 
-    `coefficients` is what the first of these that can be read says of its strategy, None if none.
+    `coefficients` is what the first of these that can be read says of its strategy, None if none;
+    `plugins` are digests of plugins' files, for rows that do not say so themselves.
     """
 
     run_id: str
@@ -52,6 +53,7 @@ class FoundRun:
     origins: list[dict[str, Any]] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     coefficients: dict[str, Any] | None = None
+    plugins: dict[str, str] = field(default_factory=dict)
     conflicts: list[Conflict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -75,6 +77,7 @@ def read_run(stores: Sequence[ResultStore], run_id: str) -> FoundRun:
             continue
         try:
             status, rows, origin = _status(run), _rows(run), _origin(run)
+            merged.plugins = merged.plugins or run.plugins()
         except ArtifactError as error:
             merged.notes.append(str(error))
             if not merged.folders:

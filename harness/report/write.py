@@ -13,7 +13,7 @@ from harness.core.sampler import Sampler
 from harness.errors import ConfigError, nearest
 from harness.report.area import area_table
 from harness.report.coefficients import same_coefficients
-from harness.report.frame import load_cells, load_rows
+from harness.report.frame import load_cells, load_rows, wanted_of_cells
 from harness.report.leaderboard import coverage, leaderboard
 from harness.report.merge import UNREADABLE, Conflict, FoundRun, Stores, read_grid, read_runs
 from harness.report.profile import profile_table
@@ -130,6 +130,7 @@ def build_report(
             *notes,
             *_notes(runs, rows, cells, baseline, settings),
             *_untrained(rows, matrix),
+            *_edited(runs, matrix),
         ),
         matrix=matrix,
     )
@@ -224,4 +225,22 @@ def _untrained(rows: pd.DataFrame, matrix: dict[str, Any]) -> list[str]:
         f" {name} for jumps that it never trains (it trains those of"
         f" {' and '.join(matrix['trained'][name])})"
         for (name, sampler), nfes in steps.items()
+    ]
+
+
+def _edited(runs: dict[str, FoundRun], matrix: dict[str, Any]) -> list[str]:
+    """Plugins from outside whose file was not the same for all numbers of the grid."""
+    wanted = wanted_of_cells(matrix)
+    versions: dict[str, set[str]] = {}
+    for run_id, run in runs.items():
+        for row in run.rows:
+            if row.measure in wanted[run_id]:
+                for plugin, digest in (row.plugins or run.plugins).items():
+                    versions.setdefault(plugin, set()).add(digest)
+    return [
+        f"the file of {plugin} was edited between these numbers: they were made with"
+        f" {len(digests)} versions of it (`plugins` in eval.jsonl says which is whose); if they"
+        " differ in what they compute, raise `revision` on the class and run again"
+        for plugin, digests in sorted(versions.items())
+        if len(digests) > 1
     ]

@@ -23,7 +23,8 @@ def collect(
 ) -> dict[str, Any]:
     """What a reader needs to trust or repeat a run; times are comparable within one `hardware`.
 
-    `plugins`: axis -> digest of the source of a plugin that is not the harness's.
+    `plugins`: `kind name` -> digest of the file of a plugin that is not the harness's. Rows say so
+    themselves: a run may be extended after one was edited.
     """
     import torch
 

@@ -110,10 +110,11 @@ class Measure:
     """What one number is: at which step, sampled how, measured how, on how many samples.
 
     `metric` is the label of a metric, e.g. `kid(subset_size=500)`. `extractor` is the name of an
-    extractor, with `#` and the digest of a file of statistics where samples are compared with that
-    instead of the dataset; or `ode256` for a trajectory metric. `sampler` is a name of
-    harness/core/sampler.py, `ema` the rate of the average that was sampled from, None for the
-    objective's own (`train.ema`), `seed` the evaluation's. Their defaults are what older rows mean.
+    extractor, with `.r2` where its revision is 2, and with `#` and the digest of a file of
+    statistics where samples are compared with that instead of the dataset; or `ode256` for a
+    trajectory metric. `sampler` is a name of harness/core/sampler.py, `ema` the rate of the average
+    that was sampled from, None for the objective's own (`train.ema`), `seed` the evaluation's.
+    Their defaults are what older rows mean.
     """
 
     step: int
@@ -136,12 +137,17 @@ class Measure:
     @property
     def extractor_name(self) -> str:
         """The extractor alone."""
-        return self.extractor.partition("#")[0]
+        return re.sub(r"\.r\d+$", "", self.extractor.partition("#")[0])
 
     @property
     def reference(self) -> str:
         """Digest of the file of statistics that is compared with; empty for the dataset."""
         return self.extractor.partition("#")[2]
+
+
+def revised(name: str, revision: int) -> str:
+    """What rows call a metric or an extractor: its name, with `.r2` where its revision is 2."""
+    return name if revision == 1 else f"{name}.r{revision}"
 
 
 def sampling_name(measure: Measure) -> str:
@@ -182,11 +188,20 @@ class EvalRow:
     sampler: str = "exact"
     ema: float | None = None
     seed: int = 0
+    #: digest of the file of every plugin from outside that had a part in it, by `kind name`
+    plugins: dict[str, str] | None = None
 
     @property
     def measure(self) -> Measure:
         """The key of this row: a later row with the same key replaces it."""
         return Measure(**{name: getattr(self, name) for name in _MEASURE_FIELDS})
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data; without `plugins` where all are the harness's own."""
+        record = asdict(self)
+        if not self.plugins:
+            del record["plugins"]
+        return record
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> EvalRow:

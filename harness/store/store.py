@@ -105,13 +105,22 @@ class Run:
             rows[row.measure] = row
         return rows
 
+    def plugins(self) -> dict[str, str]:
+        """Digests of plugins' files, by `kind name`, of rows that do not say so: older ones."""
+        path = self.path / "provenance.json"
+        known: dict[str, str] = read_json(path).get("plugins", {}) if path.exists() else {}
+        if all(" " in plugin for plugin in known):
+            return known
+        spec = self.spec  # which says how the plugin of an axis is called
+        return {f"{axis} {getattr(spec, axis).name}": known[axis] for axis in known}
+
     def is_torn(self) -> bool:
         """Whether the last line of eval.jsonl was cut short by a crash; `rows` passes it over."""
         return is_torn(self.path / "eval.jsonl")
 
     def append(self, row: EvalRow) -> None:
         """Add one evaluation, flushed to disk before this returns."""
-        append_line(self.path / "eval.jsonl", asdict(row))
+        append_line(self.path / "eval.jsonl", row.to_json())
 
     def log(self, record: dict[str, Any]) -> None:
         """Add one line to train.jsonl."""

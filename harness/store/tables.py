@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -28,11 +28,12 @@ MADE_FROM = "sources.json"
 READ = ("eval.jsonl", "status.json", "provenance.json", "coefficients.json")
 
 
-def save_matrix(store: ResultStore, matrix: Matrix, *, whole: bool = True) -> None:
+def save_matrix(store: ResultStore, matrix: Matrix, *, whole: bool = True) -> str:
     """Write tables/<grid>/matrix.json: which runs belong to the grid and what they owe.
 
-    Unless `whole`, `matrix` is some cells of the grid (`--only`): those that are known of the same
-    grid already stay in its tables.
+    Unless `whole`, `matrix` is what `--only` and `--set` made of the grid. What its tables have is
+    kept then: cells are added, and numbers where every cell of an objective is asked for them.
+    Returns a note if numbers of `matrix` are left out, else nothing.
     """
     path = store.root / "tables" / matrix.grid.name / "matrix.json"
     described = {
@@ -50,23 +51,53 @@ def save_matrix(store: ResultStore, matrix: Matrix, *, whole: bool = True) -> No
     }
     described = json.loads(json.dumps(without_home(described)))
     known = read_versioned(path) if path.exists() else None
-    if known and not whole and _same_cells(known["grid"], described["grid"]):
-        for kind, key in (("cells", "run_id"), ("skips", "cell")):
-            both = {item[key]: item for item in (*known[kind], *described[kind])}
-            described[kind] = list(both.values())
+    note = ""
+    if known and not whole:
+        described, note = _united(known, described, matrix.grid.name)
     if known != described:
         write_versioned(path, described)
+    return note
+
+
+def _united(known: dict[str, Any], new: dict[str, Any], grid: str) -> tuple[dict[str, Any], str]:
+    """What the tables have of a grid, and what a part or a variant of it adds; and a note."""
+    merged = dict(new)
+    for kind, key in (("cells", "run_id"), ("skips", "cell")):
+        merged[kind] = list({item[key]: item for item in (*known[kind], *new[kind])}.values())
+    merged["trained"] = known.get("trained", {}) | new["trained"]
+    asked = {cell["run_id"] for cell in new["cells"]}
+    left = {cell["objective"]["name"] for cell in known["cells"] if cell["run_id"] not in asked}
+    wanted, more, out = _measures(known), _measures(new), False
+    for name, measures in more.items():
+        if name not in left:
+            wanted[name] = list(dict.fromkeys((*wanted.get(name, []), *measures)))
+        else:  # further numbers would leave the cells that are not asked for them with gaps
+            out |= not set(measures) <= set(wanted[name])
+    merged["wanted"] = _described(wanted)
+    if left:
+        merged |= {"grid": known["grid"], "request": known["request"]}
+    note = (
+        f"the tables of grid {grid!r} stay at the numbers that all of their cells were asked for;"
+        " those that this run asks of some cells alone are kept, and `--set name=NEW` gives them"
+        " tables of their own"
+    )
+    return merged, note if out else ""
 
 
 def _wanted(matrix: Matrix) -> list[dict[str, Any]]:
     """Every number that some cell owes, with the `objectives` of these cells unless it is all."""
     by_objective = {spec.objective.name: spec for spec in matrix.specs}
+    return _described({name: matrix.wanted(spec) for name, spec in by_objective.items()})
+
+
+def _described(wanted: Mapping[str, Iterable[Measure]]) -> list[dict[str, Any]]:
+    """Inverse of `_measures`."""
     wanting: dict[Measure, list[str]] = {}
-    for name, spec in by_objective.items():
-        for measure in matrix.wanted(spec):
+    for name, measures in wanted.items():
+        for measure in measures:
             wanting.setdefault(measure, []).append(name)
     return [
-        measure.to_json() | ({} if len(names) == len(by_objective) else {"objectives": names})
+        measure.to_json() | ({} if len(names) == len(wanted) else {"objectives": names})
         for measure, names in wanting.items()
     ]
 
@@ -77,17 +108,17 @@ def read_wanted(matrix: dict[str, Any]) -> dict[str, set[Measure]]:
     Raises:
         TypeError: a newer version wrote it.
     """
-    found: dict[str, set[Measure]] = {cell["objective"]["name"]: set() for cell in matrix["cells"]}
+    return {name: set(measures) for name, measures in _measures(matrix).items()}
+
+
+def _measures(matrix: dict[str, Any]) -> dict[str, list[Measure]]:
+    """`read_wanted`, in order."""
+    found: dict[str, list[Measure]] = {cell["objective"]["name"]: [] for cell in matrix["cells"]}
     for entry in matrix["wanted"]:
         measure = Measure(**{key: entry[key] for key in entry if key != "objectives"})
         for name in entry.get("objectives", found):
-            found.setdefault(name, set()).add(measure)
+            found.setdefault(name, []).append(measure)
     return found
-
-
-def _same_cells(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two grids cross the same plugins and seeds, trained alike."""
-    return all(a.get(key) == b.get(key) for key in ("axes", "exclude", "train", "backbone"))
 
 
 def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import torch
 from harness import api
 from harness.api import Dataset, Objective, Preconditioning, Teacher
 from harness.backbones.base import Backbone
-from harness.config.workshop import resolve_dataset
+from harness.config.workshop import check_command, resolve_dataset
 from harness.contract import refuse_broken
 from harness.core.group import Group
 from harness.core.student import Student
 from harness.errors import ConfigError
+from harness.registry import own_source
 from harness.store.artifacts import Artifact, get_or_make
 from harness.store.records import PluginSpec, RunSpec
 from harness.train.fit import fitted_backbone, make_backbone
@@ -74,7 +75,7 @@ def build_cell(spec: RunSpec, results: Path, device: torch.device) -> Cell:
             )
     teacher = teacher.to(device)
     precond, calibration = calibrated(spec.precond, teacher, dataset, results, device)
-    refuse_broken(precond)
+    refuse_broken(precond, check_command(spec))
     costs = {"calibration_seconds": calibration.seconds if calibration else 0.0}
     if calibration:
         costs["calibration_evaluations"] = float(calibration.arrays["evaluations"])
@@ -115,6 +116,9 @@ def calibrated(
         "dataset": dataset.spec.digest,
         **sigma,
     }
+    definer = next(cls for cls in type(precond).__mro__ if "calibrate" in vars(cls))
+    if source := own_source(definer):  # what was measured before an edit is not used
+        key["source"] = source
     group = Group.current()
 
     def measure() -> dict:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from harness.config.workshop import sources_of
 from harness.core.sampling import Walk
 from harness.core.student import Student
 from harness.errors import DivergedError
@@ -22,9 +25,11 @@ def measure(
     run: Run,
     seconds: float,
     status: Status,
+    plugins: Mapping[str, str],
 ) -> None:
     """Measure the students of one budget, sampling by sampling, and append one row per number.
 
+    `plugins` are digests of the files of plugins from outside (`own_sources`), which rows keep.
     There is a student for each average of the weights that `measures` name; their weights are those
     of the budget.
 
@@ -69,6 +74,7 @@ def measure(
                 sampler=sampler,
                 ema=ema,
                 seed=measure.seed,
+                plugins=sources_of(measure, plugins),
             )
             run.append(row)
             if run.request.track:

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils.memory import should_reduce_batch_size
 
 from harness.errors import DivergedError, HarnessError, file_sentence
+from harness.registry import registry
 from harness.store.records import State
 from harness.store.store import Run
 
@@ -119,4 +120,4 @@ def explain(error: Exception) -> tuple[State, str, str]:
         isinstance(error, RuntimeError) and BELOW.search(sentence)
     ):
         return State.FAILED, "device", told
-    return State.FAILED, "unexpected", told
+    return State.FAILED, "unexpected", told + registry.blamed(error)

@@ -80,6 +80,7 @@ def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -
     """Evaluate what has weights, train what has not, append every number as it comes."""
     for plugin in request.plugins:
         registry.load_file(plugin)
+    plugins = own_sources(run.spec, request)  # as they were loaded, whatever is edited meanwhile
     repeatable()
     results = run.path.parent.parent
     cell = build_cell(run.spec, results, accelerator.device)
@@ -104,7 +105,7 @@ def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -
             accelerator,
             trainer.micro,
             request.switches,
-            own_sources(run.spec),
+            plugins,
             evaluator.batch,
         )
         write_json(run.path / "provenance.json", origin)
@@ -127,7 +128,7 @@ def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -
         for ema in dict.fromkeys(owed.ema for owed in by_step[step]):
             load_ema(run.weights(step, ema), cell.average(ema))
         status.enter("evaluating", step)
-        measure(cell, evaluator, by_step[step], run, seconds_at(run, step), status)
+        measure(cell, evaluator, by_step[step], run, seconds_at(run, step), status, plugins)
     to_train = sorted(set(by_step) - set(have))
     if not to_train:
         return
@@ -137,4 +138,4 @@ def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -
         status.enter("training", trainer.state.step)
         trainer.train_to(step)
         status.enter("evaluating", step)
-        measure(cell, evaluator, by_step[step], run, trainer.state.seconds, status)
+        measure(cell, evaluator, by_step[step], run, trainer.state.seconds, status, plugins)

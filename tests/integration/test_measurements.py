@@ -146,3 +146,23 @@ def test_more_steps_than_the_training_grid_are_refused(small, harness, tmp_path)
     _, err = ask(harness, small, *settings, code=2)
     assert "18 steps need 19 levels, and the objective trains on 18" in err
     assert not (tmp_path / "results" / "runs").exists()
+
+
+EVAL_BAD = {
+    ("--samplers", "heun"): "'heun' is no sampler: write exact",
+    ("--samplers", "exact@1,80"): "levels must be numbers that decrease",
+    ("--samplers", "exact@90,1"): "the first level must be the teacher's sigma_max, 80",
+    ("--samplers", "exact@80,0.001"): "is not above the teacher's sigma_min",
+    ("--samplers", "exact@80,5,1"): "has levels for other numbers of steps than 1, 2",
+    ("--samplers", "exact@trained", "--nfe", "18"): "18 steps need 19 levels",
+}
+
+
+def test_eval_refuses_what_a_grid_would(small, harness, tmp_path):
+    ask(harness, small, "budgets=[2]")
+    results = tmp_path / "results"
+    before = rows(results)
+    for words, told in EVAL_BAD.items():
+        code, _, err = harness("eval", "--results", results, *words)
+        assert (code, told in err, len(err.splitlines())) == (2, True, 1), err
+    assert rows(results) == before

@@ -60,6 +60,55 @@ def test_an_edited_plugin_is_told(done):
     assert "was edited" not in say("plan", *words)[2]
 
 
+MEASURED = """\
+from harness.api import Extractor, Metric, register_extractor, register_metric
+
+@register_metric("spread")
+class Spread(Metric):
+    def compute(self, generated, reference):
+        return float((generated.var(0).sum() / reference.var(0).sum()).log().abs())
+
+@register_extractor("radius")
+class Radius(Extractor):
+    def __call__(self, samples):
+        return samples.flatten(1).double().norm(dim=1, keepdim=True)
+"""
+
+
+def test_an_edited_metric_is_told_and_its_numbers_are_not_mixed_in_silence(done):
+    folder, words = done
+    file = folder / "measured.py"
+    file.write_text(MEASURED)
+    words = [*words, "--plugin", file, "--set", "axes.precond=[ctm]", "--set", "name=measured"]
+    words += ["--set", "evaluate.metrics=[spread]", "--set", "evaluate.extractors=[radius]"]
+    code, out, err = say("run", *words)
+    assert (code, "was edited" in out + err) == (0, False), err
+    rows = (run_of(folder, "ctm") / "eval.jsonl").read_text().splitlines()
+    (digest,) = {json.loads(row)["plugins"]["metric spread"] for row in rows if "spread" in row}
+    assert all("plugins" not in json.loads(row) for row in rows if "spread" not in row)
+
+    file.write_text(MEASURED.replace(".log().abs()", ".log().abs() * 2"))
+    code, _, err = say("plan", *words)
+    assert code == 0
+    for plugin in ("metric spread", "extractor radius"):
+        assert f"the file of {plugin} was edited since 1 of these runs" in err
+    code, out, err = say("run", *words, "--set", "evaluate.nfe=[1, 2, 3]")
+    assert "made with 2 versions of it" in err
+    found = [json.loads(row) for row in (run_of(folder, "ctm") / "eval.jsonl").open()]
+    versions = {row["nfe"]: row["plugins"]["metric spread"] for row in found if "plugins" in row}
+    assert versions[1] == versions[2] == digest != versions[3]
+    assert "2 versions" in say("report", folder / "results", "--table", "coverage")[1]
+
+    text = file.read_text()  # as the note says
+    for kind in ("Metric", "Extractor"):
+        text = text.replace(f"({kind}):\n", f"({kind}):\n    revision = 2\n")
+    file.write_text(text)
+    code, out, err = say("run", *words)
+    assert (code, "was edited since" in err) == (0, False), err
+    last = json.loads((run_of(folder, "ctm") / "eval.jsonl").read_text().splitlines()[-1])
+    assert (last["metric"], last["extractor"]) == ("spread.r2", "radius.r2")
+
+
 def say(*words):
     """A verb as a process of its own: plugins of another test are not known to it."""
     process = command(*words)
@@ -88,10 +137,10 @@ def test_a_strategy_without_its_boundary_is_not_trained(done):
         "name=skewed",
     ]
     code, _, err = say("run", *words, *changed)
-    assert code == 1, err
+    assert code == 2, err
     assert "precond 'skewed' breaks its contract (boundary: not exact at s = t" in err
-    assert "harness check skewed" in err
-    assert not list((folder / "results" / "runs").glob("skewed-*/eval.jsonl"))
+    assert f"harness check skewed --plugin {folder / 'mine.py'}`" in err
+    assert not list((folder / "results" / "runs").glob("skewed-*"))
 
 
 def test_damage_that_was_repaired_leaves_no_trace(done):
@@ -110,16 +159,30 @@ def test_damage_that_was_repaired_leaves_no_trace(done):
     assert json.loads(spec.read_text()) == json.loads(before)
 
 
-def test_some_cells_do_not_hide_the_others(done):
+def test_a_part_or_a_variant_of_a_grid_takes_nothing_from_its_tables(done):
+    """`--only` and `--set` under the name of a grid; the file itself says what the grid is."""
     folder, words = done
-    tables = say("run", *words)[1]
-    assert (
-        say("run", *words, "--only", "precond=mine")[1].splitlines()[1:]
-        == (tables.splitlines()[1:])
-    )
-    other = ["--set", "budgets=[10, 11]", "--set", "axes.precond=[ctm]"]  # another grid
-    say("run", *words, *other, "--only", "precond=ctm")
-    assert "mine" not in say("leaderboard", folder / "results")[1]
+    tables = say("run", *words)[1].splitlines()[1:]
+    for part in (
+        ["--only", "precond=mine"],
+        ["--set", "axes.precond=[ctm]"],
+        ["--set", "evaluate.nfe=[1]"],
+        ["--set", "evaluate.metrics=[frechet]", "--only", "precond=ctm"],
+    ):
+        code, out, err = say("run", *words, *part)
+        assert (code, out.splitlines()[1:], "stay at" in err) == (0, tables, False), part
+    more = ["--set", "budgets=[10, 11]", "--only", "precond=ctm"]
+    code, out, err = say("run", *words, *more)
+    assert code == 0
+    assert out.splitlines()[-len(tables) :] == tables
+    assert "the tables of grid 'tiny' stay at the numbers that all of their cells" in err
+    assert "mine" in say("leaderboard", folder / "results")[1]
+    code, out, err = say("run", *words, "--set", "evaluate.nfe=[3]")  # of all cells: added
+    assert (code, "stay at" in err) == (0, False)
+    board = say("leaderboard", folder / "results")[1]
+    assert all(f"NFE {nfe}" in board for nfe in (1, 2, 3))
+    say("run", *words)  # the file alone
+    assert "NFE 3" not in say("leaderboard", folder / "results")[1]
 
 
 def test_what_eval_asked_is_not_what_the_run_owes(done):

@@ -23,7 +23,7 @@ ALLOWED = {
         "harness.errors",
         "harness.home",
     },
-    "harness.contract": {"harness.api", "harness.core"},
+    "harness.contract": {"harness.api", "harness.core", "harness.errors", "harness.registry"},
     "harness.backbones": {"harness.backbones", "harness.api", "harness.core"},
     "harness.objectives": {"harness.objectives", "harness.api", "harness.core"},
     "harness.data": {"harness.data", "harness.api", "harness.core"},
@@ -37,7 +37,13 @@ ALLOWED = {
         "harness.store.records",
     },
     "harness.store": {"harness.store", "harness.errors", "harness.home"},
-    "harness.evaluate": {"harness.evaluate", "harness.api", "harness.core", "harness.store"},
+    "harness.evaluate": {
+        "harness.evaluate",
+        "harness.api",
+        "harness.core",
+        "harness.registry",
+        "harness.store",
+    },
     "harness.report": {
         "harness.report",
         "harness.store",

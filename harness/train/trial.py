@@ -1,0 +1,373 @@
+"""Plugins tried on a few samples before the first cell starts, so that what fails trains nothing.
+
+What is the harness's own and used as it is shipped was tried by its tests. No network of a teacher
+is loaded: where a teacher is one, the exact denoiser of Gaussian data stands in for it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property, partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from harness.api import (
+    Batch,
+    ConfigError,
+    Dataset,
+    DatasetSpec,
+    Metric,
+    Objective,
+    Preconditioning,
+    Score,
+    Teacher,
+    calibrate,
+    create,
+    create_precond,
+)
+from harness.backbones.base import Backbone
+from harness.config.matrix import Matrix
+from harness.config.workshop import check_command, is_untried, resolve_dataset
+from harness.contract import refuse_broken
+from harness.core.random import normal
+from harness.core.sampling import Walk, evaluation_labels, fresh_noise, initial_noise
+from harness.core.solver import per_sample
+from harness.core.student import Student
+from harness.errors import HarnessError, described
+from harness.evaluate.features import Features
+from harness.evaluate.images import is_image, quantise
+from harness.evaluate.moments import Moments
+from harness.registry import blaming, place, registry
+from harness.store.records import PluginSpec, RunSpec
+from harness.train.fit import make_backbone
+
+SAMPLES = 4
+#: of a calibration: noise levels; samples, two for every coordinate between these limits
+LEVELS, FEWEST, MOST = 12, 32, 1024
+#: what a metric is tried on, at most: samples, and the length of features
+FEATURES, WIDTH = 1024, 2048
+MLP = {"name": "mlp", "width": 16, "depth": 1}
+SIZE: dict[str, Any] = {"channels": 8, "multipliers": [1], "blocks": 1}
+UNET: dict[str, Any] = {"name": "unet", **SIZE, "attention": [], "dropout": 0.0}
+
+
+def failures(matrix: Matrix, specs: Iterable[RunSpec]) -> list[str]:
+    """One sentence for each plugin of these cells that fails: its name, file and line, and how."""
+    tried: set[str] = set()
+    wrong: dict[str, None] = {}
+    for spec in specs:
+        where = f"{spec.teacher} {spec.dataset}"
+        ground = Ground(spec)
+        for what, trial in _trials(matrix, spec, ground):
+            if f"{what} {where}" in tried:
+                continue
+            tried.add(f"{what} {where}")
+            try:
+                trial()
+            except HarnessError as error:
+                wrong[str(error)] = None
+                if what in ("teacher", "dataset"):
+                    return list(wrong)  # on which nothing else can be tried
+    return list(wrong)
+
+
+def _trials(
+    matrix: Matrix, spec: RunSpec, ground: Ground
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What there is to be tried of a cell, each with what decides how it ends beside the ground."""
+    if is_untried("teacher", spec.teacher.name) and not ground.own.is_network:
+        yield "teacher", ground.try_teacher
+    if spec.dataset.name != "teacher" and is_untried("dataset", spec.dataset.name):
+        yield "dataset", ground.try_dataset
+    if is_untried("precond", spec.precond.name):
+        walks = list(dict.fromkeys((m.sampler, m.nfe) for m in matrix.wanted(spec)))
+        yield f"{spec.precond} {spec.objective}", partial(ground.try_precond, spec, walks)
+    if is_untried("objective", spec.objective.name, spec.objective.changed):
+        yield f"{spec.objective}", partial(ground.try_objective, spec.objective)
+    for name in matrix.extractors:
+        if is_untried("extractor", name):
+            yield f"extractor {name}", partial(ground.try_extractor, name)
+    for label in matrix.request.metrics:
+        plugin = matrix.request.metric_plugin(label)
+        if is_untried("metric", **plugin):
+            n = min(matrix.request.samples, FEATURES)
+            yield f"metric {label}", partial(ground.try_metric, plugin, matrix.extractors, n)
+
+
+class Ground:
+    """What plugins of one problem are tried on: a teacher or its stand-in, data, a tiny network."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+
+    @cached_property
+    def own(self) -> Teacher:
+        """The teacher of the cells, whose network is not asked for anything here."""
+        made: Teacher = create("teacher", self.spec.teacher.name, self.spec.teacher.params)
+        return made
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """Who denoises."""
+        return cast(Teacher, StandIn(self.own)) if self.own.is_network else self.own
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Clean data: the cells' own where the teacher is no network, else of its shape."""
+        return (
+            Noise(self.own) if self.own.is_network else resolve_dataset(self.spec.dataset, self.own)
+        )
+
+    @cached_property
+    def network(self) -> Backbone:
+        """A backbone of the teacher's shape; its weights are of no account."""
+        shape = self.own.spec.shape
+        return make_backbone(self.own, UNET if is_image(shape) else MLP)
+
+    def student(self, precond: Preconditioning | None = None) -> Student:
+        """The tiny network through a strategy, `ctm` unless another is given."""
+        if precond is None:
+            precond = create_precond("ctm", **self.range)
+        return Student(self.network, precond)
+
+    @property
+    def range(self) -> dict[str, float]:
+        """What a strategy is told of the teacher."""
+        spec = self.own.spec
+        return {key: getattr(spec, key) for key in ("sigma_data", "sigma_min", "sigma_max")}
+
+    def try_teacher(self) -> None:
+        """D(x, sigma) of a few samples at the lowest and the highest noise level."""
+        spec, cls = self.own.spec, type(self.own)
+        low, high = spec.sigma_min, spec.sigma_max
+        sigma = torch.tensor([low, high] * (SAMPLES // 2), dtype=torch.float64)
+        x = normal(0, "trial", 0, torch.arange(SAMPLES), spec.shape, torch.float32)
+        labels = evaluation_labels(0, torch.arange(SAMPLES), spec.classes)
+        with blaming("teacher", cls, "denoise"), torch.no_grad():
+            found: object = self.own.denoise(per_sample(sigma, x) * x, sigma, labels)
+        if not isinstance(found, Tensor) or found.shape != x.shape or not found.isfinite().all():
+            raise ConfigError(
+                f"teacher {cls.name!r} ({place(cls, method='denoise')}): denoise gave"
+                f" {described(found)}, expected a finite tensor of shape {list(x.shape)}"
+            )
+
+    def try_dataset(self) -> None:
+        """A few samples of it."""
+        spec = self.own.spec
+        dataset = resolve_dataset(self.spec.dataset, self.own)
+        cls, numbers = type(dataset), torch.arange(SAMPLES)
+        with blaming("dataset", cls, "draw"):
+            drawn: object = dataset.draw(0, "trial", numbers)
+        where = f"dataset {cls.name!r} ({place(cls, method='draw')}): draw gave"
+        if not isinstance(drawn, tuple) or len(drawn) != 2:
+            raise ConfigError(f"{where} {described(drawn)}, expected (samples, labels or None)")
+        x0: object = drawn[0]
+        shape = torch.Size((SAMPLES, *spec.shape))
+        if not isinstance(x0, Tensor) or x0.shape != shape or x0.dtype != torch.float32:
+            raise ConfigError(f"{where} {described(x0)}, expected float32 samples {list(shape)}")
+
+    def try_precond(self, cell: RunSpec, walks: Iterable[tuple[str, int]]) -> None:
+        """Coefficients, a jump, the implied denoiser, and every walk that is asked of the cell."""
+        plugin = cell.precond
+        cls = registry.get("precond", plugin.name)
+        with blaming("precond", cls):
+            precond: Preconditioning = create("precond", plugin.name, plugin.params, **self.range)
+        if precond.needs_calibration():
+            draws = min(max(FEWEST, 2 * math.prod(self.own.spec.shape)), MOST)
+            try:
+                with blaming("precond", cls, "calibrate"):
+                    calibrate(
+                        precond, self.teacher, levels=LEVELS, samples=draws, dataset=self.dataset
+                    )
+            except ConfigError as error:
+                if isinstance(error.__cause__, torch.linalg.LinAlgError):
+                    return  # of few samples, which says nothing of many
+                raise
+        refuse_broken(precond, check_command(cell))
+        spec, student, indices = self.own.spec, self.student(precond), torch.arange(SAMPLES)
+        noise = initial_noise(0, indices, spec.shape, spec.sigma_max, torch.float32)
+        fresh = fresh_noise(0, indices, spec.shape)
+        labels = evaluation_labels(0, indices, spec.classes)
+        t = torch.full((SAMPLES,), spec.sigma_max, dtype=torch.float64)
+        found = {}
+        with blaming("precond", cls, "coeffs"), torch.no_grad():
+            found["the jump to sigma_min"] = student.jump(
+                noise, t, torch.full_like(t, spec.sigma_min), labels
+            )
+            found["the implied denoiser"] = student.denoise(noise, t, labels)
+            for sampler, nfe in walks:
+                walk = Walk.of(sampler, nfe, spec, self._trained(cell.objective))
+                found[f"sampler {sampler} at NFE {nfe}"] = walk.end(student, noise, fresh, labels)
+        for what, value in found.items():
+            if value.shape != noise.shape or not value.isfinite().all():
+                how = "not finite" if value.shape == noise.shape else described(value)
+                raise ConfigError(
+                    f"precond {plugin.name!r} ({place(cls, method='coeffs')}): {what} is {how}, of"
+                    f" {SAMPLES} samples {list(spec.shape)} and a network that is"
+                )
+
+    def _trained(self, plugin: PluginSpec) -> Tensor | None:
+        """The objective's own grid; None where it has none, or what it gives is no grid."""
+        objective: Objective = create("objective", plugin.name, plugin.params)
+        times: object = objective.trained_times(self.own.spec)
+        return times if isinstance(times, Tensor) else None
+
+    def try_objective(self, plugin: PluginSpec) -> None:
+        """Its training grid, and every term of the loss with its gradient."""
+        cls = registry.get("objective", plugin.name)
+        with blaming("objective", cls):
+            objective: Objective = create("objective", plugin.name, plugin.params)
+        self._try_times(objective)
+        with blaming("dataset", type(self.dataset), "draw"):
+            x0, labels = self.dataset.draw(0, "trial", torch.arange(SAMPLES))
+        slots = torch.arange(SAMPLES)
+        batch = Batch(x0, labels, slots, slots, 0, 0)
+        student, target = self.student(), copy.deepcopy(self.student())
+        with blaming("objective", cls, "terms"):
+            terms: object = objective.terms(student, target, self.teacher, batch)
+        where = place(cls, method="terms")
+        if not isinstance(terms, Mapping) or not terms:
+            raise ConfigError(
+                f"objective {plugin.name!r} ({where}): terms gave {described(terms)}, expected"
+                " {name: function that gives the loss}"
+            )
+        for name, term in terms.items():
+            self._try_term(cls, name, term)
+
+    def _try_term(self, cls: type[Objective], name: str, term: Any) -> None:
+        where = f"objective {cls.name!r} ({place(cls, method='terms')}): term {name!r}"
+        if not callable(term):
+            raise ConfigError(
+                f"{where} is {described(term)}, expected a function that gives the loss"
+            )
+        with blaming("objective", cls, "terms"):
+            loss: object = term()
+        if not isinstance(loss, Tensor) or loss.dim() != 0:
+            raise ConfigError(f"{where} gave {described(loss)}, expected a scalar tensor")
+        if not loss.isfinite():
+            raise ConfigError(f"{where} is {float(loss.detach())} on {SAMPLES} samples")
+        if not loss.requires_grad:
+            raise ConfigError(f"{where} does not depend on the student: there is nothing to train")
+        parameters = list(self.network.parameters())
+        with blaming("objective", cls, "terms"):
+            grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if not all(grad.isfinite().all() for grad in grads if grad is not None):
+            raise ConfigError(f"{where} has a gradient that is not finite, on {SAMPLES} samples")
+
+    def _try_times(self, objective: Objective) -> None:
+        cls, spec = type(objective), self.own.spec
+        with blaming("objective", cls, "trained_times"):
+            times: object = objective.trained_times(spec)
+        if times is None:
+            return
+        where = f"objective {cls.name!r} ({place(cls, method='trained_times')}): trained_times"
+        if not isinstance(times, Tensor) or times.dim() != 1 or len(times) < 2:
+            raise ConfigError(f"{where} gave {described(times)}, expected a float64 tensor [N]")
+        ends = torch.tensor([spec.sigma_max, spec.sigma_min], dtype=torch.float64)
+        if not torch.allclose(times[[0, -1]].double(), ends) or not (times.diff() < 0).all():
+            raise ConfigError(
+                f"{where} must decrease from sigma_max {spec.sigma_max:g} to sigma_min"
+                f" {spec.sigma_min:g}, got {', '.join(f'{t:g}' for t in times.tolist())}"
+            )
+
+    def try_extractor(self, name: str) -> int:
+        """Features of a few samples; returns how long they are."""
+        cls, shape = registry.get("extractor", name), self.own.spec.shape
+        samples = normal(0, "trial", 0, torch.arange(SAMPLES), shape, torch.float32)
+        with blaming("extractor", cls, "__call__"):
+            extractor = create("extractor", name).ready()
+            seen = quantise(samples) if is_image(shape) else samples
+            vectors: object = extractor(seen)
+        where = f"extractor {name!r} ({place(cls, method='__call__')})"
+        if not isinstance(vectors, Tensor):
+            raise ConfigError(
+                f"{where} gave {described(vectors)}, expected a floating tensor [B, d]"
+            )
+        try:
+            found = Features(extractor, keep=True)
+            found.add(seen)
+        except HarnessError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        return found.vectors.shape[1]
+
+    def try_metric(self, plugin: Mapping[str, Any], extractors: Iterable[str], n: int) -> None:
+        """A finite number for features that no extractor made, positive ones, of every length."""
+        cls = registry.get("metric", plugin["name"])
+        with blaming("metric", cls):
+            metric: Metric = create("metric", **plugin)
+        if metric.needs == "trajectory":
+            lengths = [math.prod(self.own.spec.shape)]
+        elif metric.needs == "logits":
+            lengths = [10]
+        else:
+            lengths = [self._length(name) for name in extractors]
+        for length in dict.fromkeys(min(length, WIDTH) for length in lengths):
+            numbers = torch.arange(n)
+            one, two = (
+                normal(k, "trial", 0, numbers, (length,), torch.float64).abs() for k in (0, 1)
+            )
+            given: list[Any] = [one, two]
+            if metric.needs == "moments":
+                given = [Moments.of(one), Moments.of(two)]
+            elif metric.needs == "logits":
+                given = [one, None]
+            with blaming("metric", cls, "compute"):
+                found: object = metric.compute(*given)
+            value = found.value if isinstance(found, Score) else found
+            where = f"metric {metric.name!r} ({place(cls, method='compute')}): compute gave"
+            try:
+                finite = math.isfinite(float(value))  # type: ignore[arg-type]
+            except (TypeError, ValueError, RuntimeError):
+                raise ConfigError(
+                    f"{where} {described(found)}, expected a number or a Score"
+                ) from None
+            if not finite:
+                raise ConfigError(f"{where} {value} for {n} vectors of {length} features")
+
+    def _length(self, name: str) -> int:
+        """Of an extractor's features."""
+        cls = registry.get("extractor", name)
+        if is_untried("extractor", name):
+            return self.try_extractor(name)
+        return int(cls.dim or math.prod(self.own.spec.shape))
+
+
+class StandIn:
+    """A teacher that is a network, except for the network: it denoises as for Gaussian data.
+
+    D = sd^2/(sd^2 + sigma^2) x, exact for N(0, sd^2 I). All else is the teacher's own.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+
+    def denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """See `Teacher.denoise`."""
+        var = self._teacher.spec.sigma_data**2
+        level = torch.as_tensor(sigma, dtype=torch.float64)
+        return per_sample(var / (level.square() + var), x) * x
+
+    def to(self, device: Any) -> StandIn:
+        """See `Teacher.to`."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._teacher, name)
+
+
+class Noise(Dataset):
+    """Gaussian data of a teacher's shape, size and classes."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.scale, spec = teacher.spec.sigma_data, teacher.spec
+        self.spec = DatasetSpec(spec.shape, "noise", spec.classes)
+
+    def draw(self, seed: int, purpose: str, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `Dataset.draw`."""
+        x0 = self.scale * normal(seed, purpose, 0, numbers, self.spec.shape, torch.float32)
+        return x0, evaluation_labels(seed, numbers, self.spec.classes)
