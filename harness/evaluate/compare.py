@@ -56,10 +56,24 @@ def check(metrics: Mapping[str, Metric], extractor: Extractor, sides: list[Side]
                     f"metric {name!r} needs the images themselves, but {side.path} holds"
                     " mean and covariance alone; give the images, or ask for frechet"
                 )
-    shapes = {side.shape[1:] for side in sides if isinstance(side, Source)}
-    if len(shapes) > 1 and not extractor.images_only:
-        sizes = " and ".join(f"{w}x{h}" for h, w in sorted(shapes))
-        raise ConfigError(f"extractor {extractor.name!r} cannot compare images of {sizes}")
+    if not extractor.images_only:
+        shapes = dict.fromkeys(shape for side in sides if (shape := _shape(side)))
+        if len(shapes) > 1:
+            told = " with ".join(_say(shape) for shape in shapes)
+            raise ConfigError(
+                f"extractor {extractor.name!r} cannot compare {told} images: convert one of the two"
+                " sets first"
+            )
+
+
+def _shape(side: Side) -> tuple[int, ...]:
+    """[C, H, W] of the images of a side; empty where its statistics do not say."""
+    return side.shape if isinstance(side, Source) else tuple(side.meta.get("shape", ()))
+
+
+def _say(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    return f"{'grey' if channels == 1 else 'colour'} {width}x{height}"
 
 
 def extract(
@@ -96,12 +110,14 @@ def compare(
     if len(sides) > 1:
         found.scores = {name: score(metric, first, last) for name, metric in metrics.items()}
     found.seconds = time.perf_counter() - started
-    found.notes = notes(sides, extractor, min(found.n, found.reference_n), dim)
+    warning = few(min(found.n, found.reference_n), dim)
+    by_moments = any(metric.needs == "moments" for metric in metrics.values())
+    found.notes = notes(sides, extractor) + ([warning] if warning and by_moments else [])
     return found, last
 
 
-def notes(sides: list[Side], extractor: Extractor, n: int, dim: int) -> list[str]:
-    """What a reader of the numbers should know: conversions, grey against colour, small n."""
+def notes(sides: list[Side], extractor: Extractor) -> list[str]:
+    """What a reader of the numbers should know: conversions, grey against colour."""
     sources = [side for side in sides if isinstance(side, Source)]
     said = [note for source in sources for note in source.notes]
     channels = [source.shape[0] for source in sources]
@@ -110,8 +126,7 @@ def notes(sides: list[Side], extractor: Extractor, n: int, dim: int) -> list[str
         said.append(f"{grey}: grey images; {extractor.name} takes the one channel for all")
         if 3 in channels:
             said.append("grey images are compared with colour ones: much of the distance is colour")
-    warning = few(n, dim)
-    return [*said, warning] if warning else said
+    return said
 
 
 def statistics(source: Source, features: Features) -> Reference:

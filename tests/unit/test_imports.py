@@ -36,7 +36,13 @@ ALLOWED = {
         "harness.store.records",
     },
     "harness.store": {"harness.store", "harness.errors", "harness.home"},
-    "harness.evaluate": {"harness.evaluate", "harness.api", "harness.core", "harness.store"},
+    "harness.evaluate": {
+        "harness.evaluate",
+        "harness.api",
+        "harness.core",
+        "harness.data.images",
+        "harness.store",
+    },
     "harness.report": {"harness.report", "harness.store", "harness.errors"},
     "harness.bench.forecast": {
         "harness.api",
