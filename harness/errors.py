@@ -35,6 +35,10 @@ class ArtifactError(HarnessError):
     """A file the harness wrote earlier is damaged; the sentence names it and the mend."""
 
 
+class DamagedError(ArtifactError):
+    """A file holds nothing that we would write, as after a crash of the machine or by hand."""
+
+
 class DivergedError(HarnessError):
     """Training produced a value that is not finite; `step` is the first one that did."""
 

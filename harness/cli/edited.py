@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable
 
 from harness.errors import HarnessError
-from harness.store.files import read_json
 from harness.store.records import RunSpec
 from harness.store.store import ResultStore
 
@@ -18,9 +17,8 @@ def tell_edited(store: ResultStore, specs: Iterable[RunSpec]) -> None:
 
     edited: Counter[str] = Counter()
     for spec in specs:
-        path = store.run_at(spec.run_id).path / "provenance.json"
         try:
-            then = read_json(path).get("plugins", {}) if path.exists() else {}
+            then = store.run_at(spec.run_id).origin().get("plugins", {})
         except HarnessError:
             continue  # a damaged file is told by whoever needs it
         for axis, now in own_sources(spec).items() if then else ():

@@ -9,9 +9,15 @@ from dataclasses import replace
 from typing import Any
 
 from harness.config.schema import Launch
-from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, EXIT_INTERRUPTED, ConfigError
+from harness.errors import (
+    EXIT_CELL_FAILED,
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    ConfigError,
+    HarnessError,
+)
 from harness.registry import registry
-from harness.runner.scheduler import Scheduler
+from harness.runner.scheduler import Scheduler, told
 from harness.store.lease import taken
 from harness.store.records import Request, State
 from harness.store.store import ResultStore, Run
@@ -43,11 +49,11 @@ def main(args: argparse.Namespace) -> int:
         "extractors": args.extractors,
         "samples": args.samples,
     }
-    code = EXIT_DONE
+    runs, code = _readable(runs)
     before = {run.run_id: set(run.rows()) for run in runs}
     for request, group in _by_request(runs, given):
         launch = Launch(slots=args.slots, processes=request.processes)
-        found = [(run, run.request, run.status()) for run in group]
+        found = [(run, run.request, run.known_status()) for run in group]
         outcome = Scheduler(store, [run.spec for run in group], request, launch).run()
         for run, owed, status in found:
             _leave(run, owed, status)
@@ -70,11 +76,24 @@ def main(args: argparse.Namespace) -> int:
     return code
 
 
+def _readable(runs: Iterable[Run]) -> tuple[list[Run], int]:
+    """Runs whose files can be read, and 1 if others are not among them, which is told."""
+    found, code = [], EXIT_DONE
+    for run in runs:
+        try:
+            _ = run.spec, run.request, run.rows()
+            found.append(run)
+        except (OSError, HarnessError) as error:
+            print(f"{run.run_id}: failed: {told(error)}", file=sys.stderr)
+            code = EXIT_CELL_FAILED
+    return found, code
+
+
 def _leave(run: Run, owed: Request, status: Mapping[str, Any]) -> None:
     """Put back what the run owes and that it is done: what was asked here is no part of that."""
     if taken(lease := run.lease()):
         run.ask(owed)
-        if status["state"] == State.DONE != run.status()["state"]:
+        if status["state"] == State.DONE != run.known_status()["state"]:
             run.tidy()
             run.set_status(State.DONE, step=status.get("step", 0))
         lease.release()

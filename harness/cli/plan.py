@@ -13,7 +13,7 @@ from harness.config.grid import load_grid
 from harness.config.matrix import expand, shard
 from harness.config.needs import missing_weights
 from harness.config.schema import Launch
-from harness.errors import EXIT_DONE
+from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ArtifactError
 from harness.runner.devices import visible
 from harness.store.store import ResultStore
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print one line per cell with the budgets, NFEs and metrics that are missing."""
+    """Print one line per cell with what is missing; 1 if the files of a cell cannot be read."""
     grid = load_grid(args.matrix, args.set)
     whole = expand(grid, args.only, args.plugin)
     matrix = shard(whole, args.shard)
@@ -32,16 +32,19 @@ def main(args: argparse.Namespace) -> int:
     tell_edited(store, matrix.specs)
     wanted = matrix.wanted()
     rows = []
-    owed = 0
+    owed, code = 0, EXIT_DONE
     for spec in matrix.specs:
         run = store.run_at(spec.run_id)
-        missing = run.missing(wanted)
-        owed += len(missing)
         what = "-"
+        try:
+            state, missing = run.status()["state"], run.missing(wanted)
+        except ArtifactError as error:
+            state, missing, what, code = "unreadable", [], str(error), EXIT_CELL_FAILED
+        owed += len(missing)
         if missing:
             steps = sorted({measure.step for measure in missing})
             what = f"{len(missing)} of {len(wanted)} numbers, at steps {_short(steps)}"
-        rows.append([spec.run_id, spec.precond.label, spec.seed, run.status()["state"], what])
+        rows.append([spec.run_id, spec.precond.label, spec.seed, state, what])
     print(tabulate(rows, headers=["run", "precond", "seed", "state", "missing"]))
     used = {measure.extractor_name for measure in wanted}
     for missing in missing_weights(name for name in matrix.request.extractors if name in used):
@@ -57,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
     if owed:
         expected = forecast(matrix, store, gpu=grid.launch.device != "cpu" and bool(visible()))
         print(expected.text(f"python -m harness bench --matrix {args.matrix}"))
-    return EXIT_DONE
+    return code
 
 
 def _at_once(launch: Launch) -> str:

@@ -19,6 +19,7 @@ from harness.errors import (
     EXIT_INTERRUPTED,
     ArtifactError,
     ConfigError,
+    DamagedError,
     HarnessError,
 )
 from harness.runner.scheduler import Outcome, Scheduler
@@ -107,14 +108,19 @@ def main(args: argparse.Namespace) -> int:
 
 def _owes(run: Run, wanted: Sequence[Measure]) -> bool:
     try:
-        return bool(run.missing(wanted))
+        owes = bool(run.missing(wanted))
+        _ = owes or run.spec
+    except DamagedError:
+        return owes  # spec.json, which is written anew
     except ArtifactError:
         return True  # told where it is run, so that its neighbours are run too
+    return owes
 
 
 def _settle(run: Run) -> None:
     """A cell with all its numbers is done, also if it was killed before it could say so."""
-    if run.status()["state"] != State.DONE and taken(lease := run.lease()):
+    whole = run.known_status()["state"] == State.DONE and not run.is_torn()
+    if not whole and taken(lease := run.lease()):
         run.settle()  # else it is at work, for another grid
         lease.release()
 
@@ -200,7 +206,7 @@ class Progress:
         outcome = runner.outcome
         ended = len(outcome.done) + len(outcome.failed)
         if not self.bar.disable:
-            steps = [work.run.status().get("step", 0) for work in runner.working]
+            steps = [work.run.known_status().get("step", 0) for work in runner.working]
             self.bar.n = ended * self.last + sum(steps)
             self.bar.set_postfix_str(f"{ended}/{self.cells} cells; {runner.now}", refresh=True)
             return

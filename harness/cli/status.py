@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _row(run: Run) -> list[str]:
-    status = run.status()
+    status, _ = run.status(), run.spec  # which has to be whole, or `run` writes it anew
     state, reason = status["state"], status.get("reason", "")
     if state == "running" and not run.is_locked():
         state, reason = "interrupted", "its runner is gone; `run` continues it"

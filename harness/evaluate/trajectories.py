@@ -76,7 +76,7 @@ def save_trajectories(
 
 
 def _rounded(values: Tensor) -> Any:
-    """Five digits: these numbers are drawn, nothing is computed from them."""
+    """Five digits: these numbers are drawn, nothing is computed from them; None if not finite."""
     if values.ndim:
         return [_rounded(value) for value in values]
-    return float(f"{float(values):.5g}")
+    return float(f"{float(values):.5g}") if values.isfinite() else None

@@ -69,5 +69,5 @@ def read(path: Path) -> Artifact:
         if hashlib.sha256(content).hexdigest() != meta["sha256"]:
             raise ArtifactError(f"artifact {path} does not match its digest; {mend}")
         return Artifact(path, load(content), float(meta["seconds"]))
-    except (OSError, KeyError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ArtifactError(f"artifact {path} cannot be read ({error}); {mend}") from None

@@ -105,6 +105,10 @@ class RunSpec:
         )
 
 
+#: keys of spec.json, without which it is none
+SPEC = tuple(each.name for each in fields(RunSpec))
+
+
 @dataclass(frozen=True)
 class Measure:
     """What one number is: at which step, with how many evaluations, measured how, on how many.

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import ArtifactError, ConfigError, nearest
+from harness.errors import ArtifactError, ConfigError, DamagedError, nearest
 from harness.home import told_without_home, without_home
 from harness.store.files import read_json, write_json
 from harness.store.schema import read_versioned, write_versioned
@@ -24,6 +24,7 @@ TABLES = ("leaderboard", "speed", "area", "coverage")
 #: what the tables beside it were made from
 MADE_FROM = "sources.json"
 #: what tables are read from in a run's folder
+MATRIX = ("grid", "request", "wanted", "cells", "skips")  # keys of matrix.json
 READ = ("eval.jsonl", "status.json", "provenance.json", "coefficients.json")
 
 
@@ -47,7 +48,10 @@ def save_matrix(store: ResultStore, matrix: Matrix, *, whole: bool = True) -> No
         ],
     }
     described = json.loads(json.dumps(without_home(described)))
-    known = read_versioned(path) if path.exists() else None
+    try:
+        known = read_versioned(path, MATRIX) if path.exists() else None
+    except DamagedError:
+        known = None  # it is written anew
     if known and not whole and _same_cells(known["grid"], described["grid"]):
         for kind, key in (("cells", "run_id"), ("skips", "cell")):
             both = {item[key]: item for item in (*known[kind], *described[kind])}
@@ -66,11 +70,12 @@ def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:
 
     Raises:
         ConfigError: the results folder has seen no grid of that name.
+        DamagedError: the file holds no such thing.
     """
     path = store.root / "tables" / grid / "matrix.json"
     if not path.exists():
         raise ConfigError(f"{store.root} has no grid {grid!r}{nearest(grid, grids(store))}")
-    return read_versioned(path)
+    return read_versioned(path, MATRIX)
 
 
 def sources(store: ResultStore, grid: str) -> dict[str, Any]:

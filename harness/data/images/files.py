@@ -1,9 +1,9 @@
 """Where an image set's files lie: in a zip or in a folder, under the same names.
 
 One rule says which of them count, for training data and for `fid` alike: images by their ending,
-and dataset.json for labels. Hidden files and folders (`.ipynb_checkpoints`), `__MACOSX`, thumbnails,
-links that lead nowhere and whatever is no image are passed over, and counted in a note. An image of
-a kind that is not read (.gif, .tif) is refused, because leaving it out would change the set.
+and dataset.json for labels. Hidden files and folders (`.ipynb_checkpoints`), `__MACOSX`,
+thumbnails, links that lead nowhere and whatever is no image are passed over, and counted in a note.
+An image of a kind that is not read (.gif, .tif) is refused: without it this would be another set.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from harness.report.page.tables import areas, boards, speeds
 from harness.report.plots.style import COLOURS, Look
 from harness.report.render import name_problem, name_protocol
 from harness.report.write import Report
-from harness.store.files import read_json
+from harness.store.store import Run
 
 
 def view(report: Report, looks: dict[str, Look], folder: Path) -> dict[str, Any]:
@@ -104,10 +104,8 @@ def _origins(report: Report) -> list[dict[str, Any]]:
     found: Counter[str] = Counter()
     known: dict[str, dict[str, Any]] = {}
     for folder in report.cells["folder"]:
-        path = Path(folder) / "provenance.json"
-        if not folder or not path.exists():
+        if not folder or not (origin := Run(Path(folder)).origin()):
             continue
-        origin = read_json(path)
         shown = {key: origin.get(key) for key in ("commit", "hardware", "python", "packages")}
         found[repr(shown)] += 1
         known[repr(shown)] = shown
