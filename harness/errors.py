@@ -58,6 +58,7 @@ def file_sentence(error: OSError) -> str:
 WORDS = {
     "missing": "is needed",
     "dict_type": "must be a section of key: value",
+    "finite_number": "must be a finite number",
     "float_parsing": "must be a number",
     "int_from_float": "must be a whole number",
     "int_parsing": "must be a whole number",

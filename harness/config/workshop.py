@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,10 @@ from harness.errors import HarnessError
 from harness.home import without_home
 from harness.registry import own_source, registry
 from harness.store.records import PluginSpec, RunSpec
+
+log = logging.getLogger(__name__)
+#: what a strategy is told of the teacher it is made for
+SIGMA = ("sigma_data", "sigma_min", "sigma_max")
 
 
 class Workshop:
@@ -28,6 +34,7 @@ class Workshop:
         self.absent: dict[tuple[str, str], str] = {}
         self._specs: dict[str, PluginSpec] = {}
         self._teachers: dict[str, Teacher | None] = {}
+        self._made: set[str] = set()
         self._data: dict[tuple[str, str], DatasetSpec | str] = {}
 
     def spec(self, axis: str, ref: PluginRef) -> PluginSpec | None:
@@ -69,6 +76,21 @@ class Workshop:
                 self.broken[key] = str(error)
         return self._teachers[key]
 
+    def fits(self, precond: PluginSpec, teacher: PluginSpec) -> bool:
+        """Whether a strategy can be made for a teacher, in whose noise range it has to work."""
+        model = self.teacher(teacher)
+        key = f"{precond.name} {precond.params} for {teacher.name} {teacher.params}"
+        if model is not None and key not in self._made:
+            self._made.add(key)
+            sigma = {name: getattr(model.spec, name) for name in SIGMA}
+            try:
+                create("precond", precond.name, precond.params, **sigma)
+            except HarnessError as error:
+                self.broken[key] = str(error)
+            except Exception:
+                log.debug("left to the cell, which fails alone", exc_info=True)
+        return model is not None and key not in self.broken
+
     def dataset(self, spec: PluginSpec | None, teacher: Teacher | None) -> DatasetSpec | str:
         """What the dataset is, or why it cannot be had."""
         if spec is None:
@@ -97,9 +119,9 @@ def plugin_spec(axis: str, ref: PluginRef) -> PluginSpec:
     """A plugin of a grid with all its parameters, defaults filled in."""
     cls = registry.get(axis, ref.name)
     params = make_params(axis, ref.name, ref.params)
-    full = params.model_dump(mode="json")
+    full = _told(params.model_dump(mode="json"))
     default = {
-        key: field.get_default(call_default_factory=True)
+        key: _told(field.get_default(call_default_factory=True))
         for key, field in type(params).model_fields.items()
     }
     changed = {key: value for key, value in full.items() if value != default[key]}
@@ -110,6 +132,15 @@ def plugin_spec(axis: str, ref: PluginRef) -> PluginSpec:
     ]
     full, changed = without_home(full), without_home(changed)
     return PluginSpec(ref.name, cls.revision, full, changed, located)
+
+
+def _told(value: Any) -> Any:
+    """Plain data as JSON can hold them: numbers that are not finite as text."""
+    if isinstance(value, dict):
+        return {key: _told(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_told(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def own_sources(spec: RunSpec) -> dict[str, str]:
