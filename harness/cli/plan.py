@@ -14,8 +14,9 @@ from harness.config.matrix import expand, shard
 from harness.config.needs import missing_weights
 from harness.config.schema import Launch
 from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ArtifactError
-from harness.runner.devices import visible
+from harness.runner import devices
 from harness.store.store import ResultStore
+from harness.visible import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
         try:
             state, missing = run.status()["state"], run.missing(wanted)
         except ArtifactError as error:
-            state, missing, what, code = "unreadable", [], str(error), EXIT_CELL_FAILED
+            state, missing, what, code = "unreadable", [], visible(str(error)), EXIT_CELL_FAILED
         owed += len(missing)
         if missing:
             steps = sorted({measure.step for measure in missing})
@@ -50,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     for missing in missing_weights(name for name in matrix.request.extractors if name in used):
         print(f"not on this machine: {missing}")
     for skip in matrix.skips:
-        print(f"skipped {skip.cell}: {skip.reason}")
+        print(f"skipped {skip.cell}: {visible(skip.reason)}")
     part = f"shard {args.shard}, {len(matrix.specs)} of " if args.shard else ""
     print(
         f"\n{grid.name}: {part}{len(whole.specs)} cells, {len(wanted)} numbers each,"
@@ -58,7 +59,9 @@ def main(args: argparse.Namespace) -> int:
         f" {_at_once(grid.launch)} at a time, {grid.launch.processes} process(es) each"
     )
     if owed:
-        expected = forecast(matrix, store, gpu=grid.launch.device != "cpu" and bool(visible()))
+        expected = forecast(
+            matrix, store, gpu=grid.launch.device != "cpu" and bool(devices.visible())
+        )
         print(expected.text(f"python -m harness bench --matrix {args.matrix}"))
     return code
 

@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _yaml(data: dict[str, Any]) -> str:
     plain = json.loads(json.dumps(data))
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).strip()
+    return yaml.safe_dump(plain, sort_keys=False).strip()
 
 
 def _rows(run: Run) -> str:

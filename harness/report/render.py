@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -37,9 +38,8 @@ def _leaderboard(board: pd.DataFrame, extension: str) -> Iterable[str]:
         return
     for key, group in board.groupby(GROUP, sort=False):
         better = "lower" if group["lower_is_better"].all() else "higher"
-        title = _title(
-            "Leaderboard", key, f"at {int(group['images'].max()):,} images; {better} is better"
-        )
+        span = f"at {int(group['images'].max()):,} images; {better} is better"
+        title = _title("Leaderboard", key, span, extension)
         ordered = group.sort_values(["nfe", "mean_rank"], na_position="last")
         last = _overall(ordered) if group["nfe"].nunique() > 1 else {}
         yield _pivot(title, ordered, _board_cell, extension, last | _fewest(ordered))
@@ -58,7 +58,7 @@ def _speed(speed: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
         return
     for key, group in speed.groupby([*GROUP, "target"], sort=False):
         goal = f"{baseline}'s last value" if key[-1] == LAST else key[-1]
-        title = _title("Training speed", key[:-1], f"to reach {goal}")
+        title = _title("Training speed", key[:-1], f"to reach {goal}", extension)
         cost = group.groupby("precond")["calibration_seconds"].max()
         told = {str(name): f"{s:.1f} s" if s else "none" for name, s in cost.items()}
         last = {"calibration": told}
@@ -79,7 +79,7 @@ def _area(areas: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
         return
     for key, group in areas.groupby(GROUP, sort=False):
         span = f"{int(group['images_first'].min()):,} to {int(group['images_last'].max()):,} images"
-        title = _title(f"Area to {baseline}'s curve", key, span)
+        title = _title(f"Area to {baseline}'s curve", key, span, extension)
         yield _pivot(title, group, area_cell, extension, {})
     yield _plain(
         f"Mean of log({baseline}'s value / the strategy's) over log images, signed so that above 0"
@@ -93,12 +93,15 @@ def _coverage(coverage: pd.DataFrame, notes: Sequence[str], extension: str) -> I
     shown = coverage.drop(columns=["hardware", "commit", "done"], errors="ignore").fillna("")
     if "setting" in shown and not (shown["setting"] != "").any():
         shown = shown.drop(columns="setting")
-    rows = [{str(key): value for key, value in row.items()} for row in shown.to_dict("records")]
+    rows = [
+        {str(key): _words(value, extension) for key, value in row.items()}
+        for row in shown.to_dict("records")
+    ]
     yield _table("Coverage", rows, extension)
     for origin in _origins(coverage):
-        yield _plain(origin, extension)
-    for note in notes:
-        yield _plain(f"Note: {note}.", extension)
+        yield _plain(_words(origin, extension), extension)
+    for note in notes:  # which have code of their own between backticks
+        yield _plain(f"Note: {_words(note, extension, code=True)}.", extension)
 
 
 def _origins(coverage: pd.DataFrame) -> Iterable[str]:
@@ -122,7 +125,8 @@ def _pivot(
     rows: dict[str, dict[str, str]] = {}
     for row in group.to_dict("records"):
         name, twin = row["precond"], row["same_as"]
-        mine = rows.setdefault(name, {"precond": f"{name} (= {twin})" if twin else name})
+        label = _words(f"{name} (= {twin})" if twin else name, extension)
+        mine = rows.setdefault(name, {"precond": label})
         mine[f"NFE {row['nfe']}"] = cell(row)
     for heading, values in last.items():
         for name, mine in rows.items():
@@ -214,9 +218,9 @@ def name_protocol(named: Mapping[str, Any]) -> str:
     return f"{named['metric']}, {named['extractor']}, n={named['n']}{against}"
 
 
-def _title(what: str, key: Any, more: str) -> str:
+def _title(what: str, key: Any, more: str, extension: str) -> str:
     named = dict(zip(GROUP, key, strict=True))
-    return f"{what}: {name_problem(named)}; {name_protocol(named)}; {more}"
+    return _words(f"{what}: {name_problem(named)}; {name_protocol(named)}; {more}", extension)
 
 
 def _table(title: str, rows: list[dict[str, str]], extension: str) -> str:
@@ -235,6 +239,19 @@ def _table(title: str, rows: list[dict[str, str]], extension: str) -> str:
     width = "\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi"
     body = f"\\resizebox{{{width}}}{{!}}{{%\n{body}}}"
     return f"\\begin{{table}}\n  \\centering\n{caption}\n{body}\n\\end{{table}}\n"
+
+
+def _words(text: Any, extension: str, *, code: bool = False) -> Any:
+    """What people called things, so that Markdown shows it as it is; `code` keeps backticks.
+
+    LaTeX is escaped where it is written, other formats take text as it is.
+    """
+    if extension != "md" or not isinstance(text, str):
+        return text
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # a bracket is one, unless it ends the words of a link
+    text = re.sub(r"[\\*$~|]|\](?=[(\[])" + ("" if code else "|`"), r"\\\g<0>", text)
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", text)  # within a word it is no emphasis
 
 
 def _plain(text: str, extension: str) -> str:

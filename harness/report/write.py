@@ -22,8 +22,10 @@ from harness.store.lease import held
 from harness.store.records import State
 from harness.store.store import ResultStore
 from harness.store.tables import MADE_FROM, TABLES, save_sources
+from harness.visible import visible
 
 EXTENSIONS = (*STYLES, "csv")
+FORMULA = ("=", "+", "-", "@")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Report:
                 )
             frame = frame[frame["metric"] == metric] if "metric" in frame else frame
         if extension == "csv":
-            return str(frame.to_csv(index=False))
+            return str(frame.map(_no_formula).to_csv(index=False))
         return render(table, frame, self.baseline, self.notes, extension)
 
 
@@ -121,7 +123,7 @@ def build_report(
         rows=rows,
         cells=cells,
         conflicts=pd.DataFrame(conflicts, columns=list(Conflict.__dataclass_fields__)),
-        notes=(*notes, *_notes(runs, rows, cells, baseline, settings)),
+        notes=tuple(map(visible, (*notes, *_notes(runs, rows, cells, baseline, settings)))),
         matrix=matrix,
     )
 
@@ -183,6 +185,11 @@ def _notes(
                 f"{nearest(metric, rows['metric'])}"
             )
     return notes
+
+
+def _no_formula(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe, which makes it text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _told(conflicts: Sequence[Conflict]) -> str:

@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import PurePath
 from typing import Any
 
+from harness.visible import visible
+
 
 class State(StrEnum):
     """All states a cell can be in; all but queued, running and done come with a reason."""
@@ -43,12 +45,13 @@ class PluginSpec:
     def label(self) -> str:
         """How tables call it: `analytic`, or `analytic(statistics=jvp)`."""
         if not self.changed:
-            return self.name
+            return visible(self.name)
         short = {
             key: PurePath(str(value)).stem if key in self.located else _short(value)
             for key, value in sorted(self.changed.items())
         }
-        return f"{self.name}({', '.join(f'{key}={value}' for key, value in short.items())})"
+        told = ", ".join(f"{key}={value}" for key, value in short.items())
+        return visible(f"{self.name}({told})")
 
     @property
     def identity(self) -> dict[str, Any]:

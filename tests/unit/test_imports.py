@@ -14,8 +14,9 @@ ALLOWED = {
     "harness.errors": set(),
     "harness.registry": {"harness.errors"},
     "harness.core": {"harness.core"},
-    "harness.store.records": set(),
+    "harness.store.records": {"harness.visible"},
     "harness.home": set(),
+    "harness.visible": set(),
     "harness.api": {
         "harness.api",
         "harness.core",
@@ -35,7 +36,7 @@ ALLOWED = {
         "harness.home",
         "harness.store.records",
     },
-    "harness.store": {"harness.store", "harness.errors", "harness.home"},
+    "harness.store": {"harness.store", "harness.errors", "harness.home", "harness.visible"},
     "harness.evaluate": {
         "harness.evaluate",
         "harness.api",
@@ -43,7 +44,7 @@ ALLOWED = {
         "harness.data.images",
         "harness.store",
     },
-    "harness.report": {"harness.report", "harness.store", "harness.errors"},
+    "harness.report": {"harness.report", "harness.store", "harness.errors", "harness.visible"},
     "harness.bench.forecast": {
         "harness.api",
         "harness.config",

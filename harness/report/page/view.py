@@ -19,6 +19,7 @@ from harness.report.plots.style import COLOURS, Look
 from harness.report.render import name_problem, name_protocol
 from harness.report.write import Report
 from harness.store.store import Run
+from harness.visible import visible
 
 
 def view(report: Report, looks: dict[str, Look], folder: Path) -> dict[str, Any]:
@@ -44,8 +45,12 @@ def view(report: Report, looks: dict[str, Look], folder: Path) -> dict[str, Any]
         "coverage": _coverage(report),
         "runs": list(_runs(report, folder)),
         "origins": _origins(report),
-        "yaml": yaml.safe_dump(report.matrix["grid"], sort_keys=False, allow_unicode=True),
+        "yaml": "\n".join(map(visible, _yaml(report.matrix["grid"]).split("\n"))),
     }
+
+
+def _yaml(grid: dict[str, Any]) -> str:
+    return yaml.safe_dump(grid, sort_keys=False, allow_unicode=True)
 
 
 def _menu(places: list[dict[str, Any]]) -> list[str]:
