@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.api import ConfigError, Extractor, Metric, Score
+from harness.api import ConfigError, Extractor, HarnessError, Metric, Score
 from harness.evaluate.features import Features, check_pair, few, score
 from harness.evaluate.reference import Reference, describe, is_statistics, load_reference
 from harness.evaluate.sources import Source, open_images
@@ -100,6 +101,9 @@ def compare(
     """Score the first side against the last; also return the last one's features.
 
     With one side alone (to make statistics) there are no scores.
+
+    Raises:
+        HarnessError: a metric gave a value that is not finite.
     """
     started = time.perf_counter()
     keep = any(metric.needs != "moments" for metric in metrics.values())
@@ -109,6 +113,9 @@ def compare(
     found = Comparison(extractor.id, first.moments.n, last.moments.n, dim, {})
     if len(sides) > 1:
         found.scores = {name: score(metric, first, last) for name, metric in metrics.items()}
+        for name, (value, std) in found.scores.items():
+            if not math.isfinite(value) or not math.isfinite(std or 0):
+                raise HarnessError(f"metric {name!r} gave {value} (std {std}) on these features")
     found.seconds = time.perf_counter() - started
     warning = few(min(found.n, found.reference_n), dim)
     by_moments = any(metric.needs == "moments" for metric in metrics.values())

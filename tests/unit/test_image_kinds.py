@@ -14,6 +14,7 @@ from PIL import Image
 
 from harness.api import ConfigError, create
 from harness.evaluate.sources import open_images
+from harness.registry import registry
 
 FAULTS = Path(__file__).parents[1] / "fixtures" / "faults"
 RNG = np.random.default_rng(0)
@@ -310,3 +311,10 @@ def test_notes_are_of_what_was_asked(harness):
     code, _, err = frechet(harness, "grey8", "rgb8")
     assert code == 2
     assert "extractor 'raw' cannot compare grey 8x8 with colour 8x8 images" in err
+
+
+def test_a_score_that_is_no_number_is_told(harness, monkeypatch):
+    monkeypatch.setattr(registry.get("metric", "kid"), "compute", lambda *_: float("nan"))
+    code, out, err = frechet(harness, "rgb8", "rgb8", metric="kid")
+    assert (code, out) == (1, "")
+    assert "metric 'kid' gave nan" in err
