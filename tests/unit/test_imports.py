@@ -34,6 +34,7 @@ ALLOWED = {
         "harness.registry",
         "harness.errors",
         "harness.home",
+        "harness.core.sampler",
         "harness.store.records",
     },
     "harness.store": {"harness.store", "harness.errors", "harness.home", "harness.visible"},
@@ -44,7 +45,13 @@ ALLOWED = {
         "harness.data.images",
         "harness.store",
     },
-    "harness.report": {"harness.report", "harness.store", "harness.errors", "harness.visible"},
+    "harness.report": {
+        "harness.report",
+        "harness.store",
+        "harness.errors",
+        "harness.core.sampler",
+        "harness.visible",
+    },
     "harness.bench.forecast": {
         "harness.api",
         "harness.config",
