@@ -55,6 +55,8 @@ def main(args: argparse.Namespace) -> int:
         registry.get("extractor", name)
     if min(args.nfe or [1]) < 1 or (args.samples or 2) < 2 or args.slots < 1:
         raise ConfigError("eval: --nfe and --slots must be 1 or more, --samples 2 or more")
+    if not all(0 <= rate < 1 for rate in args.ema or []):
+        raise ConfigError("eval: --ema: a rate is 0 or more and less than 1")
     given = {
         "nfe": args.nfe,
         "samplers": _samplers(args.samplers),

@@ -29,6 +29,7 @@ from harness.store.lease import taken
 from harness.store.records import Measure, State
 from harness.store.store import ResultStore, Run, without_average
 from harness.store.tables import TABLES, kept_tables, save_matrix, sources
+from harness.visible import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
         flush=True,
     )
     for skip in matrix.skips:
-        print(f"  skipped {skip.cell}: {skip.reason}")
+        print(f"  skipped {skip.cell}: {visible(skip.reason)}")
     for number in (signal.SIGINT, signal.SIGTERM):
         # both end a matrix cleanly, also where a shell started us with SIGINT ignored (nohup, &)
         signal.signal(number, signal.default_int_handler)

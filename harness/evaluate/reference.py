@@ -190,13 +190,13 @@ def _moments(path: Path, n: int, mean: np.ndarray, m2: np.ndarray) -> Moments:
     elif n < 2:
         why = f"n is {n}"
     elif (least := _least_variance(m2)) < -NEGATIVE:
-        why = f"a variance is negative: {least:.2g} of the largest"
+        why = f"a variance is negative, {least:.2g} of the largest in size"
     if why:
         raise ConfigError(f"{path}: these are no mean and covariance ({why}); make the file again")
     return Moments(n, torch.from_numpy(mean.astype(np.float64)), torch.from_numpy(m2).double())
 
 
 def _least_variance(m2: np.ndarray) -> float:
-    """The smallest eigenvalue of a scatter in parts of the largest, 0 of one that is all zero."""
+    """The smallest eigenvalue of a scatter in parts of the largest in size, 0 where all are 0."""
     values = torch.linalg.eigvalsh(torch.from_numpy(m2).double())
-    return float(values[0] / values[-1].abs().clamp_min(1e-300)) if len(values) else 0.0
+    return float(values[0] / values.abs().max().clamp_min(1e-300)) if len(values) else 0.0

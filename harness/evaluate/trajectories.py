@@ -60,7 +60,7 @@ def save_trajectories(walks: Walks, teacher: Teacher, seed: int, device: Any) ->
                 "nodes": _rounded(walk.times),
                 "student": _rounded(torch.stack(jumps, 1)),
             }
-            write_atomic(path, json.dumps(found, separators=(",", ":")) + "\n")
+            write_atomic(path, json.dumps(found, separators=(",", ":"), allow_nan=False) + "\n")
 
 
 def _rounded(values: Tensor) -> Any:

@@ -80,7 +80,7 @@ class Report:
                 )
             frame = frame[frame["metric"] == metric] if "metric" in frame else frame
         if extension == "csv":
-            return str(frame.map(_no_formula).to_csv(index=False))
+            return _csv(frame)
         return render(table, frame, self.baseline, self.notes, extension)
 
 
@@ -156,7 +156,7 @@ def write_report(report: Report, folder: Path) -> None:
         for extension in EXTENSIONS:
             write_changed(folder / f"{table}.{extension}", report.text(table, extension))
     if len(report.conflicts):
-        write_atomic(folder / "conflicts.csv", report.conflicts.to_csv(index=False))
+        write_atomic(folder / "conflicts.csv", _csv(report.conflicts))
     else:
         (folder / "conflicts.csv").unlink(missing_ok=True)
 
@@ -193,9 +193,13 @@ def _notes(
     return notes
 
 
-def _no_formula(value: Any) -> Any:
+def _csv(frame: pd.DataFrame) -> str:
     """Text that a spreadsheet would take for a formula gets an apostrophe, which makes it text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+    def told(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+    return str(frame.map(told).to_csv(index=False))
 
 
 def _told(conflicts: Sequence[Conflict]) -> str:

@@ -16,6 +16,8 @@ from harness.home import without_home
 
 #: name -> type, or types, of what a JSON object holds under it
 Fields = dict[str, type | tuple[type, ...]]
+#: what reading text that is no JSON, or JSON nested without end, raises
+NO_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -65,7 +67,7 @@ def read_json(path: Path, mend: str = "delete it and run again: it will be rebui
     """
     try:
         return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NO_JSON as error:
         raise DamagedError(f"{path} is damaged ({error}); {mend}") from None
 
 
@@ -115,7 +117,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
         try:
             yield json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except NO_JSON:
             if number == len(lines) - 1:
                 return
             raise ArtifactError(
@@ -137,7 +139,7 @@ def is_torn(path: Path) -> bool:
     last = path.read_bytes().rpartition(b"\n")[2].strip()
     try:
         json.loads(last or b"null")
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except NO_JSON:
         return True
     return False
 
@@ -181,7 +183,7 @@ def _end_last_line(file: Any) -> None:
     last = file.read().rpartition(b"\n")[2]
     try:
         json.loads(last)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except NO_JSON:
         file.truncate(size - len(last))
         file.seek(0, os.SEEK_END)
     else:  # readers count it already

@@ -1,5 +1,6 @@
 """A run folder after a crash: no traceback, neighbours go on, what can be rebuilt is rebuilt."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -11,7 +12,7 @@ from harness.config.grid import load_grid
 from harness.config.matrix import expand
 from harness.errors import ArtifactError, DamagedError
 from harness.store.files import append_line, write_json
-from harness.store.records import EvalRow
+from harness.store.records import EvalRow, Measure
 from harness.store.store import ResultStore
 from tests.conftest import TINY
 from tests.synthetic_results import spec, write_results
@@ -32,6 +33,7 @@ CONTENTS = {
     "object": b"{}\n",
     "string": b'"done"\n',
     "number": b"7\n",
+    "nested without end": b"[" * 20_000,
     "torn": b'{"state": "do',
     "not utf-8": b"\xff\xfe{}\n",
     "other types": b'{"state": 1, "step": "x", "costs": 3, "t": {}, "precond": 1, "curves": 2}\n',
@@ -183,6 +185,31 @@ def test_a_line_that_is_no_row_costs_its_cell_alone(place, harness, line):
     code, _, err = harness("eval", "--results", damaged.parents[1])
     assert code == 1
     assert f"{damaged.name}: failed: " in err
+
+
+WRONG = ["x", None, [], {}, True, math.nan, math.inf, -math.inf, 0.5]
+#: what is a value of these fields after all
+TAKEN = {
+    **dict.fromkeys(("metric", "extractor", "sampler"), ("x",)),
+    "extractor_id": ("x", None),
+    "seconds": (0.5,),
+    **dict.fromkeys(("std", "ema"), (0.5, None)),
+    "value": (math.nan, math.inf, -math.inf, 0.5),  # tables call those diverged
+    "lower_is_better": (True,),
+}
+
+
+@pytest.mark.parametrize("field", [each.name for each in dataclasses.fields(EvalRow)])
+def test_a_row_with_a_field_of_another_type_is_refused(field):
+    """And not read as a number of something else, or found out by a traceback in a table."""
+    whole = vars(row(Measure(1, 1, "frechet", "raw", 200)))
+    assert EvalRow.from_json(whole) == EvalRow(**whole)
+    for value in WRONG:
+        if repr(value) in map(repr, TAKEN.get(field, ())):
+            assert repr(getattr(EvalRow.from_json(whole | {field: value}), field)) == repr(value)
+        else:
+            with pytest.raises(ValueError, match=f"{field} is "):
+                EvalRow.from_json(whole | {field: value})
 
 
 def test_a_clock_that_is_lost_is_not_zero(place, harness):
