@@ -150,16 +150,21 @@ def _broadcast(precond: Preconditioning) -> str:
     i, j = 3, NODES - 4
     single = precond.coeffs(grid[i : i + 1], grid[j : j + 1])
     for (name, full), (_, one) in zip(_parts(table), _parts(single), strict=True):
-        gap = float((full.expand(NODES, NODES)[i, j] - one.reshape(())).abs())
-        small = gap <= 1e-12 * max(1.0, float(one.abs()))
+        gap = float((full.expand(NODES, NODES)[i, j] - one.reshape(())).abs().nan_to_num(0))
+        small = gap <= 1e-12 * max(1.0, float(one.abs().nan_to_num(0)))
         _require(small, f"{name} depends on the batch: {gap:.1e}")
     return "t [N, 1], s [N] -> [N, N]"
 
 
 def _dtype(precond: Preconditioning) -> str:
-    """float64 in, float64 out."""
+    """float64 in, float64 out; also what a `DenoiserForm` makes them from, which hides in them."""
     grid = _grid(precond)
-    for name, value in _parts(precond.coeffs(grid[:-1], grid[1:])):
+    t, s = grid[:-1], grid[1:]
+    parts = list(_parts(precond.coeffs(t, s)))
+    if isinstance(precond, DenoiserForm):
+        parts += zip(("alpha of `outer`", "beta of `outer`"), precond.outer(t, s), strict=True)
+        parts += zip(("c_skip of `inner`", "c_out of `inner`"), precond.inner(t, s), strict=True)
+    for name, value in parts:
         _require(value.dtype == torch.float64, f"{name} is {value.dtype}, not float64")
     return "float64"
 
@@ -238,5 +243,6 @@ def _deterministic(precond: Preconditioning) -> str:
         strict=True,
     )
     for (name, one), (_, two) in pairs:
-        _require(torch.equal(one, two), f"{name} changes between calls")
+        same = torch.allclose(one, two, rtol=0, atol=0, equal_nan=True)  # `finite` tells of NaN
+        _require(same, f"{name} changes between calls")
     return "repeatable"

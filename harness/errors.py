@@ -35,6 +35,10 @@ class ArtifactError(HarnessError):
     """A file the harness wrote earlier is damaged; the sentence names it and the mend."""
 
 
+class DamagedError(ArtifactError):
+    """A file holds nothing that we would write, as after a crash of the machine or by hand."""
+
+
 class DivergedError(HarnessError):
     """Training produced a value that is not finite; `step` is the first one that did."""
 
@@ -54,6 +58,7 @@ def file_sentence(error: OSError) -> str:
 WORDS = {
     "missing": "is needed",
     "dict_type": "must be a section of key: value",
+    "finite_number": "must be a finite number",
     "float_parsing": "must be a number",
     "int_from_float": "must be a whole number",
     "int_parsing": "must be a whole number",

@@ -111,8 +111,7 @@ class EDMTeacher(Teacher):
 
             dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
             with self._named():
-                self._backbone = load(self.checkpoint)
-            self._backbone.dtype = dtypes[self.params.precision]
+                self._backbone = load(self.checkpoint, dtypes[self.params.precision])
         return self._backbone
 
     def denoise(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +11,7 @@ from harness.api.evaluation import Extractor, Metric
 from harness.api.objective import Objective
 from harness.api.plugin import Plugin
 from harness.api.preconditioning import Preconditioning
-from harness.api.teacher import Dataset, Teacher
+from harness.api.teacher import Dataset, Teacher, TeacherSpec
 from harness.errors import ConfigError, complaint, described
 from harness.home import with_home
 from harness.registry import place, registry
@@ -64,8 +65,34 @@ def make_params(kind: str, name: str, params: Mapping[str, Any]) -> Any:
 
 
 def create(kind: str, name: str, params: Mapping[str, Any] | None = None, **context: Any) -> Any:
-    """Make a plugin of any kind from its name and plain parameters."""
-    return registry.get(kind, name)(make_params(kind, name, params or {}), **context)
+    """Make a plugin of any kind from its name and plain parameters.
+
+    Raises:
+        ConfigError: there is none, its parameters are refused, alone or together, or a teacher's
+            noise range is none.
+    """
+    checked = make_params(kind, name, params or {})
+    try:
+        made = registry.get(kind, name)(checked, **context)
+    except ArithmeticError as error:
+        raise ConfigError(
+            f"{kind} {name!r}: its parameters do not go together ({type(error).__name__}: {error})"
+        ) from error
+    if isinstance(made, Teacher):
+        _check_range(name, getattr(made, "spec", None))
+    return made
+
+
+def _check_range(name: str, spec: TeacherSpec | None) -> None:
+    if spec is None:
+        raise ConfigError(f"teacher {name!r} has set no `spec`, which says what it is")
+    low, high, sd = spec.sigma_min, spec.sigma_max, spec.sigma_data
+    if not 0 < low < high < math.inf:
+        raise ConfigError(
+            f"teacher {name!r}: need 0 < sigma_min < sigma_max, got {low:g} and {high:g}"
+        )
+    if not 0 < sd < math.inf:
+        raise ConfigError(f"teacher {name!r}: the deviation of its data (sigma_data) is {sd:g}")
 
 
 def create_precond(

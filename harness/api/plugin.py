@@ -4,15 +4,55 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
-class Params(BaseModel):
-    """Parameters of a plugin, validated from grid.yaml: unknown keys are errors, values frozen."""
+class Settings(BaseModel):
+    """Base of all that is read from YAML: unknown keys are errors, values are frozen.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Numbers are finite unless a field says `Field(allow_inf_nan=True)`, and no boolean is one: YAML
+    reads `no` and `on` as booleans, and Python takes those for 0 and 1.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _booleans_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        if kinds & {int, float} and not kinds & {bool, Any}:
+            for found in _flat(value):
+                if isinstance(found, bool):
+                    raise ValueError(
+                        f"must be a number, got {str(found).lower()} (YAML reads yes, no, on and"
+                        " off as true and false)"
+                    )
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types in an annotation, through lists, mappings, unions and literals."""
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in get_args(annotation)}
+    inner = get_args(annotation)
+    if hasattr(annotation, "__metadata__"):  # Annotated: what follows the type is no type
+        inner = inner[:1]
+    return {annotation}.union(*map(_kinds, inner)) if inner else {annotation}
+
+
+def _flat(value: Any) -> list[Any]:
+    """A value, or all those in nested lists and mappings."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [found for item in value for found in _flat(item)]
+    return [value]
+
+
+class Params(Settings):
+    """Parameters of a plugin, validated from grid.yaml; see `Settings` for what holds of them."""
 
 
 def located(**field: Any) -> Any:

@@ -124,7 +124,10 @@ def forecast(matrix: Matrix, store: ResultStore, gpu: bool = False) -> Forecast:
     request = matrix.request
     for spec in matrix.specs:
         run = store.run_at(spec.run_id)
-        missing = run.missing(matrix.wanted(spec))
+        try:
+            missing = run.missing(matrix.wanted(spec))
+        except HarnessError:
+            continue  # `plan` tells which files cannot be read
         if not missing:
             continue
         problem = problem_of(spec, request)
@@ -137,7 +140,7 @@ def forecast(matrix: Matrix, store: ResultStore, gpu: bool = False) -> Forecast:
             continue
         measured[f"{record['hardware']} ({record['made'][:10]})"] = None
         cost = record["evaluation"]
-        steps = max(measure.step for measure in missing) - run.status().get("step", 0)
+        steps = max(measure.step for measure in missing) - run.known_status().get("step", 0)
         training += max(0, steps) * record["step_seconds"] + cost["start"]
         evaluation += _evaluation_seconds(missing, cost, request.samples)
         if spec.digests["teacher"] not in solved:

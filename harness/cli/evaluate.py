@@ -15,9 +15,15 @@ from harness.config.needs import told_at_once
 from harness.config.schema import Launch, PluginRef
 from harness.config.workshop import Workshop, plugin_spec
 from harness.core.sampler import Sampler
-from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, EXIT_INTERRUPTED, ConfigError
+from harness.errors import (
+    EXIT_CELL_FAILED,
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    ConfigError,
+    HarnessError,
+)
 from harness.registry import registry
-from harness.runner.scheduler import Scheduler
+from harness.runner.scheduler import Scheduler, told
 from harness.store.lease import taken
 from harness.store.records import Request, State
 from harness.store.store import ResultStore, Run
@@ -55,6 +61,8 @@ def main(args: argparse.Namespace) -> int:
         registry.get("extractor", name)
     if min(args.nfe or [1]) < 1 or (args.samples or 2) < 2 or args.slots < 1:
         raise ConfigError("eval: --nfe and --slots must be 1 or more, --samples 2 or more")
+    if not all(0 <= rate < 1 for rate in args.ema or []):
+        raise ConfigError("eval: --ema: a rate is 0 or more and less than 1")
     given = {
         "nfe": args.nfe,
         "samplers": _samplers(args.samplers),
@@ -66,14 +74,14 @@ def main(args: argparse.Namespace) -> int:
     if args.metrics:
         refs = [PluginRef.model_validate(name) for name in args.metrics]
         given |= named_metrics([plugin_spec("metric", ref) for ref in refs])
+    runs, code = _readable(runs)
     groups = _by_request(runs, given)
     if args.samplers or args.nfe:
         _check_samplers(groups)
-    code = EXIT_DONE
     before = {run.run_id: set(run.rows()) for run in runs}
     for request, group in groups:
         launch = Launch(slots=args.slots, processes=request.processes)
-        found = [(run, run.request, run.status()) for run in group]
+        found = [(run, run.request, run.known_status()) for run in group]
         outcome = Scheduler(store, [run.spec for run in group], request, launch).run()
         for run, owed, status in found:
             _leave(run, owed, status)
@@ -97,11 +105,24 @@ def main(args: argparse.Namespace) -> int:
     return code
 
 
+def _readable(runs: Iterable[Run]) -> tuple[list[Run], int]:
+    """Runs whose files can be read, and 1 if others are not among them, which is told."""
+    found, code = [], EXIT_DONE
+    for run in runs:
+        try:
+            _ = run.spec, run.request, run.rows()
+            found.append(run)
+        except (OSError, HarnessError) as error:
+            print(f"{run.run_id}: failed: {told(error)}", file=sys.stderr)
+            code = EXIT_CELL_FAILED
+    return found, code
+
+
 def _leave(run: Run, owed: Request, status: Mapping[str, Any]) -> None:
     """Put back what the run owes and that it is done: what was asked here is no part of that."""
     if taken(lease := run.lease()):
         run.ask(owed)
-        if status["state"] == State.DONE != run.status()["state"]:
+        if status["state"] == State.DONE != run.known_status()["state"]:
             run.tidy()
             run.set_status(State.DONE, step=status.get("step", 0))
         lease.release()

@@ -13,9 +13,10 @@ from harness.config.grid import load_grid
 from harness.config.matrix import Matrix, expand, shard
 from harness.config.needs import missing_weights
 from harness.config.schema import Launch
-from harness.errors import EXIT_DONE
-from harness.runner.devices import visible
+from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ArtifactError
+from harness.runner import devices
 from harness.store.store import ResultStore
+from harness.visible import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,29 +25,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print one line per cell with the budgets, NFEs and metrics that are missing."""
+    """Print one line per cell with what is missing; 1 if the files of a cell cannot be read."""
     grid = load_grid(args.matrix, args.set)
     whole = expand(grid, args.only, args.plugin)
     matrix = shard(whole, args.shard)
     store = ResultStore(grid.results)
     tell_edited(store, matrix)
     rows = []
-    owed = 0
+    owed, code = 0, EXIT_DONE
     for spec in matrix.specs:
         run = store.run_at(spec.run_id)
         wanted = matrix.wanted(spec)
-        missing = run.missing(wanted)
-        owed += len(missing)
         what = "-"
+        try:
+            state, missing = run.status()["state"], run.missing(wanted)
+        except ArtifactError as error:
+            state, missing, what, code = "unreadable", [], visible(str(error)), EXIT_CELL_FAILED
+        owed += len(missing)
         if missing:
             steps = sorted({measure.step for measure in missing})
             what = f"{len(missing)} of {len(wanted)} numbers, at steps {_short(steps)}"
-        rows.append([spec.run_id, spec.precond.label, spec.seed, run.status()["state"], what])
+        rows.append([spec.run_id, spec.precond.label, spec.seed, state, what])
     print(tabulate(rows, headers=["run", "precond", "seed", "state", "missing"]))
     for lacking in missing_weights(matrix.extractors):
         print(f"not on this machine: {lacking}")
     for skip in matrix.skips:
-        print(f"skipped {skip.cell}: {skip.reason}")
+        print(f"skipped {skip.cell}: {visible(skip.reason)}")
     part = f"shard {args.shard}, {len(matrix.specs)} of " if args.shard else ""
     print(
         f"\n{grid.name}: {part}{len(whole.specs)} cells, {_each(matrix)} numbers each,"
@@ -54,9 +58,11 @@ def main(args: argparse.Namespace) -> int:
         f" {_at_once(grid.launch)} at a time, {grid.launch.processes} process(es) each"
     )
     if owed:
-        expected = forecast(matrix, store, gpu=grid.launch.device != "cpu" and bool(visible()))
+        expected = forecast(
+            matrix, store, gpu=grid.launch.device != "cpu" and bool(devices.visible())
+        )
         print(expected.text(f"python -m harness bench --matrix {args.matrix}"))
-    return EXIT_DONE
+    return code
 
 
 def _each(matrix: Matrix) -> str:

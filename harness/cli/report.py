@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -182,7 +183,9 @@ def _targets(words: list[str]) -> dict[str, list[float]]:
     for word in words:
         metric, _, value = word.partition("=")
         try:
-            targets.setdefault(metric, []).append(float(value))
+            if not math.isfinite(goal := float(value)):
+                raise ValueError
+            targets.setdefault(metric, []).append(goal)
         except ValueError:
             raise ConfigError(f"--target {word}: give METRIC=VALUE, e.g. frechet=10") from None
     return targets

@@ -22,6 +22,7 @@ from harness.errors import (
     EXIT_INTERRUPTED,
     ArtifactError,
     ConfigError,
+    DamagedError,
     HarnessError,
 )
 from harness.runner.scheduler import Outcome, Scheduler
@@ -30,6 +31,7 @@ from harness.store.lease import taken
 from harness.store.records import Measure, RunSpec, State
 from harness.store.store import ResultStore, Run, without_average
 from harness.store.tables import TABLES, kept_tables, save_matrix, sources
+from harness.visible import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +87,7 @@ def main(args: argparse.Namespace) -> int:
         flush=True,
     )
     for skip in matrix.skips:
-        print(f"  skipped {skip.cell}: {skip.reason}")
+        print(f"  skipped {skip.cell}: {visible(skip.reason)}")
     for number in (signal.SIGINT, signal.SIGTERM):
         # both end a matrix cleanly, also where a shell started us with SIGINT ignored (nohup, &)
         signal.signal(number, signal.default_int_handler)
@@ -119,14 +121,19 @@ def _is_whole(args: argparse.Namespace) -> bool:
 
 def _owes(run: Run, wanted: Sequence[Measure]) -> bool:
     try:
-        return bool(run.missing(wanted))
+        owes = bool(run.missing(wanted))
+        _ = owes or run.spec
+    except DamagedError:
+        return owes  # spec.json, which is written anew
     except ArtifactError:
         return True  # told where it is run, so that its neighbours are run too
+    return owes
 
 
 def _settle(run: Run) -> None:
     """A cell with all its numbers is done, also if it was killed before it could say so."""
-    if run.status()["state"] != State.DONE and taken(lease := run.lease()):
+    whole = run.known_status()["state"] == State.DONE and not run.is_torn()
+    if not whole and taken(lease := run.lease()):
         run.settle()  # else it is at work, for another grid
         lease.release()
 
@@ -262,7 +269,7 @@ class Progress:
         outcome = runner.outcome
         ended = len(outcome.done) + len(outcome.failed)
         if not self.bar.disable:
-            steps = [work.run.status().get("step", 0) for work in runner.working]
+            steps = [work.run.known_status().get("step", 0) for work in runner.working]
             self.bar.n = ended * self.last + sum(steps)
             self.bar.set_postfix_str(f"{ended}/{self.cells} cells; {runner.now}", refresh=True)
             return

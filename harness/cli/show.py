@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import yaml
 from tabulate import tabulate
 
-from harness.errors import EXIT_DONE
-from harness.store.files import read_json
+from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ArtifactError
 from harness.store.records import State
-from harness.store.store import ResultStore
+from harness.store.store import ResultStore, Run
 from harness.store.submissions import newest_jobs
 
 
@@ -31,26 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print spec, provenance, status and evaluations."""
+    """Print spec, provenance, status and evaluations; 1 if one of them cannot be read."""
     run = ResultStore(args.results).existing().run(args.run)
-    spec = run.spec.to_json()
-    print(yaml.safe_dump(json.loads(json.dumps(spec)), sort_keys=False).strip())
-    for name in ("provenance", "status"):
-        path = run.path / f"{name}.json"
-        if path.exists():
-            told = read_json(path)
-            if name == "status":
-                told = _readable(told)
-            print(yaml.safe_dump({name: told}, sort_keys=False).strip())
-    rows = [
-        [
-            *(row.step, row.images, row.nfe, row.metric, row.extractor, row.n, row.reference_n),
-            f"{row.value:.6g}",
-        ]
-        for row in run.rows().values()
+    parts: list[Callable[[], str]] = [
+        lambda: _yaml(run.spec.to_json()),
+        lambda: _yaml({"provenance": run.origin()}),
+        lambda: _yaml({"status": _readable(run.status())}),
+        lambda: _rows(run),
     ]
-    headers = ["step", "images", "NFE", "metric", "extractor", "n", "reference n", "value"]
-    print(tabulate(rows, headers=headers, disable_numparse=True))
+    code = EXIT_DONE
+    for part in parts:
+        try:
+            print(part())
+        except ArtifactError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = EXIT_CELL_FAILED
     logs = sorted(run.path.glob("worker*.log"))
     handed = newest_jobs(run.path.parent.parent).get(run.run_id)
     if handed is not None:
@@ -63,7 +59,24 @@ def main(args: argparse.Namespace) -> int:
             if len(logs) > 1:
                 print(f"--- {log.name}")
             print("\n".join(log.read_text(errors="replace").splitlines()[-args.log :]))
-    return EXIT_DONE
+    return code
+
+
+def _yaml(data: dict[str, Any]) -> str:
+    plain = json.loads(json.dumps(data))
+    return yaml.safe_dump(plain, sort_keys=False).strip()
+
+
+def _rows(run: Run) -> str:
+    rows = [
+        [
+            *(row.step, row.images, row.nfe, row.metric, row.extractor, row.n, row.reference_n),
+            f"{row.value:.6g}",
+        ]
+        for row in run.rows().values()
+    ]
+    headers = ["step", "images", "NFE", "metric", "extractor", "n", "reference n", "value"]
+    return tabulate(rows, headers=headers, disable_numparse=True)
 
 
 def _readable(status: dict[str, Any]) -> dict[str, Any]:

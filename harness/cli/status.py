@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from harness.errors import EXIT_DONE, HarnessError
 from harness.store.store import ResultStore, Run
+from harness.visible import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,7 @@ def main(args: argparse.Namespace) -> int:
         try:
             rows.append(_row(run))
         except HarnessError as error:
-            rows.append([run.run_id, "unreadable", "", "", "", str(error)])
+            rows.append([run.run_id, "unreadable", "", "", "", visible(str(error))])
         states.append(rows[-1][1])
     headers = ["run", "state", "step", "numbers", "seen", "reason"]
     print(tabulate(rows, headers=headers, disable_numparse=True))
@@ -35,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _row(run: Run) -> list[str]:
-    status = run.status()
+    status, _ = run.status(), run.spec  # which has to be whole, or `run` writes it anew
     state, reason = status["state"], status.get("reason", "")
     if state == "running" and not run.is_locked():
         state, reason = "interrupted", "its runner is gone; `run` continues it"
@@ -44,7 +45,8 @@ def _row(run: Run) -> list[str]:
     if status.get("attempts", 1) > 1:
         reason = f"{reason} (attempt {status['attempts']})".strip()
     seen = _ago(time.time() - status["updated"]) if "updated" in status else ""
-    return [run.run_id, state, str(status.get("step", 0)), str(len(run.rows())), seen, reason]
+    numbers = str(len(run.rows()))
+    return [run.run_id, state, str(status.get("step", 0)), numbers, seen, visible(reason)]
 
 
 def _ago(seconds: float) -> str:

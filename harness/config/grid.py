@@ -58,8 +58,9 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: write key.path=value, e.g. --set train.lr=1e-4")
     try:
         value = parse(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or "it ends too early"
+        raise ConfigError(f"--set {override}: the value is not valid YAML: {problem}") from None
     *parents, last = key.split(".")
     for parent in parents:
         data = data.setdefault(parent, {})

@@ -18,6 +18,9 @@ from harness.home import without_home
 from harness.registry import registry
 from harness.store.records import Measure, PluginSpec, Request, RunSpec, revised
 
+#: letters of a run's id: a file system takes 255 in a name
+LONGEST_ID = 240
+
 
 @dataclass(frozen=True)
 class Skip:
@@ -115,6 +118,8 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
         if len(plugins_here) < len(AXES):  # told at the end, with whatever else is wrong
             make.dataset(found["dataset"], make.teacher(found["teacher"]))
             continue
+        if not make.fits(plugins_here["precond"], plugins_here["teacher"]):
+            continue
         for seed in grid.axes.seed:
             if not all(
                 labels_match(plugins_here, seed, axis, names) for axis, names in keep.items()
@@ -168,13 +173,19 @@ def _cell(
         return Skip(name, reason)
     make.samplers(grid.evaluate.samplers, plugins, teacher)
     own = type(teacher).is_network
-    return RunSpec(
+    spec = RunSpec(
         **plugins,
         seed=seed,
         train=grid.train.identity(),
         backbone=None if own else grid.backbone.identity(teacher.spec.shape),
         digests={"teacher": teacher.spec.digest, "dataset": data.digest},
     )
+    if len(spec.run_id) > LONGEST_ID:
+        raise ConfigError(
+            f"run {spec.run_id[:60]}...: its name would be {len(spec.run_id)} letters long, more"
+            f" than {LONGEST_ID}; give its plugins shorter names"
+        )
+    return spec
 
 
 def _name(plugins: Mapping[str, PluginSpec], seed: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -14,8 +15,29 @@ from harness.errors import ConfigError, complaint
 M = TypeVar("M", bound=BaseModel)
 
 
+#: numbers that YAML 1.1 reads in base 8 or 60, and text that looks like the former
+OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9_.]+)+)")
+
+
 class Loader(yaml.SafeLoader):
-    """YAML's safe loader that refuses a key written twice instead of keeping the last."""
+    """YAML's safe loader that refuses what it would misread.
+
+    Those are a key written twice, of which it would keep the last, and numbers such as 010 and
+    1:30, which are 8 and 90 to it.
+    """
+
+    def construct_scalar(self, node: Any) -> Any:
+        """See yaml.SafeLoader."""
+        plain = isinstance(node, yaml.ScalarNode) and node.style is None
+        if plain and OTHER_BASE.fullmatch(node.value):
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"{node.value}: YAML reads such numbers in base 8 or 60; write it in base 10"
+                " without a leading zero, or in quotes if it is text",
+                node.start_mark,
+            )
+        return super().construct_scalar(node)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """See yaml.SafeLoader."""
@@ -34,7 +56,7 @@ def parse(text: str) -> Any:
     """What YAML says, as plain data.
 
     Raises:
-        yaml.YAMLError: it is none, or a key is written twice.
+        yaml.YAMLError: it is none, or something in it would be misread.
     """
     return yaml.load(text, Loader)
 

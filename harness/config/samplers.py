@@ -51,7 +51,7 @@ def _times(name: str, value: Any) -> list[str]:
         raise ValueError(f"sampler {name!r}: times {value!r}: write {{2: [80, 1.382]}}")
     texts = []
     for steps, levels in lists.items():
-        if not isinstance(levels, list) or len(levels) != steps:
+        if isinstance(steps, bool) or not isinstance(levels, list) or len(levels) != steps:
             raise ValueError(
                 f"sampler {name!r}: times for {steps} steps are {steps} levels, got {levels!r}"
             )

@@ -6,15 +6,10 @@ import itertools
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, Field, field_validator, model_serializer, model_validator
 
+from harness.api.plugin import Settings
+from harness.config.reading import parse
 from harness.config.samplers import sampler_names
 from harness.core.sampler import Sampler
 from harness.errors import ConfigError
@@ -24,10 +19,8 @@ UNTOLD = ("eval_ema", "micro_batch", "checkpoint_every", "log_every", "compile",
 UNET_FIELDS = ("channels", "multipliers", "blocks", "attention", "dropout")
 
 
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Section(Settings, BaseModel):  # named twice for ruff, which does not see what Settings is
+    """Base of all sections; see `Settings` for what holds of them."""
 
 
 def written_out(value: Any) -> Any:
@@ -39,7 +32,7 @@ def written_out(value: Any) -> Any:
     if not isinstance(value, str):
         return _long(value)
     try:
-        read = yaml.safe_load(value)
+        read = parse(value)
     except yaml.YAMLError:
         read = {}
     if not isinstance(read, dict | list | None):

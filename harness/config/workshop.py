@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +29,10 @@ from harness.store.records import Measure, PluginSpec, Request, RunSpec, revised
 
 AXES = ("precond", "teacher", "objective", "dataset")
 
+log = logging.getLogger(__name__)
+#: what a strategy is told of the teacher it is made for
+SIGMA = ("sigma_data", "sigma_min", "sigma_max")
+
 
 class Workshop:
     """Plugins of a grid, each made once; what cannot be made is noted, so that all is told at once.
@@ -41,6 +47,7 @@ class Workshop:
         self.absent: dict[tuple[str, str], str] = {}
         self._specs: dict[str, PluginSpec] = {}
         self._teachers: dict[str, Teacher | None] = {}
+        self._made: set[str] = set()
         self._data: dict[tuple[str, str], DatasetSpec | str] = {}
 
     def spec(self, axis: str, ref: PluginRef) -> PluginSpec | None:
@@ -82,6 +89,21 @@ class Workshop:
             except HarnessError as error:
                 self.broken[key] = str(error)
         return self._teachers[key]
+
+    def fits(self, precond: PluginSpec, teacher: PluginSpec) -> bool:
+        """Whether a strategy can be made for a teacher, in whose noise range it has to work."""
+        model = self.teacher(teacher)
+        key = f"{precond.name} {precond.params} for {teacher.name} {teacher.params}"
+        if model is not None and key not in self._made:
+            self._made.add(key)
+            sigma = {name: getattr(model.spec, name) for name in SIGMA}
+            try:
+                create("precond", precond.name, precond.params, **sigma)
+            except HarnessError as error:
+                self.broken[key] = str(error)
+            except Exception:
+                log.debug("left to the cell, which fails alone", exc_info=True)
+        return model is not None and key not in self.broken
 
     def samplers(
         self, names: Sequence[str], plugins: Mapping[str, PluginSpec], teacher: Teacher
@@ -131,9 +153,9 @@ def plugin_spec(axis: str, ref: PluginRef) -> PluginSpec:
     """A plugin of a grid with all its parameters, defaults filled in."""
     cls = registry.get(axis, ref.name)
     params = make_params(axis, ref.name, ref.params)
-    full = params.model_dump(mode="json")
+    full = _told(params.model_dump(mode="json"))
     default = {
-        key: field.get_default(call_default_factory=True)
+        key: _told(field.get_default(call_default_factory=True))
         for key, field in type(params).model_fields.items()
     }
     changed = {key: value for key, value in full.items() if value != default[key]}
@@ -237,3 +259,12 @@ def sources_of(measure: Measure, sources: Mapping[str, str]) -> dict[str, str]:
         for plugin, digest in sources.items()
         if plugin in others or not plugin.startswith(("metric ", "extractor "))
     }
+
+
+def _told(value: Any) -> Any:
+    """Plain data as JSON can hold them: numbers that are not finite as text."""
+    if isinstance(value, dict):
+        return {key: _told(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_told(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

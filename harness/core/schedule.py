@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+PLAIN = 100.0  # rho up to which the formula is computed as it is written
 
 
 def karras(
@@ -20,10 +24,24 @@ def karras(
     if nodes < 2:
         raise ValueError(f"a schedule needs at least 2 nodes, got {nodes}")
     ramp = torch.linspace(0, 1, nodes, dtype=torch.float64)
-    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    levels = (high + ramp * (low - high)) ** rho
+    levels = warped(ramp, sigma_min, sigma_max, rho)
     levels[0], levels[-1] = sigma_max, sigma_min
     return levels
+
+
+def warped(ramp: Tensor, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
+    """Levels at places `ramp` in 0..1 of the rho-schedule, float64; geometric at rho = infinity.
+
+    (a + ramp (b - a))^rho with a = sigma_max^(1/rho), b = sigma_min^(1/rho). For rho far from 1,
+    where that cancels or overflows, the same as sigma_max exp(rho log(1 + ramp (b/a - 1))).
+    """
+    if 1 <= rho <= PLAIN:
+        high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+        return (high + ramp * (low - high)) ** rho
+    span = math.log(sigma_min) - math.log(sigma_max)
+    if math.isinf(rho):
+        return sigma_max * (ramp * span).exp()
+    return sigma_max * (rho * (ramp * math.expm1(span / rho)).log1p()).exp()
 
 
 def uniform_lambda(levels: int, sigma_min: float, sigma_max: float) -> Tensor:

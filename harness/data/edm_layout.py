@@ -8,8 +8,10 @@ memory holds them; else each of them whenever it is needed.
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +28,8 @@ from harness.data.images.labels import read_labels
 if TYPE_CHECKING:
     import numpy as np
 
+MOST_PIXELS = 2**24
+
 
 class LayoutParams(LabelParams):
     """`path` of the zip or folder; `max_size`: use a fixed random subset of so many images."""
@@ -38,7 +42,7 @@ class EDMLayout(ImageSet):
     """What the zip and the folder have in common; `name` tells which of them it is.
 
     Raises:
-        ConfigError: see `open_files`, `read_header`, `read_labels`.
+        ConfigError: see `open_files`, `decode`, `read_labels`.
     """
 
     Params = LayoutParams
@@ -54,7 +58,10 @@ class EDMLayout(ImageSet):
         self.images = [images[i] for i in kept]
         if self._labels is not None:
             self._labels = self._labels[kept]
-        shape = read_header(self.files.read(images[0]), self._what(images[0]))
+        self._told: set[str] = set()
+        for note in self.files.notes:
+            warnings.warn(note, stacklevel=2)
+        shape = self._decoded_file(images[0]).shape
         chosen = params.model_dump(exclude={"path"})
         self.spec = DatasetSpec(
             shape=shape,
@@ -92,11 +99,29 @@ class EDMLayout(ImageSet):
         return len(self.images) * math.prod(self.spec.shape) <= free_memory() / 2
 
     def _image(self, i: int) -> np.ndarray:
-        name = self.images[i]
-        return decode(self.files.read(name), self._what(name), self.spec.shape)
+        """uint8 [C, H, W], of the shape of the first image."""
+        pixels = self._decoded_file(self.images[i])
+        if pixels.shape != self.spec.shape:
+            raise ConfigError(
+                f"{self.files.where}: {self.images[i]}: is {_say(pixels.shape)}, the first image is"
+                f" {_say(self.spec.shape)}; all must be alike"
+            )
+        return pixels
 
-    def _what(self, name: str) -> str:
-        return f"{self.files.where}: {name}"
+    def _decoded_file(self, name: str) -> np.ndarray:
+        what = f"{self.files.where}: {name}"
+        content = self.files.read(name)
+        _, height, width = read_header(io.BytesIO(content), what).shape
+        if width != height or width * height > MOST_PIXELS:
+            raise ConfigError(
+                f"{what}: is {width}x{height} pixels; images must be square, at most"
+                f" {int(MOST_PIXELS**0.5)} wide"
+            )
+        pixels, header = decode(content, what)
+        for trait in sorted(header.traits - self._told):
+            self._told.add(trait)
+            warnings.warn(f"{what}: has {trait}", stacklevel=2)
+        return pixels
 
 
 @register_dataset("zip")
@@ -107,6 +132,10 @@ class ZipDataset(EDMLayout):
 @register_dataset("folder")
 class FolderDataset(EDMLayout):
     """EDM's layout in a folder."""
+
+
+def _say(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[2]} {'grey' if shape[0] == 1 else 'RGB'}"
 
 
 def free_memory() -> int:

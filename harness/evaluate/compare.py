@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.api import ConfigError, Extractor, Metric, Score
+from harness.api import ConfigError, Extractor, HarnessError, Metric, Score
 from harness.evaluate.features import Features, check_pair, few, score
 from harness.evaluate.reference import Reference, describe, is_statistics, load_reference
 from harness.evaluate.sources import Source, open_images
@@ -56,10 +57,24 @@ def check(metrics: Mapping[str, Metric], extractor: Extractor, sides: list[Side]
                     f"metric {name!r} needs the images themselves, but {side.path} holds"
                     " mean and covariance alone; give the images, or ask for frechet"
                 )
-    shapes = {side.shape[1:] for side in sides if isinstance(side, Source)}
-    if len(shapes) > 1 and not extractor.images_only:
-        sizes = " and ".join(f"{w}x{h}" for h, w in sorted(shapes))
-        raise ConfigError(f"extractor {extractor.name!r} cannot compare images of {sizes}")
+    if not extractor.images_only:
+        shapes = dict.fromkeys(shape for side in sides if (shape := _shape(side)))
+        if len(shapes) > 1:
+            told = " with ".join(_say(shape) for shape in shapes)
+            raise ConfigError(
+                f"extractor {extractor.name!r} cannot compare {told} images: convert one of the two"
+                " sets first"
+            )
+
+
+def _shape(side: Side) -> tuple[int, ...]:
+    """[C, H, W] of the images of a side; empty where its statistics do not say."""
+    return side.shape if isinstance(side, Source) else tuple(side.meta.get("shape", ()))
+
+
+def _say(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    return f"{'grey' if channels == 1 else 'colour'} {width}x{height}"
 
 
 def extract(
@@ -86,6 +101,9 @@ def compare(
     """Score the first side against the last; also return the last one's features.
 
     With one side alone (to make statistics) there are no scores.
+
+    Raises:
+        HarnessError: a metric gave a value that is not finite.
     """
     started = time.perf_counter()
     keep = any(metric.needs != "moments" for metric in metrics.values())
@@ -95,13 +113,18 @@ def compare(
     found = Comparison(extractor.id, first.moments.n, last.moments.n, dim, {})
     if len(sides) > 1:
         found.scores = {name: score(metric, first, last) for name, metric in metrics.items()}
+        for name, (value, std) in found.scores.items():
+            if not math.isfinite(value) or not math.isfinite(std or 0):
+                raise HarnessError(f"metric {name!r} gave {value} (std {std}) on these features")
     found.seconds = time.perf_counter() - started
-    found.notes = notes(sides, extractor, min(found.n, found.reference_n), dim)
+    warning = few(min(found.n, found.reference_n), dim)
+    by_moments = any(metric.needs == "moments" for metric in metrics.values())
+    found.notes = notes(sides, extractor) + ([warning] if warning and by_moments else [])
     return found, last
 
 
-def notes(sides: list[Side], extractor: Extractor, n: int, dim: int) -> list[str]:
-    """What a reader of the numbers should know: conversions, grey against colour, small n."""
+def notes(sides: list[Side], extractor: Extractor) -> list[str]:
+    """What a reader of the numbers should know: conversions, grey against colour."""
     sources = [side for side in sides if isinstance(side, Source)]
     said = [note for source in sources for note in source.notes]
     channels = [source.shape[0] for source in sources]
@@ -110,8 +133,7 @@ def notes(sides: list[Side], extractor: Extractor, n: int, dim: int) -> list[str
         said.append(f"{grey}: grey images; {extractor.name} takes the one channel for all")
         if 3 in channels:
             said.append("grey images are compared with colour ones: much of the distance is colour")
-    warning = few(n, dim)
-    return [*said, warning] if warning else said
+    return said
 
 
 def statistics(source: Source, features: Features) -> Reference:

@@ -103,7 +103,7 @@ def frechet(a: Moments, b: Moments) -> float:
     if a.mean.shape != b.mean.shape:
         raise ConfigError(
             f"features of length {len(a.mean)} cannot be compared with features of length"
-            f" {len(b.mean)}: they come from different extractors"
+            f" {len(b.mean)}: they are of different extractors, or of samples of another shape"
         )
     cross = torch.linalg.svdvals(a.root @ b.root).sum()
     spread = a.covariance.trace() + b.covariance.trace() - 2 * cross

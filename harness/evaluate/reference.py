@@ -27,6 +27,8 @@ from harness.store.files import write_atomic
 FORMAT = 1
 #: what is told beside the identity, and so is no part of the key
 ASIDE = ("versions", "source", "imported")
+#: eigenvalues of a scatter down to this part of the largest are rounding, of files in float32 too
+NEGATIVE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,14 @@ def _moments(path: Path, n: int, mean: np.ndarray, m2: np.ndarray) -> Moments:
         why = "the scatter is not symmetric"
     elif n < 2:
         why = f"n is {n}"
+    elif (least := _least_variance(m2)) < -NEGATIVE:
+        why = f"a variance is negative, {least:.2g} of the largest in size"
     if why:
         raise ConfigError(f"{path}: these are no mean and covariance ({why}); make the file again")
     return Moments(n, torch.from_numpy(mean.astype(np.float64)), torch.from_numpy(m2).double())
+
+
+def _least_variance(m2: np.ndarray) -> float:
+    """The smallest eigenvalue of a scatter in parts of the largest in size, 0 where all are 0."""
+    values = torch.linalg.eigvalsh(torch.from_numpy(m2).double())
+    return float(values[0] / values.abs().max().clamp_min(1e-300)) if len(values) else 0.0

@@ -1,4 +1,7 @@
-"""Sets of images on disk: a folder or a zip of PNG and JPEG files, or an .npz array.
+"""Sets of images on disk: a folder or a zip of image files, or an .npz array.
+
+Which files of a folder or a zip count, and how they are decoded, is the business of
+`harness.data.images`: the same as for training data.
 
 Everything that can be wrong is found when a source is opened, by reading every header, before any
 network is loaded; pixels are decoded later, a batch ahead of whoever uses them.
@@ -8,24 +11,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from harness.api import ConfigError
+from harness.data.images.decode import decode, read_header
+from harness.data.images.files import LABELS, open_files
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-GREY = ("1", "L", "LA", "I;16", "I")
-LARGEST = 1 << 28  # bytes of one file inside a zip; an image that needs more is a bomb
 #: what numpy and zipfile raise for damaged content (AttributeError: a bare .npy named .npz)
 READING_ERRORS = (
     ValueError,
@@ -81,11 +82,9 @@ def open_images(path: str | Path) -> Source:
     if not path.exists():
         raise ConfigError(f"{path}: no such folder or file; give images as a folder, .zip or .npz")
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if _is_image(p.name) and p.is_file())
-        names = [str(p.relative_to(path)) for p in files]
-        return _encoded(path, names, lambda k: files[k].read_bytes(), lambda k: files[k].open("rb"))
+        return _encoded(path, "folder")
     if path.suffix.lower() == ".zip":
-        return _open_zip(path)
+        return _encoded(path, "zip")
     if path.suffix.lower() == ".npz":
         return _of_array(path, read_npz(path))
     raise ConfigError(f"{path}: expected a folder, a .zip or an .npz")
@@ -137,90 +136,35 @@ def _of_array(path: Path, arrays: dict[str, Images]) -> Source:
     return _checked(Source(path, n, (channels, height, width), lambda k: array[k]))
 
 
-def _is_image(name: str) -> bool:
-    """By its ending; `._x.png` is macOS's note about x.png."""
-    return name.lower().endswith(ENDINGS) and not name.startswith("._")
-
-
-def _open_zip(path: Path) -> Source:
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise ConfigError(
-            f"{path} is no readable zip ({error}): a truncated copy?; copy it again"
-        ) from None
-    members = sorted(
-        (m for m in archive.infolist() if _is_image(PurePosixPath(m.filename).name)),
-        key=lambda m: m.filename,
-    )
-    for member in archive.infolist():
-        name = PurePosixPath(member.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0:1]:
-            raise ConfigError(
-                f"{path}: it holds a file called {member.filename!r}, which points outside; a zip"
-                " made so is not to be trusted, make it again"
-            )
-        if member.file_size > LARGEST:
-            raise ConfigError(
-                f"{path}: {member.filename!r} would unpack to {member.file_size:,} bytes, which no"
-                " image needs; make the zip again"
-            )
-    names = [member.filename for member in members]
-    return _encoded(
-        path, names, lambda k: archive.read(members[k]), lambda k: archive.open(members[k])
-    )
-
-
-def _encoded(
-    path: Path,
-    names: list[str],
-    read: Callable[[int], bytes],
-    stream: Callable[[int], object],
-) -> Source:
+def _encoded(path: Path, kind: str) -> Source:
     """A source of image files: headers are read here, pixels by `load`."""
-    if not names:
-        raise ConfigError(f"{path} holds no images ({', '.join(ENDINGS)})")
-    modes, size = set(), None
-    for k, name in enumerate(names):
-        with _telling(path, name), stream(k) as file, Image.open(file) as image:
-            modes.add(image.mode)
-            if size is None:
-                size = image.size
-            elif image.size != size:
-                raise ConfigError(
-                    f"{path}: {name} is {image.size[0]}x{image.size[1]} but {names[0]} is"
-                    f" {size[0]}x{size[1]}; resize them to one size first"
-                )
-    grey = all(mode in GREY for mode in modes)
-    mode = "L" if grey else "RGB"
+    files = open_files(path, kind, str(path))
+    names = [name for name in files.names if name != LABELS]
+    channels: set[int] = set()
+    traits: Counter[str] = Counter()
+    size: tuple[int, ...] = ()
+    for name in names:
+        with files.open(name) as file:
+            shape, found = read_header(file, f"{path}: image {name}")
+        size = size or shape[1:]
+        if shape[1:] != size:
+            raise ConfigError(
+                f"{path}: {name} is {shape[2]}x{shape[1]} but {names[0]} is {size[1]}x{size[0]};"
+                " resize them to one size first"
+            )
+        channels.add(shape[0])
+        traits.update(found)
+    most = max(channels)
 
     def load(k: int) -> Images:
-        with _telling(path, names[k]), Image.open(io.BytesIO(read(k))) as image:
-            pixels = np.asarray(image.convert(mode))
-        return pixels[:, :, None] if grey else pixels
+        pixels, _ = decode(files.read(names[k]), f"{path}: image {names[k]}")
+        return np.broadcast_to(pixels, (most, *pixels.shape[1:])).transpose(1, 2, 0)
 
-    notes = []
-    if not grey and modes & set(GREY):
+    notes = list(files.notes)
+    if len(channels) > 1:
         notes.append(f"{path}: grey and colour images are mixed; grey ones are repeated to RGB")
-    if modes & {"RGBA", "LA", "PA"} or "P" in modes:
-        notes.append(f"{path}: transparency, where there is any, is dropped")
-    if modes & {"I;16", "I"}:
-        notes.append(f"{path}: 16-bit images are cut to 8 bits")
-    width, height = size
-    return _checked(Source(path, len(names), (1 if grey else 3, height, width), load, notes))
-
-
-@contextlib.contextmanager
-def _telling(path: Path, name: str) -> Iterator[None]:
-    """Turn what a decoder raises into a sentence that names the file."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"{path}: image {name} cannot be read ({error}); remove or replace it"
-        ) from None
+    notes += [f"{path}: {n} of {len(names)} images have {trait}" for trait, n in traits.items()]
+    return _checked(Source(path, len(names), (most, *size), load, notes))
 
 
 def _checked(source: Source) -> Source:

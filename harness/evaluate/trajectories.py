@@ -60,11 +60,11 @@ def save_trajectories(walks: Walks, teacher: Teacher, seed: int, device: Any) ->
                 "nodes": _rounded(walk.times),
                 "student": _rounded(torch.stack(jumps, 1)),
             }
-            write_atomic(path, json.dumps(found, separators=(",", ":")) + "\n")
+            write_atomic(path, json.dumps(found, separators=(",", ":"), allow_nan=False) + "\n")
 
 
 def _rounded(values: Tensor) -> Any:
-    """Five digits: these numbers are drawn, nothing is computed from them."""
+    """Five digits: these numbers are drawn, nothing is computed from them; None if not finite."""
     if values.ndim:
         return [_rounded(value) for value in values]
-    return float(f"{float(values):.5g}")
+    return float(f"{float(values):.5g}") if values.isfinite() else None

@@ -163,7 +163,8 @@ class ConsistencyTrajectory(Objective):
         """
         import torch
 
+        from harness.core.schedule import warped
+
         low, high = teacher.spec.sigma_min, teacher.spec.sigma_max
-        inverse = 1 / self.params.rho
-        on_grid = (high**inverse + 0.7 * u * (low**inverse - high**inverse)) ** self.params.rho
+        on_grid = warped(0.7 * u, low, high, self.params.rho)
         return torch.where(slots % 2 == 0, (1.2 * n - 1.2).exp().clamp(low, high), on_grid)

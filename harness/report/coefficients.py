@@ -44,7 +44,8 @@ def _is_whole(found: Any) -> bool:
         return False
     lists = [found.get(key) for key in PAIRS] + [found.get("told", found.get("t"))]
     curves = list(found.get("curves", {}).values())
-    return all(_are_numbers(each) for each in lists + curves) and all(
+    drawn = [[n for n in each if n is not None] if isinstance(each, list) else 0 for each in curves]
+    return all(_are_numbers(each) for each in lists + drawn) and all(
         len(each) == len(lists[0]) for each in lists
     )
 

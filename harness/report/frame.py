@@ -15,6 +15,7 @@ from harness.errors import ArtifactError
 from harness.report.merge import FoundRun, Stores, read_runs
 from harness.store.records import Measure, RunSpec, State
 from harness.store.tables import read_wanted
+from harness.visible import visible
 
 #: what makes two numbers comparable; a table never mixes two of these
 PROBLEM = ["teacher", "objective", "dataset", "setting"]
@@ -67,7 +68,8 @@ def load_rows(
             **vars(row),
             **labels[run_id],
             "run_id": run_id,
-            "extractor": row.extractor_id or row.extractor,
+            "metric": visible(row.metric),
+            "extractor": visible(row.extractor_id or row.extractor),
             "ema": "" if row.ema is None else str(row.ema),
             "eval_seed": row.seed,
         }
@@ -104,10 +106,10 @@ def load_cells(
                 **labels[run_id],
                 "run_id": run_id,
                 "state": state,
-                "reason": run.status.get("reason", ""),
+                "reason": visible(run.status.get("reason", "")),
                 "have": have,
                 "wanted": len(owed),
-                "hardware": machines.pop() if len(machines) == 1 else "",
+                "hardware": visible(machines.pop()) if len(machines) == 1 else "",
                 "commit": _joined(origin.get("commit") for origin in run.origins),
                 "date": _joined(origin.get("date") for origin in run.origins),
                 "folder": str(run.folders[0]) if run.folders else "",
@@ -223,4 +225,4 @@ def _check_direction(rows: pd.DataFrame) -> None:
 
 
 def _joined(values: Iterable[Any]) -> str:
-    return "; ".join(dict.fromkeys(str(value) for value in values if value))
+    return "; ".join(dict.fromkeys(visible(str(value)) for value in values if value))

@@ -18,6 +18,7 @@ from harness.report.frame import PROBLEM, PROTOCOL, settled
 from harness.report.speed import twins_of
 from harness.report.statistics import is_better
 from harness.store.records import State
+from harness.visible import visible
 
 BOARD_COLUMNS = [
     *PROBLEM,
@@ -197,7 +198,8 @@ def coverage(cells: pd.DataFrame, skips: list[dict[str, str]]) -> pd.DataFrame:
             }
         )
     for skip in skips:
-        records.append({"precond": skip["cell"], "states": "skipped", "reasons": skip["reason"]})
+        cell, reason = visible(skip["cell"]), visible(skip["reason"])
+        records.append({"precond": cell, "states": "skipped", "reasons": reason})
     return pd.DataFrame(records)
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from harness.errors import ArtifactError, ConfigError, nearest
 from harness.report.coefficients import read_coefficients
-from harness.store.files import read_json
 from harness.store.records import EvalRow, Measure, RunSpec, State
 from harness.store.store import ResultStore, Run
 from harness.store.tables import grids, load_matrix, read_wanted
@@ -76,8 +75,7 @@ def read_run(stores: Sequence[ResultStore], run_id: str) -> FoundRun:
         if not run.path.is_dir():
             continue
         try:
-            status, rows, origin = _status(run), _rows(run), _origin(run)
-            merged.plugins = merged.plugins or run.plugins()
+            status, rows, origin = run.status(), _rows(run), run.origin()
         except ArtifactError as error:
             merged.notes.append(str(error))
             if not merged.folders:
@@ -86,8 +84,13 @@ def read_run(stores: Sequence[ResultStore], run_id: str) -> FoundRun:
         if run.is_torn():
             merged.notes.append(
                 f"{run.path / 'eval.jsonl'}: its last line was cut short by a crash and is not"
-                " counted; `run` computes it again"
+                " counted; `run` cuts it off and computes what is missing"
             )
+        try:
+            _ = run.spec
+            merged.plugins = merged.plugins or run.plugins()
+        except ArtifactError as error:  # costs no number: matrix.json knows the run, too
+            merged.notes.append(str(error))
         _add(merged, run, status, rows, origin)
     for folder in merged.folders:
         try:
@@ -186,13 +189,6 @@ def _text(item: Any) -> str:
     return json.dumps(item, sort_keys=True)
 
 
-def _status(run: Run) -> dict[str, Any]:
-    status = run.status()
-    if "state" not in status:
-        raise ArtifactError(f"{run.path / 'status.json'} has no state; delete it and run again")
-    return status
-
-
 def _rows(run: Run) -> dict[Key, EvalRow]:
     return {_key(row): row for row in run.rows().values()}  # one measure, one row: the last
 
@@ -208,9 +204,3 @@ def _name(row: EvalRow) -> str:
 
 def _equal(a: float, b: float) -> bool:
     return a == b or (math.isnan(a) and math.isnan(b))
-
-
-def _origin(run: Run) -> dict[str, Any]:
-    path = run.path / "provenance.json"
-    origin: dict[str, Any] = read_json(path) if path.exists() else {}
-    return origin

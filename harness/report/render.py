@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -55,9 +56,8 @@ def _leaderboard(board: pd.DataFrame, extension: str) -> Iterable[str]:
         return
     for key, group in board.groupby(GROUP, sort=False):
         better = "lower" if group["lower_is_better"].all() else "higher"
-        title = _title(
-            "Leaderboard", key, f"at {int(group['images'].max()):,} images; {better} is better"
-        )
+        span = f"at {int(group['images'].max()):,} images; {better} is better"
+        title = _title("Leaderboard", key, span, extension)
         ordered = group.sort_values(["nfe", "mean_rank"], na_position="last")
         last = _overall(ordered) if group["nfe"].nunique() > 1 else {}
         yield _pivot(title, ordered, _board_cell, extension, last | _fewest(ordered))
@@ -72,7 +72,8 @@ def _speed(speed: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
         return
     for key, group in speed.groupby([*GROUP, "target"], sort=False):
         goal = f"{baseline}'s last value" if key[-1] == LAST else key[-1]
-        title = _title("Training speed", key[:-1], f"to reach {goal}; {trained_for(group)}")
+        span = f"to reach {goal}; {trained_for(group)}"
+        title = _title("Training speed", key[:-1], span, extension)
         cost = group.groupby("precond")["calibration_seconds"].max()
         told = {str(name): f"{s:.1f} s" if s else "none" for name, s in cost.items()}
         last = {"calibration": told}
@@ -95,8 +96,8 @@ def _profile(profile: pd.DataFrame, baseline: str, extension: str) -> Iterable[s
     for key, group in shown.groupby([*GROUP, "nfe"], sort=False):
         better = "lower" if group["lower_is_better"].all() else "higher"
         more = f"NFE {key[-1]}; {trained_for(group)}; {better} is better"
-        title = _title("Speed-up by quality", key[:-1], more)
-        table = _by_level([rows[index] for index in group.index], baseline)
+        title = _title("Speed-up by quality", key[:-1], more, extension)
+        table = _by_level([rows[index] for index in group.index], baseline, extension)
         yield _table(title, table, extension)
     yield _plain(
         "Levels of quality, from easy to hard. 1/4, 1/2, 3/4, best: so far on the way (in log) from"
@@ -116,7 +117,7 @@ def _profile(profile: pd.DataFrame, baseline: str, extension: str) -> Iterable[s
 LEVELS = {"1/4": "1/4", "1/2": "1/2", "3/4": "3/4", "1": "best", LAST: "{}'s last", NEAR: "10 %"}
 
 
-def _by_level(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, str]]:
+def _by_level(rows: list[dict[str, Any]], baseline: str, extension: str) -> list[dict[str, str]]:
     """Strategies down, levels across, then the lead and the quality at the end of training."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
@@ -127,14 +128,15 @@ def _by_level(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, str]]
         (name for name, value in values.items() if not math.isnan(value)),
         key=lambda name: -values[name] if lower else values[name],
     )
-    heads = {name: f"{level(values[name])} ({LEVELS[name].format(baseline)})" for name in levels}
+    shown = _words(baseline, extension)
+    heads = {name: f"{level(values[name])} ({LEVELS[name].format(shown)})" for name in levels}
     table = []
     for precond, mine in found.items():
         row = next(iter(mine.values()))
         cell = images_cell if precond == baseline else speed_cell
         cells = {heads[name]: cell(mine[name]) for name in levels}
-        ends = {"leads": lead_cell(row, baseline), "at the end": end_cell(row)}
-        table.append({"precond": named_cell(row), **cells, **ends})
+        ends = {"leads": lead_cell(row, shown), "at the end": end_cell(row)}
+        table.append({"precond": _words(named_cell(row), extension), **cells, **ends})
     return table
 
 
@@ -145,7 +147,7 @@ def _area(areas: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
         return
     for key, group in areas.groupby(GROUP, sort=False):
         span = f"{int(group['images_first'].min()):,} to {int(group['images_last'].max()):,} images"
-        title = _title(f"Area to {baseline}'s curve", key, span)
+        title = _title(f"Area to {baseline}'s curve", key, span, extension)
         yield _pivot(title, group, area_cell, extension, {})
     yield _plain(
         f"Mean of log({baseline}'s value / the strategy's) over log images, signed so that above 0"
@@ -159,12 +161,15 @@ def _coverage(coverage: pd.DataFrame, notes: Sequence[str], extension: str) -> I
     shown = coverage.drop(columns=["hardware", "commit", "done"], errors="ignore").fillna("")
     if "setting" in shown and not (shown["setting"] != "").any():
         shown = shown.drop(columns="setting")
-    rows = [{str(key): value for key, value in row.items()} for row in shown.to_dict("records")]
+    rows = [
+        {str(key): _words(value, extension) for key, value in row.items()}
+        for row in shown.to_dict("records")
+    ]
     yield _table("Coverage", rows, extension)
     for origin in _origins(coverage):
-        yield _plain(origin, extension)
-    for note in notes:
-        yield _plain(f"Note: {note}.", extension)
+        yield _plain(_words(origin, extension), extension)
+    for note in notes:  # which have code of their own between backticks
+        yield _plain(f"Note: {_words(note, extension, code=True)}.", extension)
 
 
 def _origins(coverage: pd.DataFrame) -> Iterable[str]:
@@ -187,7 +192,8 @@ def _pivot(
     """Strategies in the group's order down, NFEs across, then the columns of `last`."""
     rows: dict[str, dict[str, str]] = {}
     for row in group.to_dict("records"):
-        mine = rows.setdefault(row["precond"], {"precond": named_cell(row)})
+        label = _words(named_cell(row), extension)
+        mine = rows.setdefault(row["precond"], {"precond": label})
         mine[f"NFE {row['nfe']}"] = cell(row)
     for heading, values in last.items():
         for name, mine in rows.items():
@@ -241,9 +247,9 @@ def name_protocol(named: Mapping[str, Any]) -> str:
     )
 
 
-def _title(what: str, key: Any, more: str) -> str:
+def _title(what: str, key: Any, more: str, extension: str) -> str:
     named = dict(zip(GROUP, key, strict=True))
-    return f"{what}: {name_problem(named)}; {name_protocol(named)}; {more}"
+    return _words(f"{what}: {name_problem(named)}; {name_protocol(named)}; {more}", extension)
 
 
 def _table(title: str, rows: list[dict[str, str]], extension: str) -> str:
@@ -262,6 +268,19 @@ def _table(title: str, rows: list[dict[str, str]], extension: str) -> str:
     width = "\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi"
     body = f"\\resizebox{{{width}}}{{!}}{{%\n{body}}}"
     return f"\\begin{{table}}\n  \\centering\n{caption}\n{body}\n\\end{{table}}\n"
+
+
+def _words(text: Any, extension: str, *, code: bool = False) -> Any:
+    """What people called things, so that Markdown shows it as it is; `code` keeps backticks.
+
+    LaTeX is escaped where it is written, other formats take text as it is.
+    """
+    if extension != "md" or not isinstance(text, str):
+        return text
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # a bracket is one, unless it ends the words of a link
+    text = re.sub(r"[\\*$~|]|\](?=[(\[])" + ("" if code else "|`"), r"\\\g<0>", text)
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", text)  # within a word it is no emphasis
 
 
 def _plain(text: str, extension: str) -> str:

@@ -24,8 +24,10 @@ from harness.store.lease import held
 from harness.store.records import State
 from harness.store.store import ResultStore
 from harness.store.tables import MADE_FROM, TABLES, save_sources
+from harness.visible import visible
 
 EXTENSIONS = (*STYLES, "csv")
+FORMULA = ("=", "+", "-", "@")
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Report:
                 )
             frame = frame[frame["metric"] == metric] if "metric" in frame else frame
         if extension == "csv":
-            return str(frame.to_csv(index=False))
+            return _csv(frame)
         return render(table, frame, self.baseline, self.notes, extension)
 
 
@@ -115,6 +117,12 @@ def build_report(
     marks = same_coefficients(cells, runs)
     compared = comparisons(rows, cells, baseline, marks)
     conflicts = [conflict for run in runs.values() for conflict in run.conflicts]
+    told = [
+        *notes,
+        *_notes(runs, rows, cells, baseline, settings),
+        *_untrained(rows, matrix),
+        *_edited(runs, matrix),
+    ]
     return Report(
         grid=grid,
         baseline=baseline,
@@ -126,12 +134,7 @@ def build_report(
         rows=rows,
         cells=cells,
         conflicts=pd.DataFrame(conflicts, columns=list(Conflict.__dataclass_fields__)),
-        notes=(
-            *notes,
-            *_notes(runs, rows, cells, baseline, settings),
-            *_untrained(rows, matrix),
-            *_edited(runs, matrix),
-        ),
+        notes=tuple(map(visible, told)),
         matrix=matrix,
     )
 
@@ -158,7 +161,7 @@ def write_report(report: Report, folder: Path) -> None:
         for extension in EXTENSIONS:
             write_changed(folder / f"{table}.{extension}", report.text(table, extension))
     if len(report.conflicts):
-        write_atomic(folder / "conflicts.csv", report.conflicts.to_csv(index=False))
+        write_atomic(folder / "conflicts.csv", _csv(report.conflicts))
     else:
         (folder / "conflicts.csv").unlink(missing_ok=True)
 
@@ -193,6 +196,15 @@ def _notes(
                 f"{nearest(metric, rows['metric'])}"
             )
     return notes
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    """Text that a spreadsheet would take for a formula gets an apostrophe, which makes it text."""
+
+    def told(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+    return str(frame.map(told).to_csv(index=False))
 
 
 def _told(conflicts: Sequence[Conflict]) -> str:

@@ -121,7 +121,7 @@ def _lead(submission: Submission, run: Run, launch: Launch, node: Node, job: str
         outcome = Scheduler(store, [run.spec], request, launch, notice.check, rerun, node).run()
     finally:
         pass_on = notice.close()
-    status = run.status()
+    status = run.known_status()
     if not outcome.done and (notice.given or _preempted(job, status["state"])) and pass_on:
         reason = f"job {job} had to go and is in the queue again"
         run.set_status(State.QUEUED, reason, step=status.get("step", 0))
@@ -136,7 +136,7 @@ def _lead(submission: Submission, run: Run, launch: Launch, node: Node, job: str
         except (OSError, subprocess.SubprocessError) as error:
             reason = f"job {job} could not go back into the queue: {error}"
             _stays(run, State.INTERRUPTED, reason, outcome)
-    state = run.status()["state"]
+    state = run.known_status()["state"]
     submission.tell(job, "ended", state=state)
     if outcome.failed:
         raise HarnessError(outcome.failed[run.run_id])
@@ -144,7 +144,7 @@ def _lead(submission: Submission, run: Run, launch: Launch, node: Node, job: str
 
 
 def _stays(run: Run, state: State, reason: str, outcome: Outcome) -> None:
-    run.set_status(state, reason, step=run.status().get("step", 0))
+    run.set_status(state, reason, step=run.known_status().get("step", 0))
     outcome.failed[run.run_id] = f"{state}: {reason}"
 
 

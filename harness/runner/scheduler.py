@@ -46,21 +46,27 @@ def owing(
     """Runs with missing numbers that may be tried; the others are put down in `outcome`."""
     owing = []
     for spec in specs:
-        run = store.open(spec)
+        run = store.run_at(spec.run_id)
         try:
+            store.open(spec)
             if not run.missing(wanted(request, spec)):
                 outcome.done.append(run.run_id)
                 continue
-            status = run.status()
-        except HarnessError as error:  # damaged: its neighbours can do without it
-            outcome.failed[run.run_id] = f"failed: {error}"
+            status = run.known_status()
+        except (OSError, HarnessError) as error:  # damaged: its neighbours can do without it
+            outcome.failed[run.run_id] = f"failed: {told(error)}"
             continue
         if status["state"] == State.DIVERGED and State.DIVERGED not in rerun:
             # deterministic: it would diverge again at the same step
-            outcome.failed[run.run_id] = f"diverged: {status['reason']}"
+            outcome.failed[run.run_id] = f"diverged: {status.get('reason', '')}"
             continue
         owing.append(run)
     return owing
+
+
+def told(error: OSError | HarnessError) -> str:
+    """What a run's files are lost to, in a sentence."""
+    return file_sentence(error) if isinstance(error, OSError) else str(error)
 
 
 @dataclass
@@ -172,8 +178,8 @@ class Scheduler:
     def _close(self, work: Working) -> None:
         run = work.run
         if self.missing(run):
-            status = run.status()
-            self.outcome.failed[run.run_id] = f"{status['state']}: {status['reason']}"
+            status = run.known_status()
+            self.outcome.failed[run.run_id] = f"{status['state']}: {status.get('reason', '')}"
         else:
             self.outcome.done.append(run.run_id)
             self.outcome.fresh.append(run.run_id)
@@ -181,8 +187,7 @@ class Scheduler:
 
     def _lost(self, run: Run, lease: SoftFileLease, error: OSError | HarnessError) -> None:
         """A run's files cannot be written (a full disk) or read: its neighbours go on."""
-        reason = file_sentence(error) if isinstance(error, OSError) else str(error)
-        self.outcome.failed[run.run_id] = f"failed: {reason}"
+        self.outcome.failed[run.run_id] = f"failed: {told(error)}"
         with contextlib.suppress(OSError):
             lease.release(force=True)
 

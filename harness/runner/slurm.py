@@ -179,7 +179,7 @@ class Slurm:
         )
         executor.update_parameters(**parameters(self.launch, self.name))
         for run in runs:
-            run.set_status(State.QUEUED, "handed to Slurm", step=run.status().get("step", 0))
+            run.set_status(State.QUEUED, "handed to Slurm", step=run.known_status().get("step", 0))
         cells = [CellJob(str(submission.folder), run.run_id) for run in runs]
         try:
             ids = [str(job.job_id) for job in executor.submit_array(cells)]
@@ -187,7 +187,7 @@ class Slurm:
             lines = [line for line in str(error).splitlines() if line.strip()]
             reason = f"Slurm refused the jobs: {lines[-1] if lines else error}"
             for run in runs:
-                run.set_status(State.FAILED, reason, step=run.status()["step"])
+                run.set_status(State.FAILED, reason, step=run.known_status()["step"])
             raise HarnessError(reason) from None
         submission.set_jobs(dict(zip((run.run_id for run in runs), ids, strict=True)))
         for run, job in zip(runs, ids, strict=True):
@@ -229,7 +229,7 @@ class Slurm:
         if cell.gone is None or not taken(cell.lease):
             return False
         cell.lease.release()
-        status = run.status()
+        status = run.known_status()
         open_end = status["state"] in (State.QUEUED, State.RUNNING, State.DONE)
         if self._asked - cell.gone < (SETTLE if open_end else ASK / 2):
             return False

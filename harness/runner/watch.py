@@ -93,7 +93,7 @@ class Watched:
         self.run.tidy()
         for note in self.run.failures():
             note.unlink(missing_ok=True)
-        step = self.run.status().get("step", 0)
+        step = self.run.known_status().get("step", 0)
         self.run.set_status(State.QUEUED, step=step, attempts=self.attempts)
         if self.launch.nodes > 1:
             self.node = meeting.call(self.run, self.node)
@@ -113,7 +113,7 @@ class Watched:
             # one of our own is seen by the handle; one elsewhere leaves ours waiting for it
             self._ending, self._deadline = _read(notes[0]), now + local.FAREWELL
             return
-        status = self.run.status()
+        status = self.run.known_status()
         if status.get("updated") != self._updated or status.get("phase") == "preparing":
             self._updated, self._alive = status.get("updated"), now
         limits = self.launch
@@ -147,7 +147,7 @@ class Watched:
                 self._say(f"{verdict.reason}; attempt {self.attempts + 1}")
                 self._start()
                 return False
-        step = self.run.status().get("step", 0)
+        step = self.run.known_status().get("step", 0)
         self.run.set_status(verdict.state, verdict.reason, step=step, attempts=self.attempts)
         return True
 

@@ -46,7 +46,7 @@ def get_or_make(root: Path, kind: str, key: dict[str, Any], make: Callable[[], A
         if not path.with_suffix(".json").exists():
             tidy(path.parent, f".{name}.*.tmp")
             started = time.perf_counter()
-            content = save(make())
+            content = packed(make(), str(path))
             seconds = time.perf_counter() - started
             write_atomic(path, content)
             digest = hashlib.sha256(content).hexdigest()
@@ -54,6 +54,30 @@ def get_or_make(root: Path, kind: str, key: dict[str, Any], make: Callable[[], A
                 path.with_suffix(".json"), {"key": key, "sha256": digest, "seconds": seconds}
             )
         return read(path)
+
+
+def packed(arrays: Arrays, what: str) -> bytes:
+    """Arrays of any layout as safetensors; shapes, dtypes and values are the same when read back.
+
+    Raises:
+        ArtifactError: an array is of a kind that does not come back as it was.
+    """
+    # safetensors writes memory as it lies; ascontiguousarray would make vectors of scalars
+    plain = {name: np.array(array, order="C", copy=True) for name, array in arrays.items()}
+    try:
+        content = save(plain)
+        back = load(content)
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        kinds = ", ".join(f"{name}: {array.dtype}" for name, array in plain.items())
+        raise ArtifactError(f"{what} cannot be written ({error}; {kinds})") from None
+    for name, array in plain.items():
+        same = back[name].dtype == array.dtype and back[name].shape == array.shape
+        if not same or back[name].tobytes() != array.tobytes():
+            kind = f"{array.dtype} {list(array.shape)}"
+            raise ArtifactError(
+                f"{what} cannot be written: array {name!r} ({kind}) would be read back as another"
+            )
+    return content
 
 
 def read(path: Path) -> Artifact:
@@ -69,5 +93,5 @@ def read(path: Path) -> Artifact:
         if hashlib.sha256(content).hexdigest() != meta["sha256"]:
             raise ArtifactError(f"artifact {path} does not match its digest; {mend}")
         return Artifact(path, load(content), float(meta["seconds"]))
-    except (OSError, KeyError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ArtifactError(f"artifact {path} cannot be read ({error}); {mend}") from None

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ArtifactError
+from harness.errors import ArtifactError, DamagedError
 from harness.home import without_home
+
+#: name -> type, or types, of what a JSON object holds under it
+Fields = dict[str, type | tuple[type, ...]]
+#: what reading text that is no JSON, or JSON nested without end, raises
+NO_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -45,30 +51,54 @@ def write_changed(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write plain data as indented JSON, atomically; paths in the home folder begin with `~`."""
-    write_atomic(path, json.dumps(without_home(data), indent=1, sort_keys=True) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file the harness wrote.
+    """Write plain data as indented JSON, atomically; paths in the home folder begin with `~`.
 
     Raises:
-        ArtifactError: the file does not hold JSON.
+        ArtifactError: a number is not finite, which JSON cannot say.
+    """
+    write_atomic(path, _dumped(path, without_home(data), indent=1) + "\n")
+
+
+def read_json(path: Path, mend: str = "delete it and run again: it will be rebuilt") -> Any:
+    """Read a JSON file the harness wrote; `mend` is told where that is not possible.
+
+    Raises:
+        DamagedError: the file does not hold JSON.
     """
     try:
         return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(
-            f"{path} is damaged ({error}); delete it and run again: it will be rebuilt"
-        ) from None
+    except NO_JSON as error:
+        raise DamagedError(f"{path} is damaged ({error}); {mend}") from None
+
+
+def read_record(path: Path, fields: Fields, mend: str, *, needed: str = "") -> dict[str, Any]:
+    """Read a JSON object whose `fields`, where it has them, are of these types.
+
+    Raises:
+        DamagedError: it is no such object, or lacks the field that is `needed`.
+    """
+    found = read_json(path, mend)
+    if not isinstance(found, dict):
+        raise DamagedError(f"{path} is damaged (it holds no JSON object); {mend}")
+    if needed and needed not in found:
+        raise DamagedError(f"{path} is damaged (it has no {needed}); {mend}")
+    for name, kind in fields.items():
+        if name in found and (not isinstance(found[name], kind) or isinstance(found[name], bool)):
+            raise DamagedError(f"{path} is damaged ({name} is {found[name]!r}); {mend}")
+    return found
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON line and flush it to disk; a line torn by a crash is cut off first."""
+    """Append one JSON line and flush it to disk; a line torn by a crash is cut off first.
+
+    Raises:
+        ArtifactError: a number is not finite, which JSON cannot say.
+    """
+    line = _dumped(path, record).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with _named(path), path.open("ab+") as file:
         _end_last_line(file)
-        file.write(json.dumps(record, sort_keys=True).encode() + b"\n")
+        file.write(line)
         file.flush()
         os.fsync(file.fileno())
 
@@ -87,12 +117,19 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
         try:
             yield json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except NO_JSON:
             if number == len(lines) - 1:
                 return
             raise ArtifactError(
                 f"{path}, line {number + 1} is damaged; delete that line and run again"
             ) from None
+
+
+def trim(path: Path) -> None:
+    """Cut off a last line that is torn; for who alone writes there."""
+    if is_torn(path):
+        with _named(path), path.open("ab+") as file:
+            _end_last_line(file)
 
 
 def is_torn(path: Path) -> bool:
@@ -102,9 +139,26 @@ def is_torn(path: Path) -> bool:
     last = path.read_bytes().rpartition(b"\n")[2].strip()
     try:
         json.loads(last or b"null")
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except NO_JSON:
         return True
     return False
+
+
+def _dumped(path: Path, data: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(data, indent=indent, sort_keys=True, allow_nan=False)
+    except ValueError:
+        place, value = next(_not_finite(data, ""))
+        raise ArtifactError(f"{path}: {place} is {value}, which is not written") from None
+
+
+def _not_finite(data: Any, place: str) -> Iterator[tuple[str, float]]:
+    """Where plain data hold a number that is not finite: the keys that lead there, and it."""
+    if isinstance(data, float) and not math.isfinite(data):
+        yield place, data
+    items = data.items() if isinstance(data, dict) else ()
+    for key, value in enumerate(data) if isinstance(data, list | tuple) else items:
+        yield from _not_finite(value, f"{place}.{key}" if place else str(key))
 
 
 @contextlib.contextmanager
@@ -129,7 +183,7 @@ def _end_last_line(file: Any) -> None:
     last = file.read().rpartition(b"\n")[2]
     try:
         json.loads(last)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except NO_JSON:
         file.truncate(size - len(last))
         file.seek(0, os.SEEK_END)
     else:  # readers count it already

@@ -30,6 +30,7 @@ def copy_grid(store: ResultStore, grid: str, target: ResultStore) -> tuple[int, 
 
     Raises:
         ConfigError: the folder has seen no such grid.
+        ArtifactError: the files of a run are damaged, and are not published.
     """
     cells = load_matrix(store, grid)["cells"]
     seeds = [cell["seed"] for cell in cells]
@@ -38,6 +39,8 @@ def copy_grid(store: ResultStore, grid: str, target: ResultStore) -> tuple[int, 
         source, goal = (each.run_at(cell["run_id"]).path for each in (store, target))
         if not (source / "spec.json").exists():
             continue
+        run = store.run_at(cell["run_id"])
+        _ = run.spec, run.status(), run.origin(), run.rows()
         goal.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             if (source / name).exists():

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import PurePath
-from typing import Any
+from typing import Any, get_args, get_type_hints
+
+from harness.visible import visible
 
 
 class State(StrEnum):
@@ -43,12 +46,13 @@ class PluginSpec:
     def label(self) -> str:
         """How tables call it: `analytic`, or `analytic(statistics=jvp)`."""
         if not self.changed:
-            return self.name
+            return visible(self.name)
         short = {
             key: PurePath(str(value)).stem if key in self.located else _short(value)
             for key, value in sorted(self.changed.items())
         }
-        return f"{self.name}({', '.join(f'{key}={value}' for key, value in short.items())})"
+        told = ", ".join(f"{key}={value}" for key, value in short.items())
+        return visible(f"{self.name}({told})")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -103,6 +107,10 @@ class RunSpec:
             dataset=PluginSpec(**data["dataset"]),
             **{key: data[key] for key in ("seed", "train", "backbone", "digests")},
         )
+
+
+#: keys of spec.json, without which it is none
+SPEC = tuple(each.name for each in fields(RunSpec))
 
 
 @dataclass(frozen=True)
@@ -208,8 +216,8 @@ class EvalRow:
         """A line of eval.jsonl, of this version or an earlier one.
 
         Raises:
-            ValueError: a field is unknown (a newer version wrote it), or a needed one is absent
-                or no number.
+            ValueError: a field is unknown (a newer version wrote it), of another type, or a needed
+                one is absent.
         """
         if not isinstance(record, dict):
             raise ValueError("it is no object")
@@ -217,13 +225,25 @@ class EvalRow:
             raise ValueError(f"unknown field {unknown[0]!r}: a newer precondbench wrote it")
         if lacking := sorted(_ROW_NEEDS - record.keys()):
             raise ValueError(f"field {lacking[0]!r} is missing")
-        if not isinstance(record["value"], int | float):
-            raise ValueError(f"value {record['value']!r} is no number")
+        for name, value in record.items():
+            if not _is_a(value, _ROW_TYPES[name], finite=name != "value"):
+                raise ValueError(f"{name} is {str(value)[:60]!r}")
         return cls(**record)
+
+
+def _is_a(value: Any, kind: Any, *, finite: bool) -> bool:
+    """Whether what JSON holds is of a type, such as `int` or `float | None`; True is no number."""
+    kinds = get_args(kind) or (kind,)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return not {int, float}.isdisjoint(kinds)
+    if finite and isinstance(value, float) and not math.isfinite(value):
+        return False
+    return type(value) in kinds
 
 
 _MEASURE_FIELDS = [each.name for each in fields(Measure)]
 _ROW_FIELDS = {each.name for each in fields(EvalRow)}
+_ROW_TYPES = get_type_hints(EvalRow)
 _ROW_NEEDS = {each.name for each in fields(EvalRow) if each.default is MISSING}
 
 

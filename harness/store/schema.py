@@ -13,10 +13,11 @@ that is unknown is refused, because passing over it could put two protocols into
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ArtifactError
+from harness.errors import ArtifactError, DamagedError
 from harness.store.files import read_json, write_json
 
 SCHEMA = 3
@@ -27,19 +28,23 @@ def write_versioned(path: Path, data: dict[str, Any]) -> None:
     write_json(path, {"schema": SCHEMA, **data})
 
 
-def read_versioned(path: Path) -> dict[str, Any]:
+def read_versioned(path: Path, needed: Iterable[str]) -> dict[str, Any]:
     """Read JSON of this version or an earlier one, without its number.
 
     Raises:
-        ArtifactError: it was written by a newer precondbench, or is damaged.
+        ArtifactError: it was written by a newer precondbench.
+        DamagedError: it holds no JSON object, or one without a key that is `needed`.
     """
-    data = read_json(path)
+    mend = "run the grid again: it is written anew"
+    data = read_json(path, mend)
     if not isinstance(data, dict):
-        raise ArtifactError(f"{path} holds no JSON object; delete it and run again")
+        raise DamagedError(f"{path} is damaged (it holds no JSON object); {mend}")
     version = data.pop("schema", 1)
     if not isinstance(version, int) or version > SCHEMA:
         raise ArtifactError(
             f"{path} has schema {version}, and this precondbench reads up to {SCHEMA}:"
             " it was written by a newer one; update this"
         )
+    if lacking := [key for key in needed if key not in data]:
+        raise DamagedError(f"{path} is damaged (it has no {lacking[0]}); {mend}")
     return data

@@ -11,15 +11,30 @@ from typing import Any
 
 from filelock import SoftFileLease
 
-from harness.errors import ArtifactError, ConfigError
+from harness.errors import ArtifactError, ConfigError, DamagedError
 from harness.home import told_without_home, with_home
-from harness.store.files import append_line, is_torn, read_json, read_lines, tidy, write_json
+from harness.store.files import (
+    Fields,
+    append_line,
+    is_torn,
+    read_lines,
+    read_record,
+    tidy,
+    trim,
+    write_json,
+)
 from harness.store.lease import lease, taken
-from harness.store.records import EvalRow, Measure, Request, RunSpec, State
+from harness.store.records import SPEC, EvalRow, Measure, Request, RunSpec, State
 from harness.store.schema import read_versioned, write_versioned
 
 #: of a results folder that is worked in; a published one has no artifacts
 FOLDERS = ("runs", "artifacts", "tables")
+#: what is read of a run's files besides spec.json and eval.jsonl
+STATUS: Fields = {"state": str, "reason": str, "phase": str, "step": int, "attempts": int}
+STATUS |= {"updated": (int, float)}
+ORIGIN: Fields = {"costs": dict, "plugins": dict, "packages": dict, "hardware": str, "date": str}
+FAILURE: Fields = {"state": str, "reason": str, "cause": str, "time": (int, float)}
+ANEW = "run the grid again: it is written anew"
 
 
 def average_name(rate: float) -> str:
@@ -52,7 +67,7 @@ class Run:
     def spec(self) -> RunSpec:
         """The identity this run was opened with."""
         try:
-            return RunSpec.from_json(read_versioned(self.path / "spec.json"))
+            return RunSpec.from_json(read_versioned(self.path / "spec.json", SPEC))
         except (KeyError, TypeError) as error:
             raise ArtifactError(
                 f"{self.path / 'spec.json'} was written by another version ({error!r}):"
@@ -62,17 +77,46 @@ class Run:
     @property
     def request(self) -> Request:
         """What the run was last asked for."""
-        return Request(**with_home(read_json(self.path / "request.json")))
+        path = self.path / "request.json"
+        try:
+            return Request(**with_home(read_record(path, {}, ANEW)))
+        except TypeError as error:
+            raise DamagedError(f"{path} is damaged ({error}); {ANEW}") from None
 
     def ask(self, request: Request) -> None:
         """Say what is wanted of this run; for the lease's holder only."""
         write_json(self.path / "request.json", asdict(request))
 
     def status(self) -> dict[str, Any]:
-        """The last written status; queued where none was."""
+        """The last written status; queued where none was.
+
+        Raises:
+            DamagedError: status.json holds no status.
+        """
         path = self.path / "status.json"
-        status: dict[str, Any] = read_json(path) if path.exists() else {"state": State.QUEUED}
+        if not path.exists():
+            return {"state": State.QUEUED}
+        status = read_record(path, STATUS, ANEW, needed="state")
+        if status["state"] not in set(State):
+            raise DamagedError(f"{path} is damaged (no state is {status['state']!r}); {ANEW}")
         return status
+
+    def known_status(self) -> dict[str, Any]:
+        """The last written status; queued where it is damaged, for who will write the next one."""
+        try:
+            return self.status()
+        except DamagedError:
+            return {"state": State.QUEUED}
+
+    def origin(self) -> dict[str, Any]:
+        """Where the numbers come from (harness/store/provenance.py); empty where nobody says.
+
+        Raises:
+            DamagedError: provenance.json does not hold that.
+        """
+        path = self.path / "provenance.json"
+        mend = "restore it from a copy, or delete it: the numbers stay, without hardware and costs"
+        return read_record(path, ORIGIN, mend) if path.exists() else {}
 
     def set_status(self, state: State, reason: str = "", **more: Any) -> None:
         """Write status.json; `more` (step, attempts, ...) is kept beside the state."""
@@ -97,18 +141,17 @@ class Run:
         for record in read_lines(path):
             try:
                 row = EvalRow.from_json(record)
-            except ValueError as error:
+                rows[row.measure] = row
+            except (ValueError, TypeError) as error:
                 raise ArtifactError(
                     f"{path}: a line cannot be read: {error};"
                     " update precondbench, or move this run's folder away"
                 ) from None
-            rows[row.measure] = row
         return rows
 
     def plugins(self) -> dict[str, str]:
         """Digests of plugins' files, by `kind name`, of rows that do not say so: older ones."""
-        path = self.path / "provenance.json"
-        known: dict[str, str] = read_json(path).get("plugins", {}) if path.exists() else {}
+        known: dict[str, str] = self.origin().get("plugins", {})
         if all(" " in plugin for plugin in known):
             return known
         spec = self.spec  # which says how the plugin of an axis is called
@@ -125,6 +168,23 @@ class Run:
     def log(self, record: dict[str, Any]) -> None:
         """Add one line to train.jsonl."""
         append_line(self.path / "train.jsonl", record)
+
+    def clock(self) -> dict[int, float]:
+        """step -> seconds of training, as train.jsonl has them.
+
+        Raises:
+            ArtifactError: a line is damaged.
+        """
+        path, clock = self.path / "train.jsonl", {}
+        for record in read_lines(path):
+            try:
+                clock[int(record["step"])] = float(record["seconds"])
+            except (KeyError, TypeError, ValueError):
+                raise ArtifactError(
+                    f"{path}: a line has no step and seconds ({str(record)[:60]}); delete that line"
+                    " and run again"
+                ) from None
+        return clock
 
     def weights(self, step: int, ema: float | None = None) -> Path:
         """Where the evaluation weights of a budget are kept, of the target or another average."""
@@ -166,10 +226,10 @@ class Run:
     def failure(self, path: Path) -> dict[str, Any] | None:
         """One such note; None if it cannot be read."""
         try:
-            note: dict[str, Any] = read_json(path)
+            note = read_record(path, FAILURE, "delete it")
         except (OSError, ArtifactError):
             return None
-        return note
+        return note if note.keys() >= FAILURE.keys() and note["state"] in set(State) else None
 
     def lease(self) -> SoftFileLease:
         """Who works on this run; see harness/store/lease.py."""
@@ -182,9 +242,10 @@ class Run:
     def settle(self) -> None:
         """Say of a run that has all its numbers that it is done, if it died before it could.
 
-        For the lease's holder only.
+        What a crash left at the end of eval.jsonl goes. For the lease's holder only.
         """
-        status = self.status()
+        trim(self.path / "eval.jsonl")
+        status = self.known_status()
         if status["state"] != State.DONE:
             self.tidy()
             self.set_status(State.DONE, step=status.get("step", 0))
@@ -268,9 +329,17 @@ class ResultStore:
         return [Run(path.parent) for path in sorted(folder.glob("*/spec.json"))]
 
     def open(self, spec: RunSpec) -> Run:
-        """The run of a spec, its folder created and spec.json written on first use."""
+        """The run of a spec, its folder created and spec.json written on first use, or if damaged.
+
+        Raises:
+            ArtifactError: spec.json is of a version that this one cannot read.
+        """
         run = self.run_at(spec.run_id)
         path = run.path / "spec.json"
-        if not path.exists():
+        try:
+            whole = path.exists() and bool(run.spec)
+        except DamagedError:
+            whole = False
+        if not whole:
             write_versioned(path, spec.to_json())
         return run

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import ArtifactError, ConfigError, nearest
+from harness.errors import ArtifactError, ConfigError, DamagedError, nearest
 from harness.home import told_without_home, without_home
 from harness.store.files import read_json, write_json
 from harness.store.records import Measure
@@ -25,6 +25,7 @@ TABLES = ("leaderboard", "speed", "profile", "area", "coverage")
 #: what the tables beside it were made from
 MADE_FROM = "sources.json"
 #: what tables are read from in a run's folder
+MATRIX = ("grid", "request", "wanted", "cells", "skips")  # keys of matrix.json
 READ = ("eval.jsonl", "status.json", "provenance.json", "coefficients.json")
 
 
@@ -50,7 +51,10 @@ def save_matrix(store: ResultStore, matrix: Matrix, *, whole: bool = True) -> st
         ],
     }
     described = json.loads(json.dumps(without_home(described)))
-    known = read_versioned(path) if path.exists() else None
+    try:
+        known = read_versioned(path, MATRIX) if path.exists() else None
+    except DamagedError:
+        known = None  # it is written anew
     note = ""
     if known and not whole:
         described, note = _united(known, described, matrix.grid.name)
@@ -126,11 +130,12 @@ def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:
 
     Raises:
         ConfigError: the results folder has seen no grid of that name.
+        DamagedError: the file holds no such thing.
     """
     path = store.root / "tables" / grid / "matrix.json"
     if not path.exists():
         raise ConfigError(f"{store.root} has no grid {grid!r}{nearest(grid, grids(store))}")
-    return read_versioned(path)
+    return read_versioned(path, MATRIX)
 
 
 def sources(store: ResultStore, grid: str) -> dict[str, Any]:

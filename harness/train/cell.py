@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from harness import api
@@ -123,11 +124,28 @@ def calibrated(
 
     def measure() -> dict:
         api.calibrate(precond, teacher, dataset=dataset, device=device, group=group)
-        return {name: value.cpu().numpy() for name, value in precond.artifact.items()}
+        return {name: _array(precond, name, value) for name, value in precond.artifact.items()}
 
     artifact = group.together(lambda make: get_or_make(results, "calibration", key, make), measure)
     loaded = {name: torch.from_numpy(value) for name, value in artifact.arrays.items()}
     return precond.load(loaded), artifact
+
+
+def _array(precond: Preconditioning, name: str, value: torch.Tensor) -> np.ndarray:
+    """What a calibration found as an array that can be kept.
+
+    Raises:
+        ConfigError: it is no tensor, or of a dtype that numpy does not have.
+    """
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        kind = getattr(value, "layout", type(value).__name__)
+        raise ConfigError(f"precond {precond.name!r}: calibrate gave {name!r} as {kind}, no tensor")
+    try:
+        return value.detach().cpu().resolve_conj().resolve_neg().numpy()
+    except TypeError:
+        raise ConfigError(
+            f"precond {precond.name!r}: calibrate gave {name!r} as {value.dtype}; give float64"
+        ) from None
 
 
 def _initial_network(

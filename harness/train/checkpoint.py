@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from harness.errors import ArtifactError, ConfigError
-from harness.store.files import write_atomic
+from harness.store.files import write_atomic, write_json
 from harness.store.store import average_name, without_average
 
 log = logging.getLogger(__name__)
@@ -66,12 +67,12 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
         "optimizer": tensors,
         **{average_name(rate): each.state_dict() for rate, each in state.averages.items()},
     }.items():
-        data = save({key: value.detach().cpu().contiguous() for key, value in content.items()})
+        data = save(plain(content))
         digests[name] = hashlib.sha256(data).hexdigest()
         write_atomic(temporary / f"{name}.safetensors", data)
     meta = {"step": state.step, "seconds": state.seconds, "optimizer": scalars}
     digests["state"] = _digest_json(meta)
-    write_atomic(temporary / "state.json", json.dumps({**meta, "sha256": digests}))
+    write_json(temporary / "state.json", {**meta, "sha256": digests})
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)
@@ -102,11 +103,24 @@ def load_checkpoint(folder: Path, state: TrainingState, *, at_most: int) -> None
         return
 
 
+def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, each C-contiguous in memory of its own, which safetensors asks for.
+
+    Weights may share memory (tied layers), lie in another order (channels last) or be views.
+    """
+    return {
+        key: value.detach()
+        .cpu()
+        .resolve_conj()
+        .resolve_neg()
+        .clone(memory_format=torch.contiguous_format)
+        for key, value in tensors.items()
+    }
+
+
 def save_ema(path: Path, network: nn.Module) -> None:
     """Write the evaluation weights of a budget, so that later questions need no training."""
-    weights = {
-        key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
-    }
+    weights = plain(network.state_dict())
     digest = hashlib.sha256(save(weights)).hexdigest()
     write_atomic(path, save(weights, metadata={"sha256": digest}))
 

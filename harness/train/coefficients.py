@@ -33,5 +33,10 @@ def fingerprint(precond: Preconditioning) -> dict[str, Any]:
         "shift": [0.0] * len(i) if shift is None else (shift * size).tolist(),
         "told": precond.told(nodes[i], nodes[j]).tolist(),
     }
-    curves = {name: value.double().cpu().tolist() for name, value in precond.shown().items()}
+    curves = {name: _plain(value.double().cpu()) for name, value in precond.shown().items()}
     return found | {"curves": curves} if curves else found
+
+
+def _plain(values: torch.Tensor) -> list[float | None]:
+    """A curve as JSON can say it: None where it is not finite, and nothing is drawn."""
+    return [value if math.isfinite(value) else None for value in values.tolist()]

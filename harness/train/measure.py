@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from harness.config.workshop import sources_of
 from harness.core.sampling import Walk
 from harness.core.student import Student
-from harness.errors import DivergedError
+from harness.errors import ArtifactError, DivergedError
 from harness.evaluate.evaluator import Evaluator
 from harness.evaluate.pictures import Walks, save_pictures
 from harness.evaluate.trajectories import save_trajectories
-from harness.store.files import read_lines
 from harness.store.records import EvalRow, Measure, sampling_name
 from harness.store.store import Run
 from harness.train.cell import Cell
@@ -92,11 +91,17 @@ def seconds_at(run: Run, step: int) -> float:
     """The train clock of a budget that was reached earlier, from its rows or its training log.
 
     A run that is killed after training to a budget and before measuring it leaves the log alone.
+
+    Raises:
+        ArtifactError: neither says it.
     """
     rows = [row.seconds for measure, row in run.rows().items() if measure.step == step]
-    logged = [
-        record["seconds"]
-        for record in read_lines(run.path / "train.jsonl")
-        if record["step"] == step
-    ]
-    return next((seconds for seconds in (*reversed(rows), *reversed(logged)) if seconds), 0.0)
+    logged = run.clock().get(step)
+    known = [seconds for seconds in (*reversed(rows), logged) if seconds is not None]
+    if step > 0 and not known:
+        raise ArtifactError(
+            f"{run.path / 'train.jsonl'} does not say how long training to step {step} took; delete"
+            f" ema/step-{step:08d}.safetensors beside it and run again: that budget will be trained"
+            " once more"
+        )
+    return next(filter(None, known), 0.0)

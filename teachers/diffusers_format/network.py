@@ -143,6 +143,12 @@ def load(folder: Path, levels: list[float], spec: dict[str, Any]) -> UNetBackbon
             f"teacher 'diffusers': {folder}/unet: the weights are not those of the network it"
             f" describes ({str(wrong[0])[:80]})"
         )
+    for name, value in unet.state_dict().items():
+        if not value.isfinite().all():
+            raise ConfigError(
+                f"teacher 'diffusers': {folder}/unet: tensor {name!r} holds NaN or infinity; get"
+                " the file again"
+            )
     for module in unet.modules():
         if hasattr(module, "set_processor"):  # fused attention has no forward-mode derivative
             module.set_processor(AttnProcessor())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ PUBLISHED = {
     "baseline/baseline-cifar10-32x32-uncond-ve.pkl": "CIFAR-10, Song et al.'s VE",
     "baseline/baseline-imagenet-64x64-cond-adm.pkl": "ImageNet, Dhariwal & Nichol's ADM",
 }
+BFLOAT16 = "bfloat16"
 MEND = f"get the file again from {BASE_URL}"
 CONVERT = "make it again with `python -m harness teacher convert`"
 TRAIN = "make it again with `python -m harness teacher train`"
@@ -62,11 +63,16 @@ class StoredTensor:
     def read(self) -> np.ndarray:
         """Read the values into memory of their own, C-contiguous, in the dtype of the file.
 
+        bfloat16, which numpy does not have, becomes float32: the upper half of its bits.
+
         Raises:
             ConfigError: the file has changed since it was opened.
         """
         import numpy as np
 
+        if self.dtype == BFLOAT16:
+            words = replace(self, dtype="<u2").read()
+            return (words.astype(np.uint32) << 16).view(np.float32)
         dtype = np.dtype(self.dtype)
         plain = self.stride is None or self.stride == contiguous(self.shape)
         first, count = (self.offset, self.count) if plain else (0, self.stored)
@@ -107,6 +113,23 @@ class Checkpoint:
         if self.training is not None:
             return TRAIN
         return MEND if self.path.suffix.lower() == ".pkl" else CONVERT
+
+    def refuse_bad(self, name: str, values: np.ndarray, limit: float = math.inf) -> None:
+        """Refuse weights that are not finite, or whose size passes `limit`, the dtype's largest.
+
+        Raises:
+            ConfigError: names the file and the tensor.
+        """
+        import numpy as np
+
+        if values.dtype.kind != "f" or not values.size:
+            return
+        largest = float(np.abs(values).max())  # NaN if there is one
+        if not math.isfinite(largest):
+            raise refusal(self.path, f"tensor {name!r} holds NaN or infinity", self.mend)
+        if largest > limit:
+            problem = f"tensor {name!r} holds {largest:.3g}, more than {limit:.3g}"
+            raise refusal(self.path, problem, "choose another precision for this teacher")
 
 
 def contiguous(shape: Iterable[int]) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from harness.backbones import inner
 from harness.backbones.adm import DhariwalUNet
 from harness.backbones.song import SongUNet
 from harness.backbones.unet import UNetBackbone
-from teachers.edm_format.checkpoint import Checkpoint, refusal
+from teachers.edm_format.checkpoint import BFLOAT16, Checkpoint, refusal
 from teachers.edm_format.config import NetworkConfig
 
 _INNER = {
@@ -19,7 +19,7 @@ _INNER = {
     "iDDPMPrecond": inner.IDDPM,
 }
 _NETWORKS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
-_FLOATS = ("<f2", "<f4", "<f8")
+_FLOATS = ("<f2", "<f4", "<f8", BFLOAT16)
 
 
 def build(config: NetworkConfig) -> UNetBackbone:
@@ -35,22 +35,29 @@ def build(config: NetworkConfig) -> UNetBackbone:
     return UNetBackbone(net, mapping, config.img_channels)
 
 
-def load(checkpoint: Checkpoint) -> UNetBackbone:
+def load(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> UNetBackbone:
     """The checkpoint's backbone with its weights, float32 on the CPU, in eval mode, frozen.
+
+    Its blocks compute in `dtype`.
 
     Tensors are read one by one into the memory they stay in, so that the peak is about the size of
     the network.
 
     Raises:
-        ConfigError: the file's tensors are not exactly those of the network it describes.
+        ConfigError: the file's tensors are not exactly those of the network it describes, or one
+            is not finite, or not in `dtype`.
     """
     backbone = check(checkpoint)
+    limit = min(torch.finfo(torch.float32).max, torch.finfo(dtype).max)
     state = {}
     for key, tensor in checkpoint.tensors.items():
-        state[_ours(key)] = torch.from_numpy(tensor.read()).to(torch.float32)
+        values = tensor.read()
+        checkpoint.refuse_bad(key, values, limit)
+        state[_ours(key)] = torch.from_numpy(values).to(torch.float32)
     backbone.load_state_dict(state, strict=True, assign=True)
     for parameter in backbone.parameters():
         parameter.requires_grad = False  # the method of that name fails inside torch.func.jvp
+    backbone.dtype = dtype
     return backbone.eval()
 
 

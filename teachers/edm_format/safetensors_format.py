@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from harness.api import ConfigError
-from teachers.edm_format.checkpoint import CONVERT, Checkpoint, StoredTensor, refusal
+from teachers.edm_format.checkpoint import BFLOAT16, CONVERT, Checkpoint, StoredTensor, refusal
 from teachers.edm_format.config import NetworkConfig
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 KEY = "precondbench.edm"
 _FORMAT = 1
-_DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4"}
-_ITEM = {"F16": 2, "F32": 4, "F64": 8, "I64": 8, "I32": 4}
+_DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "BF16": BFLOAT16}
+_ITEM = {"F16": 2, "F32": 4, "F64": 8, "I64": 8, "I32": 4, "BF16": 2}
 _MAX_HEADER = 16 * 2**20
 _MEND = f"{CONVERT}, or `... teacher train` if it was trained here"
 
@@ -64,10 +64,15 @@ def _checkpoint(path: Path, header: Any, begin: int, size: int) -> Checkpoint:
     if described["format"] != _FORMAT:
         raise ValueError("its format is of another version")
     config = NetworkConfig.validated(described["config"])
+    header = {_unwrapped(name): entry for name, entry in header.items()}
     tensors: dict[str, StoredTensor] = {}
-    for name in described["order"]:
-        entry = header[name]
-        tensors[name] = _tensor(path, entry, begin, size)
+    for name in map(_unwrapped, described["order"]):
+        if name not in header:
+            raise ValueError(f"it lacks tensor {name!r}")
+        if (kind := header[name]["dtype"]) not in _DTYPES:
+            problem = f"has tensor {name!r} of type {kind}, which is not read"
+            raise refusal(path, problem, f"save it as one of {', '.join(_DTYPES)}")
+        tensors[name] = _tensor(path, header[name], begin, size)
     if len(tensors) != len(header):
         raise ValueError("its list of tensors is not the one of its header")
     spans = sorted(tuple(entry["data_offsets"]) for entry in header.values())
@@ -77,6 +82,14 @@ def _checkpoint(path: Path, header: Any, begin: int, size: int) -> Checkpoint:
     if begin + ends[-1] != size:
         raise ValueError("its size is not the one its header tells")
     return Checkpoint(path, config, tensors, training=described.get("training"))
+
+
+def _unwrapped(name: str) -> str:
+    """A tensor's name without what DistributedDataParallel and torch.compile put before it."""
+    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    while parts[:1] == ["module"]:
+        del parts[0]
+    return ".".join(parts)
 
 
 def _tensor(path: Path, entry: Mapping[str, Any], begin: int, size: int) -> StoredTensor:
@@ -99,7 +112,7 @@ def write_safetensors(checkpoint: Checkpoint, out: Path, source: str) -> None:
         out: the new file; an older one of that name is replaced.
         source: SHA-256 of the file it was made from, kept as provenance.
     """
-    names = {form: kind for kind, form in _DTYPES.items()}
+    names = {form: kind for kind, form in _DTYPES.items()} | {BFLOAT16: "F32"}  # as it is read
     description = _description(checkpoint.config, checkpoint.tensors, source_sha256=source)
     header: dict[str, Any] = {"__metadata__": {KEY: description}}
     position = 0
@@ -127,8 +140,10 @@ def write_safetensors(checkpoint: Checkpoint, out: Path, source: str) -> None:
 
 def _write(file: IO[bytes], header: bytes, checkpoint: Checkpoint) -> None:
     file.write(struct.pack("<Q", len(header)) + header)
-    for tensor in checkpoint.tensors.values():
-        file.write(tensor.read().data)
+    for name, tensor in checkpoint.tensors.items():
+        values = tensor.read()
+        checkpoint.refuse_bad(name, values)
+        file.write(values.data)
     file.flush()
     os.fsync(file.fileno())
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from harness.api.plugin import Settings
 from harness.config.reading import read_mapping, validate
 from teachers.edm_format.config import Dhariwal, Song
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+class _Section(Settings):
+    model_config = ConfigDict(protected_namespaces=())
 
 
 class DatasetRef(_Section):

@@ -137,15 +137,26 @@ def relabelled(labels):
     return files | {"dataset.json": json.dumps({"labels": pairs}).encode()}
 
 
+def labelled_twice():
+    files = layout(2)
+    name = min(files)
+    pairs = [*json.loads(files["dataset.json"])["labels"], [name, 1]]
+    return files | {"dataset.json": json.dumps({"labels": pairs}).encode()}
+
+
 BAD = {
     "escape": (layout() | {"../evil.png": png()}, {}, "leads out of it"),
     "absolute": (layout() | {"/etc/evil.png": png()}, {}, "leads out of it"),
     "drive": (layout() | {"C:evil.png": png()}, {}, "leads out of it"),
-    "text": (layout() | {"notes.txt": b"hello"}, {}, "notes.txt is neither an image"),
+    "other kind": (
+        layout() | {"more.gif": b"GIF89a"},
+        {},
+        "more.gif is an image of a kind that is",
+    ),
     "empty": ({"dataset.json": b"{}"}, {}, "holds no image"),
-    "fake": ({"a.png": b"not an image"}, {}, "a.png: is not a PNG or JPEG"),
-    "wide": ({"a.png": b""}, {}, "a.png: is not a PNG or JPEG"),
-    "alpha": (layout(2, None, mode="RGBA"), {}, "colour mode RGBA"),
+    "fake": ({"a.png": b"not an image"}, {}, "a.png: is not a PNG, JPEG,"),
+    "wide": ({"a.png": b""}, {}, "a.png: is not a PNG, JPEG,"),
+    "alpha": (layout(2, None, mode="RGBA"), {}, "has transparent pixels"),
     "no json": ({"a.png": png()}, {"labels": True}, "needs a dataset.json"),
     "null": (layout(2, None), {"labels": True}, "labels: null"),
     "missing label": (relabelled([1]), {"labels": True}, "no label for 00000/img00000001.png"),
@@ -153,6 +164,16 @@ BAD = {
     "huge": (relabelled([0, 10**9]), {"labels": True}, "is out of range"),
     "text label": (relabelled([0, "cat"]), {"labels": True}, "label cat"),
     "bool label": (relabelled([0, True]), {"labels": True}, "label True"),
+    "NaN label": (
+        relabelled([[0, 1], [0, float("nan")]]),
+        {"labels": True},
+        "00001.png is not fin",
+    ),
+    "label twice": (
+        labelled_twice(),
+        {"labels": True},
+        "gives 00000/img00000000.png a label twice",
+    ),
     "ragged": (relabelled([[0, 1], [1]]), {"labels": True}, "of one length"),
     "bad json": (layout() | {"dataset.json": b"{"}, {"labels": True}, "is not {"),
     "odd json": (layout() | {"dataset.json": b"[[[1]]]"}, {"labels": True}, "is not {"),
@@ -186,7 +207,7 @@ def test_images_that_are_not_square(tmp_path):
         (png(16), "is 16x16 RGB, the first image is 8x8 RGB"),
         (png(8, "L"), "is 8x8 grey, the first image is 8x8 RGB"),
         (png()[:-40], "damaged"),
-        (b"GIF89a", "not a PNG or JPEG"),
+        (b"GIF89a", "not a PNG, JPEG, WebP or BMP"),
     ],
 )
 def test_a_later_image_is_refused_before_anything_is_drawn(tmp_path, second, words):
@@ -224,7 +245,7 @@ def test_declared_sizes_are_not_believed_blindly(tmp_path):
 
 
 def test_paths_that_are_wrong(tmp_path, archive):
-    with pytest.raises(ConfigError, match=r"no such zip; expected are square PNG"):
+    with pytest.raises(ConfigError, match=r"no such zip; expected are PNG"):
         make("zip", tmp_path / "none.zip")
     with pytest.raises(ConfigError, match="name the dataset 'folder' instead"):
         make("zip", tmp_path)

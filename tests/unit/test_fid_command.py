@@ -98,15 +98,21 @@ def bad_inputs(tmp_path):
     np.savez(tmp_path / "other.npz", weights=np.zeros(3))
     return {
         "missing": (tmp_path / "nowhere", "no such folder or file"),
-        "empty": (tmp_path / "empty", "holds no images"),
+        "empty": (tmp_path / "empty", "holds no image"),
         "one": (zipped(tmp_path / "one.zip", {"a.png": png()}), "holds 1 image; "),
-        "truncated zip": (tmp_path / "cut.zip", "truncated"),
-        "traversal": (zipped(tmp_path / "t.zip", {**good, "../x.png": png()}), "points outside"),
-        "absolute": (zipped(tmp_path / "r.zip", {**good, "/x.png": png()}), "points outside"),
-        "backslash": (zipped(tmp_path / "b.zip", {**good, "..\\x.png": png()}), "points outside"),
-        "no image": (zipped(tmp_path / "h.zip", {**good, "z.png": b"<html>"}), "cannot be read"),
+        "truncated zip": (tmp_path / "cut.zip", "is not a whole zip file"),
+        "traversal": (zipped(tmp_path / "t.zip", {**good, "../x.png": png()}), "leads out of it"),
+        "absolute": (zipped(tmp_path / "r.zip", {**good, "/x.png": png()}), "leads out of it"),
+        "backslash": (zipped(tmp_path / "b.zip", {**good, "..\\x.png": png()}), "leads out of it"),
+        "no image": (
+            zipped(tmp_path / "h.zip", {**good, "z.png": b"<html>"}),
+            "z.png: is not a PNG",
+        ),
         "sizes": (zipped(tmp_path / "s.zip", {**good, "z.png": png(0, side=9)}), "9x9 but 0.png"),
-        "cut image": (zipped(tmp_path / "i.zip", {**good, "z.png": png()[:90]}), "cannot be read"),
+        "cut image": (
+            zipped(tmp_path / "i.zip", {**good, "z.png": png()[:90]}),
+            "z.png: is damaged",
+        ),
         "truncated npz": (tmp_path / "cut.npz", "no readable .npz"),
         "floats": (tmp_path / "floats.npz", "expected uint8"),
         "objects": (tmp_path / "objects.npz", "no readable .npz"),

@@ -14,8 +14,9 @@ ALLOWED = {
     "harness.errors": set(),
     "harness.registry": {"harness.errors"},
     "harness.core": {"harness.core"},
-    "harness.store.records": set(),
+    "harness.store.records": {"harness.visible"},
     "harness.home": set(),
+    "harness.visible": set(),
     "harness.api": {
         "harness.api",
         "harness.core",
@@ -36,11 +37,12 @@ ALLOWED = {
         "harness.core.sampler",
         "harness.store.records",
     },
-    "harness.store": {"harness.store", "harness.errors", "harness.home"},
+    "harness.store": {"harness.store", "harness.errors", "harness.home", "harness.visible"},
     "harness.evaluate": {
         "harness.evaluate",
         "harness.api",
         "harness.core",
+        "harness.data.images",
         "harness.registry",
         "harness.store",
     },
@@ -49,6 +51,7 @@ ALLOWED = {
         "harness.store",
         "harness.errors",
         "harness.core.sampler",
+        "harness.visible",
     },
     "harness.bench.forecast": {
         "harness.api",

@@ -1,11 +1,14 @@
 """What is published says what the runs say: results/, its README, and the project's README."""
 
 import io
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from harness.config.matrix import expand
+from harness.config.schema import Grid
 from harness.report.blocks import fill
 from harness.report.write import build_report
 from harness.store.store import ResultStore
@@ -53,6 +56,15 @@ def test_every_number_has_a_provenance_and_no_path_of_a_machine(folder, publishe
         assert set(report.rows["run_id"]) <= set(report.cells["run_id"])
     for path in folder.rglob("*.json*"):
         assert "/home/" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_published_grids_still_mean_the_published_runs(folder):
+    """Planned today, they have the ids of then, so that finished runs stay finished."""
+    for path in folder.glob("tables/*/matrix.json"):
+        matrix = json.loads(path.read_text())
+        planned = expand(Grid.model_validate(matrix["grid"])).specs
+        assert [each.run_id for each in planned] == [cell["run_id"] for cell in matrix["cells"]]
 
 
 def test_results_readme_lists_every_folder():

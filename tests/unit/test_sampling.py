@@ -229,6 +229,7 @@ def test_what_is_no_sampler_is_told(entry, told):
     ("entry", "told"),
     [
         ({"stochastic": {"times": {2: [80]}}}, "times for 2 steps are 2 levels, got [80]"),
+        ({"stochastic": {"times": {True: [80]}}}, "times for True steps are"),
         ({"stochastic": {"tiems": "trained"}}, "unknown parameter 'tiems' (did you mean 'times'?"),
         ({"stochastic": {"times": "published"}}, "times is karras, trained, or levels"),
         ({"gamma": {"gamma": True}}, "True is no number"),

@@ -1,25 +1,46 @@
-"""Where an image set's files lie: in a zip or in a folder, under the same names."""
+"""Where an image set's files lie: in a zip or in a folder, under the same names.
+
+One rule says which of them count, for training data and for `fid` alike: images by their ending,
+and dataset.json for labels. Hidden files and folders (`.ipynb_checkpoints`), `__MACOSX`,
+thumbnails, links that lead nowhere and whatever is no image are passed over, and counted in a note.
+An image of a kind that is not read (.gif, .tif) is refused: without it this would be another set.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import zipfile
 import zlib
+from collections import defaultdict
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import IO, Protocol
 
 from harness.api import ConfigError, content_digest
 
 LABELS = "dataset.json"
-IMAGES = (".png", ".jpg", ".jpeg")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+UNREAD = (
+    *(".gif", ".tif", ".tiff", ".apng", ".avif", ".heic", ".jp2", ".jfif", ".ppm", ".pgm", ".pnm"),
+    *(".tga", ".dds", ".ico", ".psd", ".svg", ".exr"),
+)
+THUMBNAILS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir")
 LAYOUT = (
-    "expected are square PNG or JPEG images of one size, e.g. 00000/img00000000.png, and for labels"
-    ' a dataset.json {"labels": [[name, class], ...]}'
+    "expected are PNG, JPEG, WebP or BMP images of one size, e.g. 00000/img00000000.png, and for"
+    ' labels a dataset.json {"labels": [[name, class], ...]}'
 )
 #: no honest file of an image set is larger: one small image, or the labels of a few million
 MOST_BYTES = {LABELS: 2**30}
 MOST_IMAGE_BYTES = 2**26
+HIDDEN, NO_IMAGE, NOWHERE, LINKED = (
+    "hidden or a thumbnail",
+    "no image",
+    "a link that leads nowhere",
+    "a link to a folder, which is not followed",
+)
 
 
 class Files(Protocol):
@@ -27,6 +48,15 @@ class Files(Protocol):
 
     where: str
     names: list[str]
+    #: sentences about what was passed over
+    notes: list[str]
+
+    def open(self, name: str) -> IO[bytes]:
+        """One file, to read its beginning.
+
+        Raises:
+            ConfigError: see `read`.
+        """
 
     def read(self, name: str) -> bytes:
         """The content of one file.
@@ -39,14 +69,14 @@ class Files(Protocol):
         """SHA-256 of everything, hexadecimal; the same as long as no byte changes."""
 
 
-def open_files(path: str, kind: str) -> Files:
-    """The files at `path`, a "zip" or a "folder".
+def open_files(path: str | Path, kind: str, where: str = "") -> Files:
+    """The files at `path`, a "zip" or a "folder"; `where` begins what is said of them.
 
     Raises:
         ConfigError: nothing is there, or it cannot be an image set; the sentence says what is
             expected.
     """
-    where = f"dataset {kind!r}: {path}"
+    where = where or f"dataset {kind!r}: {path}"
     found = Path(path)
     if kind == "zip" and found.is_file():
         return ZipFiles(found, where)
@@ -75,7 +105,12 @@ class ZipFiles:
         self._infos = {info.filename: info for info in infos}
         if len(self._infos) < len(infos):
             raise ConfigError(f"{where}: holds two files of one name; make it again")
-        self.names = wanted(self._infos, where)
+        self.names, self.notes = wanted(dict.fromkeys(self._infos, ""), where)
+
+    def open(self, name: str) -> IO[bytes]:
+        """See `Files.open`."""
+        _refuse_large(name, self._infos[name].file_size, self.where)
+        return self._zip.open(name)
 
     def read(self, name: str) -> bytes:
         """See `Files.read`."""
@@ -98,19 +133,29 @@ class FolderFiles:
 
     def __init__(self, path: Path, where: str) -> None:
         self.path, self.where = path, where
-        inside = (p for p in path.rglob("*") if p.is_file())
-        self.names = wanted((p.relative_to(path).as_posix() for p in inside), where)
+        found = {}
+        for folder, folders, files in os.walk(path, onerror=self._refuse):
+            for inside in (Path(folder) / name for name in (*files, *folders)):
+                if not inside.is_dir() or inside.is_symlink():
+                    found[inside.relative_to(path).as_posix()] = _unusable(inside)
+        self.names, self.notes = wanted(found, where)
 
-    def read(self, name: str) -> bytes:
-        """See `Files.read`."""
+    def open(self, name: str) -> IO[bytes]:
+        """See `Files.open`."""
         path = self.path / name
         try:
             _refuse_large(name, path.stat().st_size, self.where)
-            return path.read_bytes()
+            return path.open("rb")
         except OSError as error:
-            raise ConfigError(
-                f"{self.where}: {name} cannot be read ({error.strerror}); check its permissions"
-            ) from None
+            raise self._refusal(name, error) from None
+
+    def read(self, name: str) -> bytes:
+        """See `Files.read`."""
+        try:
+            with self.open(name) as file:
+                return file.read()
+        except OSError as error:
+            raise self._refusal(name, error) from None
 
     def digest(self) -> str:
         """See `Files.digest`; of every name with the digest of its file."""
@@ -121,29 +166,68 @@ class FolderFiles:
             listed.append([name, _file_digest(at, status.st_size, status.st_mtime_ns)])
         return content_digest(listed, length=64)
 
+    def _refuse(self, error: OSError) -> None:
+        raise self._refusal(str(error.filename), error)
 
-def wanted(names: object, where: str) -> list[str]:
-    """The sorted names of images, with dataset.json if it is there; hidden files are passed over.
+    def _refusal(self, name: str, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"{self.where}: {name} cannot be read ({error.strerror}); check its permissions"
+        )
+
+
+def wanted(found: Mapping[str, str], where: str) -> tuple[list[str], list[str]]:
+    """The sorted names of images, with dataset.json if it is there; and notes on all other files.
+
+    Args:
+        found: name -> why it cannot be used, empty if it can.
 
     Raises:
-        ConfigError: there is no image, or something that is neither.
+        ConfigError: there is no image, or one of a kind that is not read.
     """
-    kept = []
-    for name in sorted(names):  # type: ignore[call-overload]
-        path = PurePosixPath(name)
-        if any(part.startswith((".", "__MACOSX")) for part in path.parts):
-            continue
-        if name != LABELS and path.suffix.lower() not in IMAGES:
-            raise ConfigError(f"{where}: {name} is neither an image nor dataset.json; {LAYOUT}")
-        kept.append(name)
+    kept, passed = [], defaultdict(list)
+    for name, why in sorted(found.items()):
+        ending = PurePosixPath(name).suffix.lower()
+        if any(_is_hidden(part) for part in PurePosixPath(name).parts):
+            passed[HIDDEN].append(name)
+        elif why:
+            passed[why].append(name)
+        elif name == LABELS or ending in IMAGES:
+            kept.append(name)
+        elif ending in UNREAD:
+            raise ConfigError(
+                f"{where}: {name} is an image of a kind that is not read; save it as PNG, or move"
+                " it away"
+            )
+        else:
+            passed[NO_IMAGE].append(name)
+    notes = [f"{where}: passed over {_counted(names)}: {why}" for why, names in passed.items()]
     if not [name for name in kept if name != LABELS]:
-        raise ConfigError(f"{where}: holds no image; {LAYOUT}")
-    return kept
+        more = "".join(f"; passed over {_counted(n)}: {why}" for why, n in passed.items())
+        raise ConfigError(f"{where}: holds no image{more}; {LAYOUT}")
+    return kept, notes
+
+
+def _unusable(path: Path) -> str:
+    """Why what lies in a folder is no file; empty of a file, and of a link to one."""
+    if path.is_file():
+        return ""
+    if path.is_symlink():
+        return LINKED if path.is_dir() else NOWHERE
+    return NO_IMAGE
+
+
+def _is_hidden(part: str) -> bool:
+    return part.startswith((".", "__MACOSX")) or part.lower() in THUMBNAILS
+
+
+def _counted(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} files (the first is {names[0]})"
 
 
 def _refuse_odd_name(name: str, where: str) -> None:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
+    drive = re.match("[A-Za-z]:", name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or drive or "\0" in name:
         raise ConfigError(
             f"{where}: holds a file named {name[:80]!r}, which leads out of it; do not trust it"
         )

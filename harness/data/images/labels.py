@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from harness.api import ConfigError
@@ -39,7 +40,13 @@ def read_labels(files: Files, images: list[str]) -> tuple[np.ndarray, int]:
         numbers = all(type(n) in (int, float) for value in values for n in value)
         if len(widths) != 1 or not numbers or widths == {0}:
             raise ConfigError(f"{files.where}: {LABELS}: label vectors must be of one length")
-        return np.asarray(values, dtype=np.float32), widths.pop()
+        vectors = np.asarray(values, dtype=np.float32)
+        if not (finite := np.isfinite(vectors).all(1)).all():
+            raise ConfigError(
+                f"{files.where}: {LABELS}: the label of {images[int(finite.argmin())]} is not"
+                " finite; write numbers"
+            )
+        return vectors, widths.pop()
     for name, value in zip(images, values, strict=True):
         if type(value) is not int or not 0 <= value < MOST_CLASSES:
             raise ConfigError(
@@ -60,9 +67,14 @@ def _table(files: Files) -> dict[str, Any]:
         labels = content["labels"]
         if labels is None:
             raise ConfigError(f"{files.where}: {LABELS} says labels: null; set labels: false")
-        return {name.replace("\\", "/"): value for name, value in labels}
+        pairs = [(name.replace("\\", "/"), value) for name, value in labels]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f'{files.where}: {LABELS} is not {{"labels": [[name, class], ...]}}'
             f" ({type(error).__name__})"
         ) from None
+    by_name = dict(pairs)
+    if len(by_name) < len(pairs):
+        twice = next(name for name, count in Counter(n for n, _ in pairs).items() if count > 1)
+        raise ConfigError(f"{files.where}: {LABELS} gives {twice} a label twice; keep one of them")
+    return by_name

@@ -19,7 +19,8 @@ from harness.report.page.tables import areas, boards, leads, speeds
 from harness.report.plots.style import COLOURS, Look
 from harness.report.render import name_problem, name_protocol
 from harness.report.write import Report
-from harness.store.files import read_json
+from harness.store.store import Run
+from harness.visible import visible
 
 
 def view(report: Report, looks: dict[str, Look], folder: Path) -> dict[str, Any]:
@@ -47,8 +48,12 @@ def view(report: Report, looks: dict[str, Look], folder: Path) -> dict[str, Any]
         "coverage": _coverage(report),
         "runs": list(_runs(report, folder)),
         "origins": _origins(report),
-        "yaml": yaml.safe_dump(report.matrix["grid"], sort_keys=False, allow_unicode=True),
+        "yaml": "\n".join(map(visible, _yaml(report.matrix["grid"]).split("\n"))),
     }
+
+
+def _yaml(grid: dict[str, Any]) -> str:
+    return yaml.safe_dump(grid, sort_keys=False, allow_unicode=True)
 
 
 def _words(report: Report) -> dict[str, str]:
@@ -121,10 +126,8 @@ def _origins(report: Report) -> list[dict[str, Any]]:
     found: Counter[str] = Counter()
     known: dict[str, dict[str, Any]] = {}
     for folder in report.cells["folder"]:
-        path = Path(folder) / "provenance.json"
-        if not folder or not path.exists():
+        if not folder or not (origin := Run(Path(folder)).origin()):
             continue
-        origin = read_json(path)
         shown = {key: origin.get(key) for key in ("commit", "hardware", "python", "packages")}
         found[repr(shown)] += 1
         known[repr(shown)] = shown

@@ -89,7 +89,7 @@ def calibration_curves(
         for precond, found in curves.items():
             if key not in found:
                 continue
-            sigma, values = np.array(found["sigma"]), np.array(found[key])
+            sigma, values = np.array(found["sigma"]), np.array(found[key], float)
             values = np.exp(values) if key.startswith("log_") else values
             line = looks[precond].line() | {"markevery": 0.1}
             axis.plot(sigma, values, label=plain(looks[precond].title), **line)

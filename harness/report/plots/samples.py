@@ -82,4 +82,4 @@ def _joined(walks: np.ndarray) -> np.ndarray:
 
 def _scaled(walks: list[Any], levels: list[float], sigma_data: float) -> np.ndarray:
     """[B, K, 2] divided by the standard deviation of the marginal at each level."""
-    return np.asarray(walks) / np.sqrt(np.square(levels) + sigma_data**2)[:, None]
+    return np.asarray(walks, float) / np.sqrt(np.square(levels) + sigma_data**2)[:, None]

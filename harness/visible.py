@@ -1,0 +1,16 @@
+"""Text of others in one line: what is no letter, sign or space is shown, not obeyed.
+
+Parameters, names and reasons of failures stand in tables of every format and on terminals. A line's
+end would split a row there, a direction mark turn it round, an escape sequence do worse.
+"""
+
+from __future__ import annotations
+
+
+def visible(text: str) -> str:
+    """The text with control characters and marks as Python writes them: a line's end is `\\n`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
