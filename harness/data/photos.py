@@ -8,7 +8,10 @@ student that copies its training crops is not the best one possible.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
+import itertools
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -24,10 +27,11 @@ if TYPE_CHECKING:
 
 
 class Photograph(NamedTuple):
-    """The package, the file inside it, and the digest of its bytes."""
+    """The package, the file inside it, its height and width, and the digest of its bytes."""
 
     package: str
     file: str
+    size: tuple[int, int]
     sha256: str
 
 
@@ -35,11 +39,13 @@ SKLEARN = (
     Photograph(
         "sklearn",
         "datasets/images/china.jpg",
+        (427, 640),
         "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29",
     ),
     Photograph(
         "sklearn",
         "datasets/images/flower.jpg",
+        (427, 640),
         "a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638",
     ),
 )
@@ -48,38 +54,45 @@ SKIMAGE = (
     Photograph(
         "skimage",
         "data/astronaut.png",
+        (512, 512),
         "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
     ),
     Photograph(
         "skimage",
         "data/chelsea.png",
+        (300, 451),
         "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb",
     ),
     Photograph(
         "skimage",
         "data/coffee.png",
+        (400, 600),
         "cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7",
     ),
     Photograph(
         "skimage",
         "data/rocket.jpg",
+        (427, 640),
         "c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c",
     ),
     Photograph(
         "skimage",
         "data/motorcycle_left.png",
+        (500, 741),
         "db18e9c4157617403c3537a6ba355dfeafe9a7eabb6b9b94cb33f6525dd49179",
     ),
     Photograph(
         "skimage",
         "data/hubble_deep_field.jpg",
+        (872, 1000),
         "3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4",
     ),
 )
 SETS = {"sklearn": SKLEARN, "all": SKLEARN + SKIMAGE}
 MEND = {
     "sklearn": "install scikit-learn 1.4 or later",
-    "skimage": "pip install 'precondbench[photos]', or set: sklearn",
+    "skimage": "pip install 'precondbench[photos]', or take scikit-learn's two"
+    " (in a grid, axes.dataset: [photos])",
 }
 #: a band is so much of its photograph's width, or a little wider than the largest crop
 BAND = 1 / 8
@@ -122,7 +135,8 @@ class Photos(Dataset):
     """Crops [3, side, side] without end; every photograph and every scale as often as the others.
 
     Raises:
-        ConfigError: the package that holds the photographs is not installed.
+        ConfigError: the package that holds the photographs is not installed, or they are too small
+            for such crops.
     """
 
     Params = PhotosParams
@@ -131,8 +145,10 @@ class Photos(Dataset):
         super().__init__(params)
         p = self.params
         self.photographs = SETS[p.set]
-        for photograph in self.photographs:
+        for number, photograph in enumerate(self.photographs):
             _place(photograph)
+            for scale, held_out in itertools.product(p.scales, (False, True)):
+                self._starts(number, scale, held_out)
         digests = [photograph.sha256 for photograph in self.photographs]
         self.spec = DatasetSpec(
             shape=(3, p.side, p.side),
@@ -159,7 +175,7 @@ class Photos(Dataset):
         """Crops uint8 [B, 3, side, side] at u [B, 4] in (0, 1): photograph and scale, y, x, flip.
 
         Raises:
-            ConfigError: a photograph is not the one it should be, or too small for such crops.
+            ConfigError: a photograph is not the one it should be.
         """
         import numpy as np
 
@@ -196,25 +212,29 @@ class Photos(Dataset):
         return [(start, start + size) for start in starts]
 
     def _region(self, number: int, scale: int, held_out: bool) -> Region:
+        rows, columns = self._starts(number, scale, held_out)
+        return Region(_reduced(self.photographs[number], scale), rows, columns)
+
+    def _starts(self, number: int, scale: int, held_out: bool) -> tuple[int, np.ndarray]:
+        """How many rows, and which columns of the reduced photograph, a crop may begin at."""
         import numpy as np
 
-        pixels = _decoded(self.photographs[number])
-        height, width, _ = pixels.shape
-        inside = np.zeros(width, dtype=bool)
+        photograph = self.photographs[number]
+        height, width = photograph.size
+        allowed = np.full(width, not held_out)
         for start, stop in self.bands(number, width):
-            inside[start:stop] = True
+            allowed[start:stop] = held_out
         span = self.params.side * scale
-        allowed = inside if held_out else ~inside
         first = range(0, width // scale * scale - span + 1, scale)  # in the photograph's own pixels
         columns = [x // scale for x in first if allowed[x : x + span].all()]
         rows = height // scale - self.params.side + 1
         if rows < 1 or not columns:
-            name = Path(self.photographs[number].file).name
             raise ConfigError(
-                f"dataset 'photos': {name} has no {'held-out ' * held_out}crop of {span} pixels"
-                f" (side {self.params.side} at scale {scale}); take a smaller side or scale"
+                f"dataset 'photos': {Path(photograph.file).name} is too small for crops of {span}"
+                f" pixels beside held-out ones (side {self.params.side} at scale {scale}); take a"
+                " smaller side or scale"
             )
-        return Region(_reduced(pixels, scale), rows, np.array(columns))
+        return rows, np.array(columns)
 
 
 def _place(photograph: Photograph) -> Path:
@@ -233,10 +253,9 @@ def _place(photograph: Photograph) -> Path:
     return path
 
 
+@functools.cache
 def _decoded(photograph: Photograph) -> np.ndarray:
     """All pixels, uint8 [H, W, 3]."""
-    import io
-
     import numpy as np
     from PIL import Image
 
@@ -249,10 +268,12 @@ def _decoded(photograph: Photograph) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
-def _reduced(pixels: np.ndarray, scale: int) -> np.ndarray:
+@functools.cache
+def _reduced(photograph: Photograph, scale: int) -> np.ndarray:
     """Means of scale x scale blocks, rounded, uint8; what does not fill a block is left out."""
     import numpy as np
 
+    pixels = _decoded(photograph)
     height, width = (size // scale for size in pixels.shape[:2])
     blocks = pixels[: height * scale, : width * scale].reshape(height, scale, width, scale, 3)
     return np.rint(blocks.mean((1, 3))).astype(np.uint8)

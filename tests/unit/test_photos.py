@@ -42,7 +42,8 @@ def covered(data, held_out):
     side, scales, found = data.params.side, data.params.scales, []
     regions = data.regions(held_out)
     for number, photograph in enumerate(data.photographs):
-        seen = np.zeros(photos._decoded(photograph).shape[:2], dtype=bool)
+        seen = np.zeros(photograph.size, dtype=bool)
+        assert photos._decoded(photograph).shape == (*photograph.size, 3)
         mine = regions[number * len(scales) : (number + 1) * len(scales)]
         for scale, region in zip(scales, mine, strict=True):
             assert region.pixels.shape[:2] == tuple(size // scale for size in seen.shape)
@@ -100,7 +101,7 @@ def test_a_package_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(photos, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"china.jpg is not there: install scikit-learn"):
         make()
-    missing = photos.Photograph("skimage", "data/coffee.png", "0" * 64)
+    missing = photos.Photograph("skimage", "data/coffee.png", (400, 600), "0" * 64)
     monkeypatch.setitem(photos.SETS, "sklearn", (missing,))
     with pytest.raises(ConfigError, match=r"pip install 'precondbench\[photos\]'"):
         make()
@@ -125,8 +126,9 @@ def test_wrong_parameters_are_one_sentence():
     ]:
         with pytest.raises(ConfigError, match=words):
             make(**params)
-    with pytest.raises(ConfigError, match=r"china.jpg.*smaller side or scale"):
-        make(side=64, scales=[8]).draw(0, "x", torch.arange(1))
+    for large in ({"side": 64, "scales": [8]}, {"side": 100, "scales": [1, 4]}):
+        with pytest.raises(ConfigError, match=r"china.jpg.*smaller side or scale"):
+            make(**large)
 
 
 def test_planning_imports_no_torch():
