@@ -97,9 +97,10 @@ def attend(qkv: Tensor, heads: int) -> Tensor:
     batch, channels, height, width = qkv.shape
     split = qkv.reshape(batch, heads, channels // (3 * heads), 3, height * width)
     query, key, value = split.transpose(2, 4).unbind(3)  # each [B, heads, H W, C / heads]
-    if qkv.device.type == "cpu":
+    if qkv.device.type == "cpu" or not qkv.requires_grad:
         # rows in one piece are what fused kernels take; on a GPU their backward adds up in an order
-        # of its own, so there torch's plain one stays, and a resumed run the same to the bit
+        # of its own, so where there is one torch's plain kernel stays, and a resumed run the same
+        # to the bit
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     if forward_ad.unpack_dual(qkv).tangent is not None:  # fused kernels have no forward mode
         mixed = explicit_attention(query, key, value)

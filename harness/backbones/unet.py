@@ -18,7 +18,9 @@ class UNetBackbone(Backbone):
     Attributes:
         net: the network proper, with the state-dict keys of a checkpoint less their `model.`.
         inner: the inner map; `sigma_data` is its.
-        dtype: what the blocks compute in. Weights, embeddings, softmax and output are float32.
+        dtype: what the blocks compute in; under autocast it is autocast's, norms included, which
+            spares a conversion around each of them. Weights, embeddings, output and the statistics
+            within norms and softmax are float32.
     """
 
     def __init__(
@@ -85,7 +87,10 @@ class UNetBackbone(Backbone):
         else:
             labels = labels.to(torch.float32).reshape(-1, self.net.label_dim)
         augment = None if augment is None else augment.to(torch.float32)
-        raw = self.net(x.to(self.dtype), noise_t, labels, augment, noise_s)
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
+        with torch.autocast(kind, enabled=False):
+            raw = self.net(x.to(dtype), noise_t, labels, augment, noise_s)
         return raw[:, : self.channels].to(torch.float32)
 
     def _raw(

@@ -45,8 +45,9 @@ def _allow_tf32(allowed: bool) -> None:
 def tune(cell: Cell, *, compile: bool, channels_last: bool) -> None:
     """Compile a cell's networks, its teacher's included, or lay them out with channels last.
 
-    A network is compiled whole (a graph break would be an error) and for any batch size: row
-    counts differ from step to step. That rules CUDA graphs out, which fix them.
+    A network is compiled whole (a graph break would be an error). Row counts differ from step to
+    step, so from its second batch size on it is compiled for any; sides and channels stay fixed.
+    That rules CUDA graphs out, which fix batch sizes too.
     """
     for backbone in (cell.network, cell.target, *cell.teacher.backbones()):
         if channels_last:
@@ -58,4 +59,4 @@ def tune(cell: Cell, *, compile: bool, channels_last: bool) -> None:
             kernels.deterministic = True
             # three networks share their code: with gradients and without, in training or not
             compiler.recompile_limit = RECOMPILE_LIMIT
-            backbone.core.compile(fullgraph=True, dynamic=True)
+            backbone.core.compile(fullgraph=True)

@@ -55,10 +55,10 @@ def images():
     }
 
 
-def numbers(folder, grid, environment):
+def numbers(folder, grid, environment, device="cpu"):
     """Every number of every cell, by run and by what was measured."""
     folder.mkdir()
-    launch = {"device": "cpu", "threads": 1, "environment": environment}
+    launch = {"device": device, "threads": 1, "environment": environment}
     path = folder / "grid.yaml"
     grid = SHARED | grid | {"name": "grid", "launch": launch, "results": str(folder / "results")}
     path.write_text(yaml.safe_dump(grid))
