@@ -1,6 +1,6 @@
 """How good a teacher is by itself: its samples and its data as files for the verb `fid`.
 
-    python -m teachers.training.samples photos16 FOLDER --n 5000
+    python -m teachers.training.samples photos16 FOLDER --n 2500
     python -m harness fid FOLDER/teacher.npz FOLDER/reference.npz --extractor inception-fidhelper
 
 FOLDER/training.npz, fresh training draws, is what a perfect copy of the data would be.
