@@ -1,4 +1,4 @@
-"""A U-Net trained by this harness (`python -m harness teacher train`), and the one it ships."""
+"""U-Nets trained by this harness (`python -m harness teacher train`), and those it ships."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class UNetParams(EDMParams):
 
 @register_teacher("unet")
 class UNetTeacher(EDMTeacher):
-    """By default the shipped digits teacher; it knows the data that it was trained on.
+    """A U-Net trained here: shipped are `digits` and `photos16`; it knows its training data.
 
     Raises:
         ConfigError: there is no such file and no such shipped teacher, or it is not usable.

@@ -20,12 +20,16 @@ class DatasetSpec:
     """What a dataset is, known without reading it all: shape [C, H, W] or [d], classes, size.
 
     `size` is None for a distribution one can draw from without end; `digest` names the content.
+    `references`, if given, is with how many draws of the purpose "reference" samples are compared:
+    for data that hold some back. Otherwise it is with all of them, or with as many as there are
+    samples.
     """
 
     shape: tuple[int, ...]
     digest: str
     classes: int = 0
     size: int | None = None
+    references: int | None = None
 
 
 class Dataset(Plugin):

@@ -99,7 +99,8 @@ class Evaluator:
     @property
     def _data_n(self) -> int:
         """How many data samples generated ones are compared with."""
-        return self.dataset.spec.size or self.request.samples
+        data = self.dataset.spec
+        return data.references or data.size or self.request.samples
 
     def measure(self, student: StudentLike, measures: Iterable[Measure]) -> dict[Measure, Score]:
         """Scores of measures of one step; every rank must call it, the main one gets them."""

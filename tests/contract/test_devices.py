@@ -22,6 +22,7 @@ TEACHERS = {
     "unet": {},
     "edm": {"weights": str(FIXTURE)},
     "empirical": {"dataset": {"name": "digits", "params": {"labels": True}}, "bandwidth": 0.1},
+    "patches": {"side": 3, "components": 2, "crops": 100, "form": "image"},
     "diffusers": {"folder": "pipeline"},
 }
 

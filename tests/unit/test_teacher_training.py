@@ -2,17 +2,20 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from harness.api import ConfigError, create, create_teacher
 from teachers.training.config import load_config
+from teachers.training.samples import main
 from teachers.training.train import train_teacher
 from teachers.unet import SHIPPED
 
-#: sha256 of teachers/weights/digits.safetensors; the command that made it is in its configuration
+#: sha256 of teachers/weights/NAME.safetensors; the command that made it is in its configuration
 SHIPPED_DIGITS = "2c6eb259c2a45ce77114bf3075f890314368ebacd85f0cc379ef83d3beebe1f7"
+SHIPPED_PHOTOS16 = "c443a1c077d0aaea61042123440bd941f850a5cce35c6c8f15d9c842c7f70371"
 
 CONFIG = {
     "network": {
@@ -89,7 +92,9 @@ def test_what_cannot_be_used_is_told_of_the_teacher_that_was_asked_for(tmp_path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ConfigError, match=f"^teacher 'unet': {path}: is damaged.* teacher train"):
         create_teacher("unet", weights=str(path))
-    with pytest.raises(ConfigError, match=r"^teacher 'unet': .*no such file.*train.*\(digits\)$"):
+    with pytest.raises(
+        ConfigError, match=r"^teacher 'unet': .*no such file.*train.*\(digits, photos16\)$"
+    ):
         create_teacher("unet", weights="digit")
     with pytest.raises(ConfigError, match=r"^teacher 'unet': .* leaves nothing of"):
         create_teacher("unet", sigma_min=3, sigma_max=2)
@@ -108,6 +113,35 @@ def test_the_shipped_digits_teacher_denoises_digits():
     error = float((denoised - x0).square().mean())
     assert error < 0.3 * 0.25
     assert error < 0.2 * float(x0.var(0).mean())
+
+
+def test_the_shipped_photos16_denoises_regions_it_has_not_seen():
+    """Of the two photographs that every installation has; better than their best constant."""
+    teacher = create_teacher("unet", weights="photos16")
+    assert (teacher.checkpoint.path.stat().st_size) < 8_000_000
+    assert teacher.spec.digest == SHIPPED_PHOTOS16
+    assert teacher.checkpoint.training["dataset"] == {"name": "photos", "params": {"set": "all"}}
+    x0, _ = create("dataset", "photos").draw(0, "reference", torch.arange(128))
+    torch.manual_seed(0)
+    noise = torch.randn_like(x0)
+    for sigma, most in ((0.1, 0.3 * 0.1**2), (0.5, 0.1 * 0.5**2), (5.0, 0.2)):
+        with torch.no_grad():
+            denoised = teacher.denoise(x0 + sigma * noise, torch.tensor(sigma).double())
+        assert float((denoised - x0).square().mean()) < most
+
+
+def test_samples_of_a_teacher_and_its_data_become_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["", "digits", str(tmp_path), "--n", "3", "--steps", "8"])
+    main()
+    found = {p.stem: np.load(p)["arr_0"] for p in tmp_path.iterdir()}
+    assert {k: (v.shape, str(v.dtype)) for k, v in found.items()} == dict.fromkeys(
+        ("teacher", "reference", "training"), ((3, 8, 8, 1), "uint8")
+    )
+    stored = create("dataset", "digits").decode()[0][:3]
+    assert np.array_equal(found["reference"].transpose(0, 3, 1, 2), stored)
+    ink = found["teacher"].astype(float)
+    assert 30 < ink.mean() < 130  # digits are dark with bright strokes
+    assert ink.std() > 60
 
 
 @pytest.mark.parametrize(
