@@ -58,6 +58,7 @@ class EDMTeacher(Teacher):
 
     Params = EDMParams
     is_network = True
+    is_unet = True
 
     def __init__(self, params: Any = None) -> None:
         if params is None:

@@ -110,17 +110,19 @@ class DhariwalUNet(SecondTime):
         return self.map_noise(noise)
 
     def embed(
-        self, noise: Tensor, noise_s: Tensor | None, labels: Tensor | None, augment: Tensor | None
+        self, noise: Tensor, labels: Tensor | None, augment: Tensor | None, *, second: bool = False
     ) -> Tensor:
-        """The embedding [B, E] that modulates every block, float32."""
+        """See `SecondTime.embed`."""
+        first, last = (
+            (self.map_layer0_s, self.map_layer1_s) if second else (self.map_layer0, self.map_layer1)
+        )
         embedding = self.embed_noise(noise)
         if self.map_augment is not None and augment is not None:
             embedding = embedding + self.map_augment(augment)
-        embedding = self.map_layer1(functional.silu(self.map_layer0(embedding)))
+        embedding = last(functional.silu(first(embedding)))
         if self.map_label is not None:
-            labels = self.drop_labels(labels)
             embedding = embedding + self.map_label(labels)
-        return self.second_time(functional.silu(embedding), noise_s)
+        return functional.silu(embedding)
 
     def forward(
         self,
@@ -131,13 +133,15 @@ class DhariwalUNet(SecondTime):
         noise_s: Tensor | None = None,
     ) -> Tensor:
         """Raw output [B, out, R, R] in the dtype of `x`; arguments as in `SongUNet.forward`."""
-        embedding = self.embed(noise, noise_s, labels, augment)
+        if self.map_label is not None:
+            labels = self.drop_labels(labels)
+        told = self.embeddings(noise, noise_s, labels, augment)
         skips: list[Tensor] = []
         for layer in self.enc.values():
-            x = layer(x, embedding) if isinstance(layer, UNetBlock) else layer(x)
+            x = layer(x, *told) if isinstance(layer, UNetBlock) else layer(x)
             skips.append(x)
         for block in self.dec.values():
             if x.shape[1] != block.in_channels:
                 x = torch.cat([x, skips.pop()], dim=1)
-            x = block(x, embedding)
+            x = block(x, *told)
         return self.out_conv(functional.silu(self.out_norm(x)))

@@ -75,6 +75,8 @@ def bench_cell(spec: RunSpec, request: Request, results: Path, device: torch.dev
     teacher = teacher.to(device)
     precond, _ = calibrated(spec.precond, teacher, dataset, results, device)
     network = teacher.network() or make_backbone(teacher, spec.backbone or {})
+    if spec.student:
+        network.adapt(spec.student, seed=0)
     network = network.to(device).train()
     target = copy.deepcopy(network).requires_grad_(False)
     objective = create("objective", spec.objective.name, spec.objective.params)

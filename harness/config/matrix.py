@@ -133,12 +133,21 @@ def _cell(
     if reason := _mismatch(teacher, data) or _misfit(grid, len(teacher.spec.shape) == 3):
         return Skip(name, reason)
     own = type(teacher).is_network
+    backbone = None if own else grid.backbone.identity(teacher.spec.shape)
+    student = grid.student.identity()
+    if student and not (type(teacher).is_unet if own else backbone and backbone["name"] == "unet"):
+        what = f"teacher {teacher.name!r}'s network" if own else "the mlp fitted to the teacher"
+        raise ConfigError(
+            f"student.{next(iter(student))}: {what} has no such choice, only the U-Nets of"
+            " harness/backbones have; leave it out"
+        )
     return RunSpec(
         **plugins,
         seed=seed,
         train=grid.train.identity(),
-        backbone=None if own else grid.backbone.identity(teacher.spec.shape),
+        backbone=backbone,
         digests={"teacher": teacher.spec.digest, "dataset": data.digest},
+        student=student,
     )
 
 

@@ -199,6 +199,7 @@ def _flat(spec: RunSpec, evaluation_seed: int) -> dict[str, str]:
     """Everything that decides a cell's numbers and is none of its axes, as dotted keys."""
     sections = {
         "train": spec.train,
+        "student": spec.student,
         "backbone": spec.backbone or {},
         "evaluate": {"seed": evaluation_seed},
     }

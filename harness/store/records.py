@@ -77,11 +77,13 @@ class RunSpec:
     train: dict[str, Any]
     backbone: dict[str, Any] | None
     digests: dict[str, str]
+    #: the grid's `student` section less its defaults
+    student: dict[str, Any] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
         """A readable name ending in a hash of the identity."""
-        identity = asdict(self)
+        identity = self._fields()
         for axis in ("precond", "teacher", "objective", "dataset"):
             identity[axis] = getattr(self, axis).identity
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
@@ -91,7 +93,14 @@ class RunSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with the run id for whoever reads the file."""
-        return {"run_id": self.run_id, **asdict(self)}
+        return {"run_id": self.run_id, **self._fields()}
+
+    def _fields(self) -> dict[str, Any]:
+        """All fields; `student` only where it says something, as files from before have none."""
+        told = asdict(self)
+        if not self.student:
+            del told["student"]
+        return told
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunSpec:
@@ -102,6 +111,7 @@ class RunSpec:
             objective=PluginSpec(**data["objective"]),
             dataset=PluginSpec(**data["dataset"]),
             **{key: data[key] for key in ("seed", "train", "backbone", "digests")},
+            student=data.get("student", {}),
         )
 
 

@@ -58,7 +58,12 @@ def save_matrix(store: ResultStore, matrix: Matrix, *, whole: bool = True) -> No
 
 def _same_cells(a: dict[str, Any], b: dict[str, Any]) -> bool:
     """Whether two grids cross the same plugins and seeds, trained alike."""
-    return all(a.get(key) == b.get(key) for key in ("axes", "exclude", "train", "backbone"))
+    alike = all(a.get(key) == b.get(key) for key in ("axes", "exclude", "train", "backbone"))
+    students = [grid.get("student") or {} for grid in (a, b)]  # none in files of earlier versions
+    return alike and all(
+        students[0].get(key, default) == students[1].get(key, default)
+        for key, default in (("dropout", None), ("s_branch", "shared"), ("s_init", "zero"))
+    )
 
 
 def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from harness.backbones.base import Backbone
 from harness.config.workshop import resolve_dataset
 from harness.contract import refuse_broken
 from harness.core.group import Group
+from harness.core.random import derive_seed
 from harness.core.student import Student
 from harness.errors import ConfigError
 from harness.store.artifacts import Artifact, get_or_make
@@ -116,13 +117,23 @@ def calibrated(
 def _initial_network(
     spec: RunSpec, teacher: Teacher, dataset: Dataset, results: Path, device: torch.device
 ) -> Backbone:
-    """The student at step 0: the teacher's own network, or a backbone fitted to it."""
+    """The student at step 0: the teacher's own network, or a backbone fitted to it.
+
+    What is drawn at random is drawn from the run's seed. A fit is none of that: it stands for a
+    teacher's weights, and all seeds start from the same.
+    """
     network = teacher.network()
+    random = spec.train["init"] == "random"
+    # runs of an earlier version all drew the same
+    weights = derive_seed(spec.seed, "initial weights") if "init_seeded" in spec.train else 0
     if network is None:
         settings = spec.backbone or {}
-        if spec.train["init"] == "random":
-            return make_backbone(teacher, settings)
-        network, _ = fitted_backbone(teacher, dataset, settings, results, device)
-    elif spec.train["init"] == "random":
-        network.reset_parameters(seed=0)
+        if random:
+            network = make_backbone(teacher, settings, weights)
+        else:
+            network, _ = fitted_backbone(teacher, dataset, settings, results, device)
+    elif random:
+        network.reset_parameters(weights)
+    if spec.student:
+        network.adapt(spec.student, derive_seed(spec.seed, "initial s branch"))
     return network
