@@ -18,7 +18,13 @@ from harness.backbones.layers import Conv2d, GroupNorm, Init, Linear, Positional
 
 
 class DhariwalUNet(SecondTime):
-    """Raw network for images [B, C, R, R]; arguments are those of EDM's `DhariwalUNet`."""
+    """Raw network for images [B, C, R, R]; arguments are those of EDM's `DhariwalUNet`.
+
+    The last four are not, and make it the U-Net of OpenAI's guided-diffusion and
+    consistency_models: whether the embedding scales as well as shifts, channels of an attention
+    head, the least channels of a normalisation group, and whether a branch that reads s per block
+    sees labels (CTM's network for ImageNet does not show them to it).
+    """
 
     def __init__(
         self,
@@ -34,9 +40,13 @@ class DhariwalUNet(SecondTime):
         attn_resolutions: Sequence[int] = (32, 16, 8),
         dropout: float = 0.10,
         label_dropout: float = 0.0,
+        scale_shift: bool = True,
+        head_channels: int = 64,
+        group_channels: int = 4,
+        label_s: bool = True,
     ) -> None:
         super().__init__()
-        self.label_dim = label_dim
+        self.label_dim, self.label_s = label_dim, label_s
         self.drop_labels = Dropout(label_dropout, whole=True)
         third = math.sqrt(1 / 3)
         init, zero = Init("kaiming_uniform", third, third), Init("kaiming_uniform", 0, 0)
@@ -46,12 +56,14 @@ class DhariwalUNet(SecondTime):
             dropout=dropout,
             eps=1e-5,
             skip_scale=1.0,
-            adaptive=True,
+            adaptive=scale_shift,
             project_resampled=False,
             init=init,
             init_zero=zero,
             init_qkv=init,
             heads=None,
+            head_channels=head_channels,
+            group_channels=group_channels,
         )
 
         self.map_noise = PositionalEmbedding(model_channels)
@@ -97,7 +109,7 @@ class DhariwalUNet(SecondTime):
                 block = UNetBlock(style, channels + skips.pop(), width, attention=attention)
                 self.dec[f"{at}_block{index}"] = block
                 channels = width
-        self.out_norm = GroupNorm(channels, style.eps)
+        self.out_norm = GroupNorm(channels, style.eps, group_channels)
         self.out_conv = Conv2d(channels, out_channels, 3, init=zero)
 
     @property
@@ -120,7 +132,7 @@ class DhariwalUNet(SecondTime):
         if self.map_augment is not None and augment is not None:
             embedding = embedding + self.map_augment(augment)
         embedding = last(functional.silu(first(embedding)))
-        if self.map_label is not None:
+        if self.map_label is not None and (self.label_s or not second):
             embedding = embedding + self.map_label(labels)
         return functional.silu(embedding)
 

@@ -21,8 +21,9 @@ from harness.backbones.layers import Conv2d, GroupNorm, Init, Linear
 class BlockStyle:
     """What all blocks of one network share.
 
-    `heads` is the number of attention heads, None for one per 64 channels (so none at all below
-    64 channels: such blocks have no attention, as in the published networks).
+    `heads` is the number of attention heads, None for one per `head_channels` channels (so none at
+    all below as many: such blocks have no attention, as in the published networks).
+    `group_channels` are the least channels of a normalisation group.
     """
 
     embedding: int
@@ -36,6 +37,8 @@ class BlockStyle:
     init_qkv: Init
     heads: int | None
     resample_filter: Sequence[float] = (1, 1)
+    head_channels: int = 64
+    group_channels: int = 4
 
 
 class UNetBlock(nn.Module):
@@ -55,14 +58,15 @@ class UNetBlock(nn.Module):
         self.adaptive, self.skip_scale = style.adaptive, style.skip_scale
         self.heads = 0
         if attention:
-            self.heads = out_channels // 64 if style.heads is None else style.heads
+            each = out_channels // style.head_channels
+            self.heads = each if style.heads is None else style.heads
         moved = {"resample": resample, "resample_filter": style.resample_filter}
-        self.norm0 = GroupNorm(in_channels, style.eps)
+        self.norm0 = GroupNorm(in_channels, style.eps, style.group_channels)
         self.conv0 = Conv2d(in_channels, out_channels, 3, init=style.init, **moved)
         width = out_channels * (2 if style.adaptive else 1)
         self.affine = Linear(style.embedding, width, init=style.init)
         self.affine_s: Linear | None = None
-        self.norm1 = GroupNorm(out_channels, style.eps)
+        self.norm1 = GroupNorm(out_channels, style.eps, style.group_channels)
         self.dropout = Dropout(style.dropout)
         self.conv1 = Conv2d(out_channels, out_channels, 3, init=style.init_zero)
         self.skip = None
@@ -70,7 +74,7 @@ class UNetBlock(nn.Module):
             kernel = 1 if style.project_resampled or out_channels != in_channels else 0
             self.skip = Conv2d(in_channels, out_channels, kernel, init=style.init, **moved)
         if self.heads:
-            self.norm2 = GroupNorm(out_channels, style.eps)
+            self.norm2 = GroupNorm(out_channels, style.eps, style.group_channels)
             self.qkv = Conv2d(out_channels, 3 * out_channels, 1, init=style.init_qkv)
             self.proj = Conv2d(out_channels, out_channels, 1, init=style.init_zero)
 

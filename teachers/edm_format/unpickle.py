@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.api import ConfigError
-from teachers.edm_format.checkpoint import MEND, Checkpoint, StoredTensor, refusal
+from teachers.edm_format.checkpoint import Checkpoint, StoredTensor, again, refusal
 from teachers.edm_format.config import INNER, NetworkConfig
 from teachers.edm_format.infer import infer_arguments
+from teachers.edm_format.kinds import hostile, refuse_other_kinds
 from teachers.edm_format.machine import Machine, Refused, short
 from teachers.edm_format.stand_ins import ITEM, Node, StandIns
 
 _MAX_DEPTH, _MAX_NODES = 16, 100_000
-HOSTILE = (
-    "it was not loaded and nothing in it was run, but do not open it with other tools; " + MEND
-)
+EXPECTED = "a pickle as EDM's training writes it (network-snapshot-*.pkl, edm-*.pkl)"
 
 
 def read_pickle(path: Path) -> Checkpoint:
@@ -27,20 +26,19 @@ def read_pickle(path: Path) -> Checkpoint:
         ConfigError: the file is hostile, damaged, foreign, or of a network that is not known here.
     """
     try:
-        if path.stat().st_size == 0:
-            raise Refused("is empty")
+        refuse_other_kinds(path, EXPECTED)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Reader(path, data).checkpoint()
     except Refused as reason:
-        mend = HOSTILE if "could run" in str(reason) else MEND
+        mend = hostile(again(path)) if "could run" in str(reason) else again(path)
         raise refusal(path, str(reason), mend) from None
     except ConfigError:
         raise
     except OSError as error:
         raise refusal(path, f"cannot be read ({error.strerror})", "check its permissions") from None
     except Exception as error:  # whatever damage does: no traceback may come from a bad file
-        problem = f"is damaged, or no EDM checkpoint ({type(error).__name__})"
-        raise refusal(path, problem, MEND) from None
+        problem = f"is damaged, or not {EXPECTED} ({type(error).__name__})"
+        raise refusal(path, problem, again(path)) from None
 
 
 class _Reader:
@@ -52,7 +50,9 @@ class _Reader:
     def checkpoint(self) -> Checkpoint:
         top = Machine(self.data, 0, len(self.data), StandIns(self.path, self.data).table).load()
         if type(top) is not dict or "ema" not in top:
-            raise Refused("has no entry 'ema', so it is no EDM checkpoint")
+            names = ", ".join(short(name) for name in list(top)[:4]) if type(top) is dict else ""
+            instead = f" but {names}" if names else ""
+            raise Refused(f"has no entry 'ema'{instead}: it is no snapshot of a network by EDM")
         net = top["ema"]
         if not isinstance(net, Node) or net.class_name not in INNER:
             known = ", ".join(INNER)
