@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from harness.api.plugin import Plugin
+from harness.api.student import Ends
 from harness.api.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Objective(Plugin):
     """
 
     adaptive: bool = False
+    #: where the jumps that it trains end: at any s, or at sigma_min alone
+    ends: ClassVar[Ends] = "any"
 
     def terms(
         self, student: StudentLike, target: StudentLike, teacher: Teacher, batch: Batch

@@ -22,6 +22,8 @@ class ConsistencyDistillation(Objective):
     commands. Where u is sigma_min the target is x_u itself and costs no network pass.
     """
 
+    ends = "sigma_min"
+
     class Params(DistanceParams):
         """`nodes`: levels of the Karras grid; `steps`: teacher steps between t and u.
 

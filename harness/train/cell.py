@@ -114,6 +114,14 @@ def calibrated(
     return precond.load(loaded), artifact
 
 
+def empty_network(spec: RunSpec, teacher: Teacher) -> Backbone:
+    """The student's network, on the host, for weights that are about to be read into it."""
+    network = teacher.network() or make_backbone(teacher, spec.backbone or {})
+    if spec.student:
+        network.adapt(spec.student, seed=0)
+    return network
+
+
 def _initial_network(
     spec: RunSpec, teacher: Teacher, dataset: Dataset, results: Path, device: torch.device
 ) -> Backbone:
