@@ -34,7 +34,7 @@ from harness.bench.stand_in import StandIn
 from harness.bench.steps import StepBench
 from harness.config.grid import load_grid, make_grid
 from harness.config.matrix import expand
-from harness.core.sampling import sample
+from harness.core.sampling import Walk, fresh_noise
 from harness.store.files import write_json
 from harness.store.store import ResultStore
 from harness.train.optimizer import Optimizer
@@ -109,7 +109,9 @@ def steps() -> dict[str, tuple[float, float]]:
             found[f"evaluations, {solver}, h = {cost.h}"] = (cost.evaluations, 0.01)
     noise = torch.randn(BATCH, *cell.teacher.spec.shape)
     cell.target.eval()
-    jumps = pairs(lambda: sample(cell.ema_student, noise, 2, 0.002, 80.0), bench.unit, ROUNDS)
+    spec, student = cell.teacher.spec, cell.ema_student
+    walk, fresh = Walk.of("exact", 2, spec), fresh_noise(0, torch.arange(BATCH), spec.shape)
+    jumps = pairs(lambda: walk.end(student, noise, fresh), bench.unit, ROUNDS)
     return {**found, "sampling with 2 jumps / F": (jumps, TOLERANCE)}
 
 

@@ -75,7 +75,7 @@ class OwnRun(StudentFormat):
             sigma_max=teacher.spec.sigma_max,
             classes=teacher.spec.classes,
             digest=f"{spec.run_id}@{step}",
-            ends=objective.ends,
+            ends="any" if "exact" in objective.samplers else "sigma_min",
             format=self.name,
             facts={"run_id": spec.run_id, "step": step, "images": step * spec.train["batch"]},
         )

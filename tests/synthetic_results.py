@@ -59,6 +59,7 @@ def write_results(
     store = ResultStore(root).prepare()
     wanted = [
         {"step": step, "nfe": n, "metric": metric, "extractor": "raw", "n": 50}
+        | ({"seed": evaluation_seed} if evaluation_seed else {})
         for step, n, metric in itertools.product(budgets, nfe, metrics)
     ]
     for each in specs:

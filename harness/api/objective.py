@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from harness.api.plugin import Plugin
-from harness.api.student import Ends
-from harness.api.teacher import Teacher
+from harness.api.teacher import Teacher, TeacherSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,8 +54,16 @@ class Objective(Plugin):
     """
 
     adaptive: bool = False
-    #: where the jumps that it trains end: at any s, or at sigma_min alone
-    ends: ClassVar[Ends] = "any"
+    #: kinds of sampler (harness.core.sampler) whose jumps it trains, the default one first; another
+    #: is measured only where a grid names it, and noted in its tables
+    samplers: ClassVar[tuple[str, ...]] = ("exact", "gamma", "stochastic")
+
+    def trained_times(self, spec: TeacherSpec) -> Tensor | None:
+        """Noise levels that students are trained at, float64 [N], sigma_max to sigma_min.
+
+        None where they are continuous: then there are no `trained` times to sample at.
+        """
+        return None
 
     def terms(
         self, student: StudentLike, target: StudentLike, teacher: Teacher, batch: Batch

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from harness.api import Extractor, HarnessError, Metric, create
 from harness.bench.machine import Machine
 from harness.bench.meter import clock
-from harness.core.sampling import evaluation_labels, initial_noise, sample
+from harness.core.sampling import Walk, evaluation_labels, fresh_noise, initial_noise
 from harness.evaluate.evaluator import BLOCK, IMAGE_BLOCK
 from harness.evaluate.features import Features, check_pair, score
 from harness.evaluate.images import is_image, quantise
@@ -55,7 +56,6 @@ def measure_evaluation(cell: Cell, request: Request, machine: Machine) -> Evalua
     indices = torch.arange(min(request.samples, block), device=device)
     noise = initial_noise(0, indices, spec.shape, spec.sigma_max, torch.float32)
     labels = evaluation_labels(0, indices, spec.classes)
-    ends = (spec.sigma_min, spec.sigma_max)
 
     def timed(function: Callable[[], Any], times: int = 2) -> float:
         function()
@@ -67,8 +67,13 @@ def measure_evaluation(cell: Cell, request: Request, machine: Machine) -> Evalua
         return statistics.median(spent)
 
     cell.target.eval()
-    jump = timed(lambda: sample(cell.ema_student, noise, 1, *ends, labels)) / len(indices)
-    drawn = sample(cell.ema_student, noise, 1, *ends, labels)
+    walk, fresh = Walk.of("exact", 1, spec), fresh_noise(0, indices, spec.shape)
+
+    def draw() -> Tensor:
+        return walk.end(cell.ema_student, noise, fresh, labels)
+
+    jump = timed(draw) / len(indices)
+    drawn = draw()
     cell.target.train()
     t = torch.tensor(spec.sigma_data, dtype=torch.float64, device=device)
     with torch.no_grad():
@@ -86,7 +91,7 @@ def measure_evaluation(cell: Cell, request: Request, machine: Machine) -> Evalua
         extract[name] = timed(lambda e=extractor: e(seen)) / len(indices)
         dim = extractor(seen).shape[1]
         for metric_name in request.metrics:
-            metric: Metric = create("metric", metric_name)
+            metric: Metric = create("metric", **request.metric_plugin(metric_name))
             if metric.needs == "trajectory":
                 trajectory = True
                 continue

@@ -122,10 +122,10 @@ def forecast(matrix: Matrix, store: ResultStore, gpu: bool = False) -> Forecast:
     unknown: dict[str, None] = {}
     solved: set[str] = set()
     records: dict[str, Record | None] = {}
-    wanted, request = matrix.wanted(), matrix.request
+    request = matrix.request
     for spec in matrix.specs:
         run = store.run_at(spec.run_id)
-        missing = run.missing(wanted)
+        missing = run.missing(matrix.wanted(spec))
         if not missing:
             continue
         problem = problem_of(spec, request)
@@ -150,11 +150,11 @@ def forecast(matrix: Matrix, store: ResultStore, gpu: bool = False) -> Forecast:
 
 
 def _evaluation_seconds(missing: Iterable[Measure], cost: dict[str, Any], samples: int) -> float:
-    """Samples once for each budget and NFE, features once for each of these and extractor."""
-    drawn = {(m.step, m.nfe) for m in missing}
-    seen = {(m.step, m.nfe, m.extractor_name) for m in missing}
-    seconds = sum(nfe * samples * cost["jump"] for _, nfe in drawn)
-    seconds += sum(samples * cost["extract"].get(name, 0.0) for _, _, name in seen)
+    """Samples once for each budget, EMA, sampler and NFE; features once for each and extractor."""
+    drawn = {(m.nfe, m.step, m.ema, m.sampler) for m in missing}
+    seen = {(m.extractor_name, m.nfe, m.step, m.ema, m.sampler) for m in missing}
+    seconds = sum(nfe * samples * cost["jump"] for nfe, *_ in drawn)
+    seconds += sum(samples * cost["extract"].get(name, 0.0) for name, *_ in seen)
     return seconds + sum(
         cost["metrics"].get(f"{m.metric} {m.extractor_name}", 0.0) for m in missing
     )

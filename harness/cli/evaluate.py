@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from harness.config.schema import Launch
+from harness.config.matrix import named_metrics
+from harness.config.schema import Launch, PluginRef
+from harness.config.workshop import plugin_spec
+from harness.core.sampler import Sampler
 from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, EXIT_INTERRUPTED, ConfigError
 from harness.registry import registry
 from harness.runner.scheduler import Scheduler
@@ -22,6 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run ids (default: every run)")
     parser.add_argument("--results", default="results", metavar="DIR", help="where the runs are")
     parser.add_argument("--nfe", type=int, nargs="+", metavar="N", help="numbers of steps")
+    parser.add_argument(
+        "--samplers",
+        nargs="+",
+        metavar="NAME",
+        help="e.g. exact exact@trained gamma0.5 stochastic stochastic@80,1.382",
+    )
+    parser.add_argument(
+        "--ema", nargs="+", type=float, metavar="RATE", help="averages that training has kept"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="of the evaluation's noise")
     parser.add_argument("--metrics", nargs="+", metavar="NAME")
     parser.add_argument("--extractors", nargs="+", metavar="NAME")
     parser.add_argument("--samples", type=int, metavar="N")
@@ -32,17 +45,21 @@ def main(args: argparse.Namespace) -> int:
     """Evaluate every stored budget of the runs; print the new rows."""
     store = ResultStore(args.results).existing()
     runs = [store.run(run_id) for run_id in args.runs] or store.runs()
-    for kind, names in (("metric", args.metrics), ("extractor", args.extractors)):
-        for name in names or []:
-            registry.get(kind, name)
+    for name in args.extractors or []:
+        registry.get("extractor", name)
     if min(args.nfe or [1]) < 1 or (args.samples or 2) < 2 or args.slots < 1:
         raise ConfigError("eval: --nfe and --slots must be 1 or more, --samples 2 or more")
     given = {
         "nfe": args.nfe,
-        "metrics": args.metrics,
+        "samplers": _samplers(args.samplers),
+        "emas": args.ema,
+        "evaluation_seed": args.seed,
         "extractors": args.extractors,
         "samples": args.samples,
     }
+    if args.metrics:
+        refs = [PluginRef.model_validate(name) for name in args.metrics]
+        given |= named_metrics([plugin_spec("metric", ref) for ref in refs])
     code = EXIT_DONE
     before = {run.run_id: set(run.rows()) for run in runs}
     for request, group in _by_request(runs, given):
@@ -62,9 +79,10 @@ def main(args: argparse.Namespace) -> int:
         for measure, row in run.rows().items():
             if measure not in before[run.run_id]:
                 count += 1
+                ema = "" if row.ema is None else f", EMA {row.ema}"
                 print(
-                    f"{run.run_id}  step {row.step}  NFE {row.nfe}  {row.metric}"
-                    f" ({row.extractor}, n={row.n})  {row.value:.6g}"
+                    f"{run.run_id}  step {row.step}  NFE {row.nfe}  {row.sampler}{ema}"
+                    f"  {row.metric} ({row.extractor}, n={row.n})  {row.value:.6g}"
                 )
     print(f"{count} new numbers of {len(runs)} runs")
     return code
@@ -80,13 +98,24 @@ def _leave(run: Run, owed: Request, status: Mapping[str, Any]) -> None:
         lease.release()
 
 
+def _samplers(names: list[str] | None) -> list[str] | None:
+    """Names of samplers as rows write them.
+
+    Raises:
+        ConfigError: one is none.
+    """
+    try:
+        return None if names is None else [Sampler.read(name).text for name in names]
+    except ValueError as error:
+        raise ConfigError(f"eval --samplers: {error}") from None
+
+
 def _by_request(runs: Iterable[Run], given: Mapping[str, Any]) -> list[tuple[Request, list[Run]]]:
     """Runs that are asked for the same, together, so that `--slots` of them go at a time."""
     groups: list[tuple[Request, list[Run]]] = []
     asked = {key: value for key, value in given.items() if value is not None}
     for run in runs:
-        steps = sorted(int(path.stem.removeprefix("step-")) for path in run.path.glob("ema/step-*"))
-        if not steps:
+        if not (steps := run.weighed()):
             print(f"{run.run_id}: no evaluation weights yet, skipped", file=sys.stderr)
             continue
         if run.spec.run_id != run.run_id:  # to open its spec would start another run, from step 0
@@ -97,6 +126,8 @@ def _by_request(runs: Iterable[Run], given: Mapping[str, Any]) -> list[tuple[Req
             )
             continue
         request = replace(run.request, budgets=steps, **asked)
+        target = run.spec.train["ema"]
+        request = replace(request, emas=[None if r == target else r for r in request.emas])
         for known, members in groups:
             if known == request:
                 members.append(run)

@@ -10,7 +10,7 @@ from harness.bench.forecast import forecast
 from harness.cli import add_grid_arguments
 from harness.cli.edited import tell_edited
 from harness.config.grid import load_grid
-from harness.config.matrix import expand, shard
+from harness.config.matrix import Matrix, expand, shard
 from harness.config.needs import missing_weights
 from harness.config.schema import Launch
 from harness.errors import EXIT_DONE
@@ -30,11 +30,11 @@ def main(args: argparse.Namespace) -> int:
     matrix = shard(whole, args.shard)
     store = ResultStore(grid.results)
     tell_edited(store, matrix.specs)
-    wanted = matrix.wanted()
     rows = []
     owed = 0
     for spec in matrix.specs:
         run = store.run_at(spec.run_id)
+        wanted = matrix.wanted(spec)
         missing = run.missing(wanted)
         owed += len(missing)
         what = "-"
@@ -43,14 +43,13 @@ def main(args: argparse.Namespace) -> int:
             what = f"{len(missing)} of {len(wanted)} numbers, at steps {_short(steps)}"
         rows.append([spec.run_id, spec.precond.label, spec.seed, run.status()["state"], what])
     print(tabulate(rows, headers=["run", "precond", "seed", "state", "missing"]))
-    used = {measure.extractor_name for measure in wanted}
-    for missing in missing_weights(name for name in matrix.request.extractors if name in used):
-        print(f"not on this machine: {missing}")
+    for lacking in missing_weights(matrix.extractors):
+        print(f"not on this machine: {lacking}")
     for skip in matrix.skips:
         print(f"skipped {skip.cell}: {skip.reason}")
     part = f"shard {args.shard}, {len(matrix.specs)} of " if args.shard else ""
     print(
-        f"\n{grid.name}: {part}{len(whole.specs)} cells, {len(wanted)} numbers each,"
+        f"\n{grid.name}: {part}{len(whole.specs)} cells, {_each(matrix)} numbers each,"
         f" {owed} missing; {max(grid.budgets)} steps of batch {grid.train.batch} per cell;"
         f" {_at_once(grid.launch)} at a time, {grid.launch.processes} process(es) each"
     )
@@ -58,6 +57,12 @@ def main(args: argparse.Namespace) -> int:
         expected = forecast(matrix, store, gpu=grid.launch.device != "cpu" and bool(visible()))
         print(expected.text(f"python -m harness bench --matrix {args.matrix}"))
     return EXIT_DONE
+
+
+def _each(matrix: Matrix) -> str:
+    """How many numbers a cell owes: objectives may differ in their samplers."""
+    counts = sorted({len(matrix.wanted(spec)) for spec in matrix.specs})
+    return " or ".join(map(str, counts))
 
 
 def _at_once(launch: Launch) -> str:

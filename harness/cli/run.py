@@ -13,6 +13,7 @@ from harness.cli.edited import tell_edited
 from harness.config.grid import load_grid
 from harness.config.matrix import Matrix, expand, shard
 from harness.config.needs import missing_trackers, missing_weights, told_at_once
+from harness.core.sampler import Sampler
 from harness.errors import (
     EXIT_CELL_FAILED,
     EXIT_DONE,
@@ -25,7 +26,7 @@ from harness.runner.scheduler import Outcome, Scheduler
 from harness.runner.slurm import Slurm
 from harness.store.lease import taken
 from harness.store.records import Measure, State
-from harness.store.store import ResultStore, Run
+from harness.store.store import ResultStore, Run, without_average
 from harness.store.tables import TABLES, kept_tables, save_matrix, sources
 
 
@@ -62,11 +63,10 @@ def main(args: argparse.Namespace) -> int:
     matrix = expand(grid, args.only, args.plugin)
     mine = shard(matrix, args.shard)
     store = ResultStore(grid.results)
-    wanted = matrix.wanted()
-    owed = [spec for spec in matrix.specs if _owes(store.run_at(spec.run_id), wanted)]
+    owed = [spec for spec in matrix.specs if _owes(store.run_at(spec.run_id), matrix.wanted(spec))]
     tell_edited(store, matrix.specs)
     if owed:
-        _check_machine(matrix)
+        _check_machine(store, matrix)
     save_matrix(store.prepare(), matrix, whole=not args.only)
     for spec in matrix.specs:
         if spec not in owed:
@@ -119,14 +119,13 @@ def _settle(run: Run) -> None:
         lease.release()
 
 
-def _check_machine(matrix: Matrix) -> None:
+def _check_machine(store: ResultStore, matrix: Matrix) -> None:
     """Weights, statistics and packages that lack or do not fit are told now, not after training.
 
     Raises:
         ConfigError: with all of them.
     """
-    names = {measure.extractor_name for measure in matrix.wanted()}
-    wrong = missing_weights(name for name in matrix.request.extractors if name in names)
+    wrong = missing_weights(matrix.extractors)
     wrong += missing_trackers(matrix.request.track)
     config = matrix.grid.launch.accelerate_config
     if config and not Path(config).is_file():
@@ -141,8 +140,32 @@ def _check_machine(matrix: Matrix) -> None:
             load_reference(Path(file["file"]), create("extractor", name), file["n"])
         except HarnessError as error:
             wrong.append(f"evaluate.references.{name}: {error}")
+    for spec in matrix.specs:
+        run = store.run_at(spec.run_id)
+        if lacking := run.without_averages(matrix.request.averages):
+            wrong.append(without_average(run.path, lacking))
+    wrong += _misfitting_times(matrix)
     if wrong:
         raise told_at_once(wrong, f"grid {matrix.grid.name!r}")
+
+
+def _misfitting_times(matrix: Matrix) -> list[str]:
+    """Samplers that take more steps than an objective's grid has."""
+    wrong: dict[str, None] = {}
+    for sampler in matrix.request.samplers:
+        if Sampler.read(sampler).times != "trained":
+            continue
+        from harness.api import TeacherSpec, create
+        from harness.core.sampling import nodes
+
+        spec = TeacherSpec((1,), 0.5, "any")
+        for plugin in {cell.objective.label: cell.objective for cell in matrix.specs}.values():
+            grid = create("objective", plugin.name, plugin.params).trained_times(spec)
+            try:
+                nodes(Sampler.read(sampler), max(matrix.request.nfe), spec, grid)
+            except ValueError as error:
+                wrong[f"evaluate.samplers: {error} (objective {plugin.label})"] = None
+    return list(wrong)
 
 
 def _tables(store: ResultStore, grid: str) -> int:

@@ -12,6 +12,7 @@ from harness.api import DatasetSpec, Teacher
 from harness.api.evaluation import misfit
 from harness.config.schema import Axes, Grid
 from harness.config.workshop import Workshop
+from harness.core.sampler import Sampler
 from harness.errors import ConfigError, nearest
 from harness.home import without_home
 from harness.registry import registry
@@ -37,26 +38,56 @@ class Matrix:
     skips: tuple[Skip, ...]
     request: Request
 
-    def wanted(self) -> list[Measure]:
+    def wanted(self, spec: RunSpec) -> list[Measure]:
         """Every number a cell owes, in the order of computation."""
-        return wanted(self.request)
+        return wanted(self.request, spec)
+
+    @property
+    def extractors(self) -> list[str]:
+        """Those that its metrics use; trajectory metrics need none."""
+        wanted = (measure for spec in self.specs[:1] for measure in self.wanted(spec))
+        used = {measure.extractor_name for measure in wanted}
+        return [name for name in self.request.extractors if name in used]
+
+    @property
+    def trained(self) -> dict[str, list[str]]:
+        """Objective -> the kinds of sampler whose jumps it trains."""
+        names = dict.fromkeys(spec.objective.name for spec in self.specs)
+        return {name: list(registry.get("objective", name).samplers) for name in names}
 
 
-def wanted(request: Request) -> list[Measure]:
-    """Every (step, NFE, metric, extractor, n) that a request asks for.
+def wanted(request: Request, spec: RunSpec) -> list[Measure]:
+    """Every number that a request asks of a cell: each step, EMA, sampler, NFE, metric, extractor.
 
-    A trajectory metric compares samples themselves, so it is asked for once, under the name of
-    the ODE solution it is compared with. Statistics in a file serve metrics that need no more.
+    Without samplers it is asked for its objective's own. A trajectory metric compares samples
+    themselves, so it is asked for once, under the name of the ODE solution it is compared with.
+    Statistics in a file serve metrics that need no more.
     """
-    measures = []
-    for step, nfe, metric in itertools.product(request.budgets, request.nfe, request.metrics):
-        needs = registry.get("metric", metric).needs
+    samplers = request.samplers or registry.get("objective", spec.objective.name).samplers[:1]
+    drawn = [
+        (sampler, nfe)
+        for sampler in samplers
+        for nfe in request.nfe
+        if Sampler.read(sampler).serves(nfe)
+    ]
+    compared = []
+    for metric in request.metrics:
+        needs = registry.get("metric", request.metric_plugin(metric)["name"]).needs
         names = [f"ode{request.ode_steps}"] if needs == "trajectory" else request.extractors
         for name in names:
             file = request.references.get(name) if needs == "moments" else None
-            extractor = f"{name}#{file['digest']}" if file else name
-            measures.append(Measure(step, nfe, metric, extractor, request.samples))
-    return measures
+            compared.append((metric, f"{name}#{file['digest']}" if file else name))
+    return [
+        Measure(
+            *(step, nfe, metric, extractor, request.samples),
+            sampler=sampler,
+            ema=ema,
+            seed=request.evaluation_seed,
+        )
+        for step, ema, (sampler, nfe), (metric, extractor) in itertools.product(
+            request.budgets, request.emas, drawn, compared
+        )
+    ]
 
 
 def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) -> Matrix:
@@ -76,6 +107,7 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
     make = Workshop()
     keep = _filters(grid, make, only)
     references = make.references(grid.evaluate.references)
+    metrics = [make.spec("metric", ref) for ref in grid.evaluate.metrics]
     for refs in itertools.product(*(getattr(grid.axes, axis) for axis in AXES)):
         found = {axis: make.spec(axis, ref) for axis, ref in zip(AXES, refs, strict=True)}
         plugins_here = {axis: spec for axis, spec in found.items() if spec is not None}
@@ -101,7 +133,8 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
             f"report.baseline: {grid.report.baseline!r} is not on axes.precond"
             f"{nearest(grid.report.baseline, [ref.name for ref in grid.axes.precond])}"
         )
-    return Matrix(grid, tuple(specs.values()), tuple(skips), _request(grid, references, plugins))
+    request = _request(grid, [spec for spec in metrics if spec], references, plugins)
+    return Matrix(grid, tuple(specs.values()), tuple(skips), request)
 
 
 def shard(matrix: Matrix, which: str | None) -> Matrix:
@@ -132,6 +165,7 @@ def _cell(
         return Skip(name, data if isinstance(data, str) else "it has no teacher")
     if reason := _mismatch(teacher, data) or _misfit(grid, len(teacher.spec.shape) == 3):
         return Skip(name, reason)
+    make.samplers(grid.evaluate.samplers, plugins, teacher)
     own = type(teacher).is_network
     backbone = None if own else grid.backbone.identity(teacher.spec.shape)
     student = grid.student.identity()
@@ -169,11 +203,19 @@ def _nothing_to_run(grid: Grid, make: Workshop, skips: Sequence[Skip]) -> Config
     return ConfigError(f"grid {grid.name!r} cannot run, {len(wrong)} things are missing:{lines}")
 
 
-def _request(grid: Grid, references: dict[str, dict[str, Any]], plugins: Sequence[str]) -> Request:
+def _request(
+    grid: Grid,
+    metrics: Sequence[PluginSpec],
+    references: dict[str, dict[str, Any]],
+    plugins: Sequence[str],
+) -> Request:
+    rates = (None if rate == grid.train.ema else rate for rate in grid.train.eval_ema)
     return Request(
         budgets=list(grid.budgets),
         nfe=list(dict.fromkeys(grid.evaluate.nfe)),
-        metrics=list(dict.fromkeys(grid.evaluate.metrics)),
+        samplers=list(grid.evaluate.samplers),
+        emas=list(dict.fromkeys(rates)) or [None],
+        **named_metrics(metrics),
         extractors=list(dict.fromkeys(grid.evaluate.extractors)),
         samples=grid.evaluate.samples,
         evaluation_seed=grid.evaluate.seed,
@@ -190,6 +232,23 @@ def _request(grid: Grid, references: dict[str, dict[str, Any]], plugins: Sequenc
         plugins=[str(Path(plugin).expanduser().resolve()) for plugin in plugins],
         references=references,
     )
+
+
+def named_metrics(specs: Iterable[PluginSpec]) -> dict[str, Any]:
+    """`metrics` and `metric_plugins` of a request.
+
+    Rows call a metric by name, revision where it is not the first, and changed parameters.
+    """
+    found = {}
+    for spec in specs:
+        revised = spec.name if spec.revision == 1 else f"{spec.name}.r{spec.revision}"
+        found[spec.label.replace(spec.name, revised, 1)] = spec
+    plugins = {
+        label: {"name": spec.name, "params": spec.changed}
+        for label, spec in found.items()
+        if label != spec.name
+    }
+    return {"metrics": list(found), "metric_plugins": plugins}
 
 
 def _filters(grid: Grid, make: Workshop, only: Iterable[str]) -> dict[str, set[str]]:
@@ -261,7 +320,7 @@ def _misfit(grid: Grid, images: bool) -> str:
     Raises:
         ConfigError: no metric or extractor has such a name.
     """
-    metrics = [registry.get("metric", name) for name in grid.evaluate.metrics]
+    metrics = [registry.get("metric", ref.name) for ref in grid.evaluate.metrics]
     extractors = [registry.get("extractor", name) for name in grid.evaluate.extractors]
     reasons = (misfit(*pair, images) for pair in itertools.product(metrics, extractors))
     return next(filter(None, reasons), "")

@@ -6,12 +6,21 @@ import itertools
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from harness.config.samplers import sampler_names
+from harness.core.sampler import Sampler
 from harness.errors import ConfigError
 
 #: settings of `train` that are no part of a run's identity
-UNTOLD = ("micro_batch", "checkpoint_every", "log_every", "compile", "channels_last")
+UNTOLD = ("eval_ema", "micro_batch", "checkpoint_every", "log_every", "compile", "channels_last")
 UNET_FIELDS = ("channels", "multipliers", "blocks", "attention", "dropout")
 
 
@@ -64,6 +73,14 @@ class PluginRef(Section):
         return {"name": value} if isinstance(value, str) else value
 
 
+class MetricRef(PluginRef):
+    """A metric, written down as short as it may be read."""
+
+    @model_serializer
+    def _short(self) -> Any:
+        return {self.name: self.params} if self.params else self.name
+
+
 Axis = Annotated[list[PluginRef], Field(min_length=1)]
 
 
@@ -90,13 +107,16 @@ class Train(Section):
     optimizer: Literal["radam", "adam", "adamw"] = "radam"
     warmup: int = Field(default=0, ge=0, description="steps of linear learning-rate warm-up")
     ema: float = Field(
-        default=0.999, ge=0, lt=1, description="rate of the target and evaluation EMA"
+        default=0.999, ge=0, lt=1, description="rate of the target's EMA; 0: the current weights"
     )
     precision: Literal["fp32", "tf32", "bf16"] = Field(
         default="fp32", description="of every network in a step; evaluation is float32"
     )
     init: Literal["teacher", "random"] = "teacher"
     # not part of a run's identity
+    eval_ema: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default_factory=list, description="rates of the averages to evaluate; none: the target's"
+    )
     micro_batch: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=1000, ge=1)
     log_every: int = Field(default=100, ge=1)
@@ -195,15 +215,24 @@ class ReferenceFile(Section):
 
 
 class Evaluate(Section):
-    """What is measured at each budget: every NFE, every metric, on `samples` samples.
+    """What is measured at each budget: every NFE, sampler and metric, on `samples` samples.
 
+    `samplers` are names (harness/core/sampler.py); without any, each cell is sampled as its
+    objective trains it to be: `ctm` exact, `cd` stochastic.
     Generated samples are compared with the dataset of the cell; for Fréchet distances on an
     extractor named in `references`, with the statistics in that file.
     """
 
     nfe: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [1, 2, 3, 5, 10]
     samples: int = Field(default=10_000, ge=2)
-    metrics: Annotated[list[str], Field(min_length=1)] = ["frechet", "alignment"]
+    samplers: list[str] = Field(
+        default_factory=list,
+        description="e.g. [exact, exact@trained, {stochastic: {times: {2: [80, 1.382]}}}]",
+    )
+    metrics: Annotated[list[MetricRef], Field(min_length=1)] = [
+        MetricRef(name="frechet"),
+        MetricRef(name="alignment"),
+    ]
     extractors: Annotated[list[str], Field(min_length=1)] = ["raw"]
     references: dict[str, ReferenceFile] = Field(default_factory=dict)
     seed: int = 0
@@ -213,6 +242,23 @@ class Evaluate(Section):
     batch: int | None = Field(
         default=None, ge=1, description="samples at a time; default: 256 images or 1024 vectors"
     )
+
+    @field_validator("samplers", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return list(dict.fromkeys(name for entry in value for name in sampler_names(entry)))
+
+    @model_validator(mode="after")
+    def _listed_steps(self) -> Evaluate:
+        for name in self.samplers:
+            if not any(Sampler.read(name).serves(nfe) for nfe in self.nfe):
+                raise ValueError(
+                    f"samplers: {name!r} is for {name.count(',') + 1} steps, which evaluate.nfe"
+                    f" ({', '.join(map(str, self.nfe))}) does not ask for"
+                )
+        return self
 
     @model_validator(mode="after")
     def _references_of_extractors(self) -> Evaluate:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.api import Dataset, DatasetSpec, Teacher, create, make_params
+from harness.api import Dataset, DatasetSpec, Objective, Teacher, create, make_params
 from harness.config.schema import PluginRef, ReferenceFile
+from harness.core.sampler import Sampler
 from harness.errors import HarnessError
 from harness.home import without_home
 from harness.registry import own_source, registry
@@ -68,6 +69,23 @@ class Workshop:
             except HarnessError as error:
                 self.broken[key] = str(error)
         return self._teachers[key]
+
+    def samplers(
+        self, names: Sequence[str], plugins: Mapping[str, PluginSpec], teacher: Teacher
+    ) -> None:
+        """Note samplers whose levels do not suit a teacher, or its objective's grid."""
+        objective = plugins["objective"]
+        has_grid = registry.get("objective", objective.name).trained_times
+        for name in names:
+            sampler = Sampler.read(name)
+            reason = sampler.misfit(teacher.spec.sigma_min, teacher.spec.sigma_max)
+            if sampler.times == "trained" and has_grid is Objective.trained_times:
+                reason = (
+                    f"sampler {name!r}: objective {objective.name!r} trains at continuous times and"
+                    " has no grid of its own; use karras times or a list"
+                )
+            if reason:
+                self.broken[f"{name} {reason}"] = f"evaluate.samplers: {reason}"
 
     def dataset(self, spec: PluginSpec | None, teacher: Teacher | None) -> DatasetSpec | str:
         """What the dataset is, or why it cannot be had."""

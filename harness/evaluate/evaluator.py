@@ -1,4 +1,4 @@
-"""Evaluating one cell: samples once per NFE, every metric on them, references made once."""
+"""Evaluating one cell: samples once per sampler and NFE, every metric on them, references once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness.api import Dataset, Extractor, Metric, Score, StudentLike, Teacher, create
 from harness.core.group import Group
-from harness.core.sampling import evaluation_labels, initial_noise, sample
+from harness.core.sampling import Walk, evaluation_labels, fresh_noise, initial_noise
 from harness.core.schedule import karras
 from harness.core.solver import solve
 from harness.evaluate.features import Features, as_score, check_pair, few, score
@@ -35,9 +35,13 @@ IMAGE_BLOCK = 256
 class Evaluator:
     """Draws samples by index, slice by slice of the process group, and measures them.
 
-    The noise of sample k depends on (evaluation seed, k) only: the same for every strategy, budget,
-    NFE, process count and batch size. Each block goes through every extractor as soon as it is
-    drawn, on the device where it lies; images are quantised to uint8 first.
+    The noise of sample k depends on (evaluation seed, k) only, and what stochastic samplers add on
+    (evaluation seed, jump, k): the same for every strategy, budget, process count and batch size.
+    Each block goes through every extractor as soon as it is drawn, on the device where it lies;
+    images are quantised to uint8 first.
+
+    Args:
+        trained_times: the objective's own grid, for samplers that walk on it.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Evaluator:
         accelerator: Accelerator,
         results: Path,
         heartbeat: Callable[[], None] = lambda: None,
+        trained_times: Tensor | None = None,
     ) -> None:
         self.teacher = teacher
         self.dataset = dataset
@@ -55,7 +60,10 @@ class Evaluator:
         self.accelerator = accelerator
         self.results = results
         self.heartbeat = heartbeat
-        self.metrics: dict[str, Metric] = {name: create("metric", name) for name in request.metrics}
+        self.trained_times = trained_times
+        self.metrics: dict[str, Metric] = {
+            label: create("metric", **request.metric_plugin(label)) for label in request.metrics
+        }
         self.extractors: dict[str, Extractor] = {
             name: create("extractor", name) for name in request.extractors
         }
@@ -94,18 +102,19 @@ class Evaluator:
 
     def measure(self, student: StudentLike, measures: Iterable[Measure]) -> dict[Measure, Score]:
         """Scores of measures of one step; every rank must call it, the main one gets them."""
-        by_nfe: dict[int, list[Measure]] = {}
+        groups: dict[tuple[str, int], list[Measure]] = {}
         for measure in measures:
-            by_nfe.setdefault(measure.nfe, []).append(measure)
+            groups.setdefault((measure.sampler, measure.nfe), []).append(measure)
         scores: dict[Measure, Score] = {}
-        for nfe, group in by_nfe.items():
-            scores.update(self._measure(student, nfe, group))
+        for (sampler, nfe), group in groups.items():
+            walk = Walk.of(sampler, nfe, self.teacher.spec, self.trained_times)
+            scores.update(self._measure(student, walk, group))
         return scores
 
     def _measure(
-        self, student: StudentLike, nfe: int, group: list[Measure]
+        self, student: StudentLike, walk: Walk, group: list[Measure]
     ) -> dict[Measure, Score]:
-        """One pass over the samples of an NFE serves every metric."""
+        """One pass over the samples of a sampler and NFE serves every metric."""
         needs = {measure: self.metrics[measure.metric].needs for measure in group}
         features = {
             name: Features(
@@ -118,7 +127,7 @@ class Evaluator:
         }
         kept: list[Tensor] | None = [] if "trajectory" in needs.values() else None
         finite = True
-        for samples in self._draw_mine(student, nfe):
+        for samples in self._draw_mine(student, walk):
             if kept is not None:
                 kept.append(samples.cpu())
             finite = finite and bool(samples.isfinite().all())
@@ -164,13 +173,13 @@ class Evaluator:
         for k in torch.arange(len(blocks)).tensor_split(world)[rank].tolist():
             yield blocks[k].to(self.accelerator.device)
 
-    def _draw_mine(self, student: StudentLike, nfe: int) -> Iterator[Tensor]:
-        """This rank's share of all samples of an NFE, block by block, in order of index."""
-        spec = self.teacher.spec
+    def _draw_mine(self, student: StudentLike, walk: Walk) -> Iterator[Tensor]:
+        """This rank's share of all samples, block by block, in order of index."""
         for indices in self._my_blocks():
             self.heartbeat()
             x = self._noise(indices, torch.float32)
-            yield sample(student, x, nfe, spec.sigma_min, spec.sigma_max, self._labels(indices))
+            fresh = fresh_noise(self.request.evaluation_seed, indices, self.teacher.spec.shape)
+            yield walk.end(student, x, fresh, self._labels(indices))
 
     def _gather(self, share: list) -> list:
         """The lists of all ranks, one after the other."""

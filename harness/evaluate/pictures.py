@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,21 +9,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.api import StudentLike, TeacherSpec
-    from harness.store.records import Measure
+    from harness.core.sampling import Walk
 
+#: path of a file with samples, without its ending -> the student and how it is sampled
+Walks = dict[Path, tuple["StudentLike", "Walk"]]
 COUNT, COLUMNS, GAP = 64, 8, 2
 SMALLEST = 32  # tiny images are enlarged by a whole factor, so that a person can see them
 
 
-def save_pictures(
-    folder: Path,
-    student: StudentLike,
-    spec: TeacherSpec,
-    measures: Iterable[Measure],
-    seed: int,
-    device: Any,
-) -> None:
-    """Write step-SSSSSSSS-nfeN.png for every step and NFE of `measures`, unless it is there.
+def save_pictures(walks: Walks, spec: TeacherSpec, seed: int, device: Any) -> None:
+    """Write PATH.png for every way of sampling, unless it is there.
 
     Samples 0..63 of the evaluation of this `seed`: noise and labels are the same for every
     strategy and budget. Nothing is written for samples that are not grey or RGB images.
@@ -33,16 +27,16 @@ def save_pictures(
         return
     import torch
 
-    from harness.core.sampling import evaluation_labels, initial_noise, sample
+    from harness.core.sampling import evaluation_labels, fresh_noise, initial_noise
 
     indices = torch.arange(COUNT, device=device)
     noise = initial_noise(seed, indices, spec.shape, spec.sigma_max, torch.float32)
     labels = evaluation_labels(seed, indices, spec.classes)
-    for step, nfe in sorted({(measure.step, measure.nfe) for measure in measures}):
-        path = folder / f"step-{step:08d}-nfe{nfe}.png"
+    fresh = fresh_noise(seed, indices, spec.shape)
+    for stem, (student, walk) in walks.items():
+        path = stem.with_name(f"{stem.name}.png")
         if not path.exists():
-            x = sample(student, noise, nfe, spec.sigma_min, spec.sigma_max, labels)
-            save_picture(path, x)
+            save_picture(path, walk.end(student, noise, fresh, labels))
 
 
 def save_picture(path: Path, samples: Tensor) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.api import StudentLike, Teacher
-    from harness.store.records import Measure
+    from harness.api import Teacher
+    from harness.evaluate.pictures import Walks
 
 COUNT = 12
 LEVELS, SUBSTEPS = (
@@ -21,15 +18,8 @@ LEVELS, SUBSTEPS = (
 )  # 60 intervals: the nodes of 1, 2, 3, 4, 5, 6, 10, ... jumps are among them
 
 
-def save_trajectories(
-    folder: Path,
-    student: StudentLike,
-    teacher: Teacher,
-    measures: Iterable[Measure],
-    seed: int,
-    device: Any,
-) -> None:
-    """Write step-SSSSSSSS-nfeN.json for every step and NFE of `measures`, unless it is there.
+def save_trajectories(walks: Walks, teacher: Teacher, seed: int, device: Any) -> None:
+    """Write PATH.json for every way of sampling, unless it is there.
 
     Noises 0..11 of the evaluation of this `seed`, the same for every strategy. The file holds
     `sigma_data`; the student's `nodes` [N + 1] and `student` [12, N + 1, 2]; and the teacher's
@@ -41,13 +31,13 @@ def save_trajectories(
         return
     import torch
 
-    from harness.core.sampling import evaluation_labels, initial_noise
+    from harness.core.sampling import evaluation_labels, fresh_noise, initial_noise
     from harness.core.schedule import karras
     from harness.core.solver import solve
     from harness.store.files import write_atomic
 
-    paths = {(m.step, m.nfe): folder / f"step-{m.step:08d}-nfe{m.nfe}.json" for m in measures}
-    paths = {key: path for key, path in paths.items() if not path.exists()}
+    paths = {stem.with_name(f"{stem.name}.json"): drawn for stem, drawn in walks.items()}
+    paths = {path: drawn for path, drawn in paths.items() if not path.exists()}
     if not paths:
         return
     indices = torch.arange(COUNT, device=device)
@@ -60,16 +50,14 @@ def save_trajectories(
             truth.append(
                 solve(lambda x, t: teacher.denoise(x, t, labels), truth[-1], interval, SUBSTEPS)
             )
-        for (_, nfe), path in paths.items():
-            nodes = karras(nfe + 1, spec.sigma_min, spec.sigma_max).to(device)
-            jumps = [x.float()]
-            for t, s in itertools.pairwise(nodes):
-                jumps.append(student.jump(jumps[-1], t.expand(COUNT), s.expand(COUNT), labels))
+        fresh = fresh_noise(seed, indices, spec.shape)
+        for path, (student, walk) in paths.items():
+            jumps = [x.float(), *walk.states(student, x.float(), fresh, labels)]
             found = {
                 "sigma_data": spec.sigma_data,
                 "levels": _rounded(levels),
                 "teacher": _rounded(torch.stack(truth, 1)),
-                "nodes": _rounded(nodes),
+                "nodes": _rounded(walk.times),
                 "student": _rounded(torch.stack(jumps, 1)),
             }
             write_atomic(path, json.dumps(found, separators=(",", ":")) + "\n")

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from harness.api import Batch, Objective, StudentLike, Teacher, register_objective
+from harness.api import (
+    Batch,
+    Objective,
+    StudentLike,
+    Teacher,
+    TeacherSpec,
+    register_objective,
+)
 from harness.objectives.distances import Distance, DistanceParams, SolverName
 
 if TYPE_CHECKING:
@@ -22,8 +29,6 @@ class ConsistencyDistillation(Objective):
     commands. Where u is sigma_min the target is x_u itself and costs no network pass.
     """
 
-    ends = "sigma_min"
-
     class Params(DistanceParams):
         """`nodes`: levels of the Karras grid; `steps`: teacher steps between t and u.
 
@@ -36,9 +41,17 @@ class ConsistencyDistillation(Objective):
         steps: int = Field(default=1, ge=1)
         solver: SolverName = "heun"
 
+    samplers = ("stochastic",)
+
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self.distance = Distance(self.params)
+
+    def trained_times(self, spec: TeacherSpec) -> Tensor:
+        """See `Objective.trained_times`."""
+        from harness.core.schedule import karras
+
+        return karras(self.params.nodes, spec.sigma_min, spec.sigma_max, self.params.rho)
 
     def terms(
         self, student: StudentLike, target: StudentLike, teacher: Teacher, batch: Batch
@@ -52,14 +65,13 @@ class ConsistencyDistillation(Objective):
         import torch
 
         from harness.core.random import integers, normal
-        from harness.core.schedule import karras
         from harness.core.solver import SOLVERS, per_sample
         from harness.core.transfer import sent
         from harness.objectives.jumps import jump_rows
 
         p = self.params
         x0, device = batch.x0, batch.x0.device
-        grid = karras(p.nodes, teacher.spec.sigma_min, teacher.spec.sigma_max, p.rho)
+        grid = self.trained_times(teacher.spec)
         steps = min(p.steps, p.nodes - 1)
         i = integers(batch.seed, "time", batch.step, batch.host_slots, 0, p.nodes - 1 - steps)
         times = sent(grid[i + torch.arange(steps + 1)[:, None]], device)  # [steps + 1, B]

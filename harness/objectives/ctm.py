@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.api import Batch, Objective, StudentLike, Teacher, register_objective
+from harness.api import (
+    Batch,
+    Objective,
+    StudentLike,
+    Teacher,
+    TeacherSpec,
+    register_objective,
+)
 from harness.objectives.distances import Distance, DistanceParams, SolverName
 
 if TYPE_CHECKING:
@@ -52,6 +59,12 @@ class ConsistencyTrajectory(Objective):
         self.adaptive = self.params.adaptive
         self.distance = Distance(self.params)
 
+    def trained_times(self, spec: TeacherSpec) -> Tensor:
+        """See `Objective.trained_times`."""
+        from harness.core.schedule import karras
+
+        return karras(self.params.nodes, spec.sigma_min, spec.sigma_max, self.params.rho)
+
     def terms(
         self, student: StudentLike, target: StudentLike, teacher: Teacher, batch: Batch
     ) -> Mapping[str, Callable[[], Tensor]]:
@@ -93,14 +106,13 @@ class ConsistencyTrajectory(Objective):
         import torch
 
         from harness.core.random import integers, normal
-        from harness.core.schedule import karras
         from harness.core.solver import SOLVERS, per_sample
         from harness.core.transfer import sent
         from harness.objectives.jumps import jump_rows
 
         p, x0, labels = self.params, batch.x0, batch.labels
         last = p.nodes - 1
-        grid = karras(p.nodes, teacher.spec.sigma_min, teacher.spec.sigma_max, p.rho)
+        grid = self.trained_times(teacher.spec)
         h = self.draw_steps(batch.seed, batch.step)
         slots, device = batch.host_slots, x0.device  # row counts are known on the host
         i = integers(batch.seed, "time", batch.step, slots, 0, last - h)

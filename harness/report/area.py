@@ -18,8 +18,8 @@ from itertools import pairwise
 
 import pandas as pd
 
-from harness.report.frame import PROBLEM, settled
-from harness.report.speed import CURVE, Curve, paired, strategies, twins_of, whole_curves
+from harness.report.reach import Curve
+from harness.report.speed import CURVE, Comparison
 from harness.report.statistics import confidence, difference, interval, lower_median
 
 AREA_COLUMNS = [
@@ -55,38 +55,25 @@ def area(baseline: Curve, mine: Curve, lower_is_better: bool = True) -> float:
     return whole / (heights[-1][0] - heights[0][0])
 
 
-def area_table(
-    rows: pd.DataFrame, cells: pd.DataFrame, baseline: str, marks: dict[tuple[str, str], str]
-) -> pd.DataFrame:
+def area_table(compared: list[Comparison]) -> pd.DataFrame:
     """One row per (problem, protocol, NFE, strategy): median over the pairs of seeds, interval."""
     records = []
-    rows = settled(rows, cells)
-    known = strategies(cells)
-    for key, group in rows.groupby(CURVE, sort=True):
-        problem = dict(zip(CURVE, key, strict=True))
-        curves = whole_curves(group)
-        if baseline not in curves:
-            continue
-        lower = bool(group["lower_is_better"].iloc[0])
-        twins = twins_of(marks, str(problem["teacher"]))
-        for precond, planned in known[tuple(str(problem[axis]) for axis in PROBLEM)].items():
-            pairs = paired(curves, baseline, precond, twins)
-            areas = [area(base, mine, lower) for base, mine in pairs.values()]
+    for found in compared:
+        for precond in found.planned:
+            pairs = found.pairs(precond)
+            areas = [area(base, mine, found.lower_is_better) for base, mine in pairs.values()]
             defined = bool(areas) and not any(math.isnan(value) for value in areas)
             low, high = interval(areas) if defined else (math.nan, math.nan)
             records.append(
-                problem
+                found.of(precond)
                 | {
-                    "precond": precond,
-                    "same_as": twins.get(precond, ""),
                     "seeds": len(areas),
-                    "seeds_planned": len(planned.hardware),
                     "area": lower_median(areas) if defined else math.nan,
                     "area_low": low,
                     "area_high": high,
                     "confidence": confidence(len(areas)),
-                    "images_first": group["images"].min(),
-                    "images_last": group["images"].max(),
+                    "images_first": found.images[0],
+                    "images_last": found.images[1],
                 }
             )
     return pd.DataFrame(records, columns=AREA_COLUMNS)

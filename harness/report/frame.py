@@ -14,10 +14,11 @@ import pandas as pd
 from harness.errors import ArtifactError
 from harness.report.merge import FoundRun, Stores, read_runs
 from harness.store.records import Measure, RunSpec, State
+from harness.store.tables import read_wanted
 
 #: what makes two numbers comparable; a table never mixes two of these
 PROBLEM = ["teacher", "objective", "dataset", "setting"]
-PROTOCOL = ["metric", "extractor", "n", "reference_n"]
+PROTOCOL = ["sampler", "ema", "eval_seed", "metric", "extractor", "n", "reference_n"]
 COLUMNS = [
     "run_id",
     "precond",
@@ -59,18 +60,20 @@ def load_rows(
     `load_matrix`) says of the grid, `runs` what `read_runs` found, where it was called before.
     """
     runs = read_runs(stores, matrix) if runs is None else runs
-    wanted = {Measure(**measure) for measure in matrix["wanted"]}
+    wanted = _wanted_of_cells(matrix)
     labels = label_cells(matrix)
     records = [
         {
-            **labels[run_id],
             **vars(row),
+            **labels[run_id],
             "run_id": run_id,
             "extractor": row.extractor_id or row.extractor,
+            "ema": "" if row.ema is None else str(row.ema),
+            "eval_seed": row.seed,
         }
         for run_id, run in runs.items()
         for row in run.rows
-        if row.measure in wanted
+        if row.measure in wanted[run_id]
     ]
     frame = pd.DataFrame(records, columns=COLUMNS)
     _check_direction(frame)
@@ -85,13 +88,14 @@ def load_cells(
     `hardware` is empty where it is unknown or not one: such seconds are compared with nothing.
     """
     runs = read_runs(stores, matrix) if runs is None else runs
-    wanted = {Measure(**measure) for measure in matrix["wanted"]}
+    wanted = _wanted_of_cells(matrix)
     labels = label_cells(matrix)
     records = []
     for run_id, run in runs.items():
-        have = len({row.measure for row in run.rows if row.measure in wanted})
+        owed = wanted[run_id]
+        have = len({row.measure for row in run.rows if row.measure in owed})
         state = str(run.status["state"])
-        if state == State.DONE and have < len(wanted):
+        if state == State.DONE and have < len(owed):
             state = str(State.PARTIAL)
         machines = {origin.get("hardware", "") for origin in run.origins}
         costs = run.origins[0].get("costs", {}) if run.origins else {}
@@ -102,7 +106,7 @@ def load_cells(
                 "state": state,
                 "reason": run.status.get("reason", ""),
                 "have": have,
-                "wanted": len(wanted),
+                "wanted": len(owed),
                 "hardware": machines.pop() if len(machines) == 1 else "",
                 "commit": _joined(origin.get("commit") for origin in run.origins),
                 "date": _joined(origin.get("date") for origin in run.origins),
@@ -112,6 +116,11 @@ def load_cells(
             }
         )
     return pd.DataFrame(records, columns=CELL_COLUMNS)
+
+
+def _wanted_of_cells(matrix: dict[str, Any]) -> dict[str, set[Measure]]:
+    by_objective = read_wanted(matrix)
+    return {cell["run_id"]: by_objective[cell["objective"]["name"]] for cell in matrix["cells"]}
 
 
 def settled(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
@@ -146,10 +155,6 @@ def label_cells(matrix: dict[str, Any]) -> dict[str, dict[str, Any]]:
     none does.
     """
     specs = {cell["run_id"]: RunSpec.from_json(cell) for cell in matrix["cells"]}
-    seeds = {
-        cell["run_id"]: cell.get("evaluation_seed", matrix["request"]["evaluation_seed"])
-        for cell in matrix["cells"]
-    }
     names = _names(specs.values())
     labels: dict[str, dict[str, Any]] = {
         run_id: {axis: names[_identity(axis, spec)] for axis in AXES} | {"seed": spec.seed}
@@ -158,7 +163,7 @@ def label_cells(matrix: dict[str, Any]) -> dict[str, dict[str, Any]]:
     settings: dict[tuple[str, ...], dict[str, dict[str, str]]] = defaultdict(dict)
     for run_id, spec in specs.items():
         problem = tuple(labels[run_id][axis] for axis in AXES[1:])
-        settings[problem][run_id] = _flat(spec, seeds[run_id])
+        settings[problem][run_id] = _flat(spec)
     for flats in settings.values():
         keys = sorted({key for flat in flats.values() for key in flat})
         differing = [key for key in keys if len({f.get(key) for f in flats.values()}) > 1]
@@ -195,14 +200,9 @@ def _identity(axis: str, spec: RunSpec) -> str:
     return json.dumps([axis, plugin, spec.digests.get(axis)], sort_keys=True)
 
 
-def _flat(spec: RunSpec, evaluation_seed: int) -> dict[str, str]:
+def _flat(spec: RunSpec) -> dict[str, str]:
     """Everything that decides a cell's numbers and is none of its axes, as dotted keys."""
-    sections = {
-        "train": spec.train,
-        "student": spec.student,
-        "backbone": spec.backbone or {},
-        "evaluate": {"seed": evaluation_seed},
-    }
+    sections = {"train": spec.train, "student": spec.student, "backbone": spec.backbone or {}}
     return {
         f"{section}.{key}": json.dumps(value, sort_keys=True)
         for section, values in sections.items()

@@ -114,7 +114,7 @@ def _at_last(
                     "nfe": nfe,
                     "precond": precond,
                     "same_as": twins.get(precond, ""),
-                    **_spread(list(mine.values()), lower),
+                    **spread(list(mine.values()), lower),
                     "seeds": len(mine),
                     "seeds_planned": len(states),
                     "diverged": sum(cost == math.inf for cost in mine.values()),
@@ -158,7 +158,7 @@ def _combined(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _spread(costs: list[float], lower: bool) -> dict[str, float]:
+def spread(costs: list[float], lower: bool) -> dict[str, float]:
     """Median and range in the metric's own sign; a diverged seed is inf (or -inf) there."""
     if not costs:
         return dict.fromkeys(("median", "low", "high"), math.nan)

@@ -20,7 +20,7 @@ from harness.report.coefficients import read_coefficients
 from harness.store.files import read_json
 from harness.store.records import EvalRow, Measure, RunSpec, State
 from harness.store.store import ResultStore, Run
-from harness.store.tables import grids, load_matrix
+from harness.store.tables import grids, load_matrix, read_wanted
 
 Stores = ResultStore | Sequence[ResultStore]
 #: what must agree for two rows to be one number: the measure, and its whole protocol
@@ -144,12 +144,11 @@ def read_grid(stores: Stores, grid: str) -> tuple[dict[str, Any], list[str]]:
         known = {name for store in found for name in grids(store)}
         where = ", ".join(str(store.root) for store in found)
         raise ConfigError(f"{where} has no grid {grid!r}{nearest(grid, known)}")
-    merged: dict[str, Any] = {"wanted": [], "cells": [], "skips": []}
+    merged: dict[str, Any] = {"wanted": [], "cells": [], "skips": [], "trained": {}}
     notes = []
     for store in having:
         matrix = load_matrix(store, grid)
         try:
-            seed = matrix["request"]["evaluation_seed"]
             report = {key: matrix["grid"]["report"][key] for key in ("baseline", "targets")}
             if "grid" not in merged:
                 merged |= {"grid": matrix["grid"], "request": matrix["request"]}
@@ -159,14 +158,13 @@ def read_grid(stores: Stores, grid: str) -> tuple[dict[str, Any], list[str]]:
                     f"{grid}: the report section of {store.root} differs from that of"
                     f" {having[0].root}, which counts"
                 )
-            cells = [{**cell, "evaluation_seed": seed} for cell in matrix["cells"]]
-            for cell in cells:
+            for cell in matrix["cells"]:
                 RunSpec.from_json(cell)
-            for measure in matrix["wanted"]:
-                Measure(**measure)
-            _extend(merged["cells"], cells, lambda cell: cell["run_id"])
+            read_wanted(matrix)
+            _extend(merged["cells"], matrix["cells"], lambda cell: cell["run_id"])
             _extend(merged["wanted"], matrix["wanted"], _text)
             _extend(merged["skips"], matrix["skips"], _text)
+            merged["trained"] |= matrix.get("trained", {})
         except (KeyError, TypeError) as error:
             path = store.root / "tables" / grid / "matrix.json"
             raise ArtifactError(
@@ -202,7 +200,7 @@ def _key(row: EvalRow) -> Key:
 
 def _name(row: EvalRow) -> str:
     extractor = row.extractor_id or row.extractor
-    return f"{row.metric} ({extractor}, n={row.n}) at step {row.step}, NFE {row.nfe}"
+    return f"{row.metric} ({extractor}, n={row.n}) at step {row.step}, NFE {row.nfe}, {row.sampler}"
 
 
 def _equal(a: float, b: float) -> bool:

@@ -10,7 +10,24 @@ import pandas as pd
 from tabulate import tabulate
 
 from harness.report.frame import PROBLEM, PROTOCOL
-from harness.report.speed import LAST
+from harness.report.profile import NEAR
+from harness.report.speed import CURVE, LAST
+from harness.report.words import (
+    OVERALL,
+    RANK,
+    area_cell,
+    bounds,
+    chance,
+    end_cell,
+    images_cell,
+    lead_cell,
+    leads,
+    level,
+    named_cell,
+    speed_cell,
+    trained_for,
+    worth,
+)
 
 #: extension -> tabulate's name of the style
 STYLES = {"txt": "simple", "md": "github", "tex": "latex_booktabs"}
@@ -24,6 +41,7 @@ def render(
     write: dict[str, Callable[[], Iterable[str]]] = {
         "leaderboard": lambda: _leaderboard(frame, extension),
         "speed": lambda: _speed(frame, baseline, extension),
+        "profile": lambda: _profile(frame, baseline, extension),
         "area": lambda: _area(frame, baseline, extension),
         "coverage": lambda: _coverage(frame, notes, extension),
     }
@@ -43,12 +61,8 @@ def _leaderboard(board: pd.DataFrame, extension: str) -> Iterable[str]:
         ordered = group.sort_values(["nfe", "mean_rank"], na_position="last")
         last = _overall(ordered) if group["nfe"].nunique() > 1 else {}
         yield _pivot(title, ordered, _board_cell, extension, last | _fewest(ordered))
-    yield _plain(
-        "Median over seeds [lowest, highest] (rank). A rank is one more than the number of"
-        " strategies that are better beyond the noise between seeds; = is a tie."
-        " Overall: order of the mean rank over NFEs.",
-        extension,
-    )
+    words = ("Median over seeds [lowest, highest] (rank).", RANK, OVERALL, chance(board))
+    yield _plain(" ".join(filter(None, words)), extension)
 
 
 def _speed(speed: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
@@ -58,18 +72,70 @@ def _speed(speed: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
         return
     for key, group in speed.groupby([*GROUP, "target"], sort=False):
         goal = f"{baseline}'s last value" if key[-1] == LAST else key[-1]
-        title = _title("Training speed", key[:-1], f"to reach {goal}")
+        title = _title("Training speed", key[:-1], f"to reach {goal}; {trained_for(group)}")
         cost = group.groupby("precond")["calibration_seconds"].max()
         told = {str(name): f"{s:.1f} s" if s else "none" for name, s in cost.items()}
         last = {"calibration": told}
         yield _pivot(title, group, speed_cell, extension, last)
     yield _plain(
         f"Speed-up = images {baseline} needs / images the strategy needs, paired by seed:"
-        f" median [bootstrap interval]{_worth(speed)}."
-        "\n< upper bound: never reached within the budgets; > lower bound: reached before the first"
-        " evaluation, or never by the baseline; ? neither is known.",
+        f" median [bootstrap interval]{worth(speed)}.\n{bounds(baseline)}",
         extension,
     )
+
+
+def _profile(profile: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
+    """Speed-up at some of the levels, one table per NFE; the csv has all of them."""
+    if profile.empty:
+        yield _plain(f"No speed-ups by quality: no seed of {baseline!r} is complete.", extension)
+        return
+    shown = profile[profile["level"].isin(LEVELS)]
+    told = shown.drop(columns=CURVE).to_dict("records")
+    rows = dict(zip(shown.index, told, strict=True))
+    for key, group in shown.groupby([*GROUP, "nfe"], sort=False):
+        better = "lower" if group["lower_is_better"].all() else "higher"
+        more = f"NFE {key[-1]}; {trained_for(group)}; {better} is better"
+        title = _title("Speed-up by quality", key[:-1], more)
+        table = _by_level([rows[index] for index in group.index], baseline)
+        yield _table(title, table, extension)
+    yield _plain(
+        "Levels of quality, from easy to hard. 1/4, 1/2, 3/4, best: so far on the way (in log) from"
+        f" {baseline}'s first value to the best that any strategy reaches, medians over seeds."
+        f" {baseline}'s last: what {baseline} of that seed ends with; 10 %: that much worse than"
+        " its best."
+        f"\nSpeed-up = images {baseline} needs / images the strategy needs until its curve first"
+        f" reaches the level, paired by seed: median [bootstrap interval]{worth(profile)}."
+        f" The row of {baseline} has its images. {bounds(baseline)}"
+        f"\n{leads(baseline)} End: quality at the end of training, median over seeds [bootstrap"
+        " interval].",
+        extension,
+    )
+
+
+#: levels in the text table, by their name in profile.csv; {} is the baseline
+LEVELS = {"1/4": "1/4", "1/2": "1/2", "3/4": "3/4", "1": "best", LAST: "{}'s last", NEAR: "10 %"}
+
+
+def _by_level(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, str]]:
+    """Strategies down, levels across, then the lead and the quality at the end of training."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["precond"], {})[row["level"]] = row
+    values = {name: row["target_value"] for name, row in found[baseline].items()}
+    lower = rows[0]["lower_is_better"]
+    levels = sorted(
+        (name for name, value in values.items() if not math.isnan(value)),
+        key=lambda name: -values[name] if lower else values[name],
+    )
+    heads = {name: f"{level(values[name])} ({LEVELS[name].format(baseline)})" for name in levels}
+    table = []
+    for precond, mine in found.items():
+        row = next(iter(mine.values()))
+        cell = images_cell if precond == baseline else speed_cell
+        cells = {heads[name]: cell(mine[name]) for name in levels}
+        ends = {"leads": lead_cell(row, baseline), "at the end": end_cell(row)}
+        table.append({"precond": named_cell(row), **cells, **ends})
+    return table
 
 
 def _area(areas: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
@@ -83,7 +149,7 @@ def _area(areas: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
         yield _pivot(title, group, area_cell, extension, {})
     yield _plain(
         f"Mean of log({baseline}'s value / the strategy's) over log images, signed so that above 0"
-        f" is better, paired by seed: median [bootstrap interval]{_worth(areas)}.",
+        f" is better, paired by seed: median [bootstrap interval]{worth(areas)}.",
         extension,
     )
 
@@ -121,8 +187,7 @@ def _pivot(
     """Strategies in the group's order down, NFEs across, then the columns of `last`."""
     rows: dict[str, dict[str, str]] = {}
     for row in group.to_dict("records"):
-        name, twin = row["precond"], row["same_as"]
-        mine = rows.setdefault(name, {"precond": f"{name} (= {twin})" if twin else name})
+        mine = rows.setdefault(row["precond"], {"precond": named_cell(row)})
         mine[f"NFE {row['nfe']}"] = cell(row)
     for heading, values in last.items():
         for name, mine in rows.items():
@@ -159,49 +224,6 @@ def _fewest(board: pd.DataFrame) -> dict[str, dict[str, str]]:
     return {"seeds": dict(zip(first["precond"], first["coverage"], strict=True))}
 
 
-def speed_cell(row: dict[str, Any]) -> str:
-    """A speed-up and its interval, where that says more: `1.45 [1.24, 1.60]`, `<1.00`, `?`."""
-    if not row["seeds"]:
-        return "—"
-    value, low, high = row["speedup"], row["speedup_low"], row["speedup_high"]
-    partial = _partial(row)
-    if row["bound"] == "?":
-        return f"?{partial}"
-    number = "from the start" if math.isinf(value) else f"{row['bound']}{value:.2f}"
-    told = {"<": (0.0, value), ">": (value, math.inf), "": (value, value)}[row["bound"]]
-    if math.isnan(low) or (low, high) == told:
-        return number + partial
-    return f"{number} [{low:.2f}, {high:.2f}]{partial}"
-
-
-def area_cell(row: dict[str, Any]) -> str:
-    """An area and its interval: `+0.012 [-0.003, +0.020]`."""
-    if math.isnan(row["area"]):
-        return "—"
-    low, high = row["area_low"], row["area_high"]
-    some = "" if math.isnan(low) or low == high else f" [{_signed(low)}, {_signed(high)}]"
-    return f"{_signed(row['area'])}{some}{_partial(row)}"
-
-
-def _signed(value: float) -> str:
-    text = f"{value:+.3f}"
-    return "0.000" if float(text) == 0 else text
-
-
-def _partial(row: dict[str, Any]) -> str:
-    seeds, planned = row["seeds"], row["seeds_planned"]
-    return "" if seeds == planned else f" ({seeds:.0f} of {planned:.0f} seeds)"
-
-
-def _worth(table: pd.DataFrame) -> str:
-    """What the intervals are worth, per number of seeds in the table."""
-    found = table[["seeds", "confidence"]].dropna().drop_duplicates().sort_values("seeds")
-    told = [
-        f"{level:.0%} with {int(seeds)} seeds" for seeds, level in found.itertuples(index=False)
-    ]
-    return f", which holds the true median with probability {', '.join(told)}" if told else ""
-
-
 def name_problem(named: Mapping[str, Any]) -> str:
     """teacher / objective / dataset, and the training where it differs within the grid."""
     name = f"{named['teacher']} / {named['objective']} / {named['dataset']}"
@@ -209,9 +231,14 @@ def name_problem(named: Mapping[str, Any]) -> str:
 
 
 def name_protocol(named: Mapping[str, Any]) -> str:
-    """How a number was measured: metric, extractor, how many samples."""
+    """How a number was measured: metric, extractor, how many samples, and how these were drawn."""
     against = f" against {named['reference_n']}" if named["reference_n"] != named["n"] else ""
-    return f"{named['metric']}, {named['extractor']}, n={named['n']}{against}"
+    ema = f", EMA {named['ema']}" if named["ema"] else ""
+    seed = f", evaluation seed {named['eval_seed']}" if named["eval_seed"] else ""
+    return (
+        f"{named['metric']}, {named['extractor']}, n={named['n']}{against},"
+        f" sampler {named['sampler']}{ema}{seed}"
+    )
 
 
 def _title(what: str, key: Any, more: str) -> str:

@@ -15,7 +15,8 @@ from harness.report.coefficients import read_coefficients
 from harness.report.frame import PROBLEM
 from harness.report.write import Report
 
-_SAMPLE = re.compile(r"step-(\d+)-nfe(\d+)")
+#: see `sampling_name` in harness/store/records.py
+_SAMPLE = re.compile(r"step-(\d+)-nfe(\d+)(?:-(.+))?")
 
 
 def problems(report: Report) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
@@ -45,21 +46,24 @@ def fingerprints(cells: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def samples(cells: pd.DataFrame, extension: str) -> tuple[str, dict[tuple[str, int], Path]]:
-    """(strategy, NFE) -> samples/step-*-nfe*.extension, of one seed and its last budget.
+    """(strategy, NFE) -> samples/step-*-nfe*.extension, of one seed, its last budget, one sampler.
 
-    The seed is the first one with files; the first value says which seed and step they are of.
+    The seed is the first one with files, the sampler `exact` where it was used; the first value
+    says which they are.
     """
     for seed, group in cells[cells["folder"] != ""].groupby("seed", sort=True):
         found = {
-            (int(match[1]), precond, int(match[2])): path
+            (int(match[1]), match[3] or "", precond, int(match[2])): path
             for precond, folder in group[["precond", "folder"]].itertuples(index=False)
             for path in sorted((Path(folder) / "samples").glob(f"*.{extension}"))
             if (match := _SAMPLE.fullmatch(path.stem))
         }
         if found:
-            last = max(step for step, _, _ in found)
-            chosen = {key[1:]: path for key, path in found.items() if key[0] == last}
-            return f"seed {seed}, step {last}", dict(sorted(chosen.items(), key=lambda i: i[0][1]))
+            last = max(key[0] for key in found)
+            how = min(key[1] for key in found if key[0] == last)
+            chosen = {key[2:]: path for key, path in found.items() if key[:2] == (last, how)}
+            which = f"seed {seed}, step {last}, {how or 'exact'}"
+            return which, dict(sorted(chosen.items(), key=lambda item: item[0][1]))
     return "", {}
 
 

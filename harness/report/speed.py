@@ -4,101 +4,25 @@ For every seed the target is the value the *baseline of that seed* ends with (or
 images(strategy) is where its curve first reaches the target, log-linear between evaluations, and
 the speed-up of that seed is images(baseline) / images(strategy).
 
-What is not known stays unknown. A curve that never reaches its target takes more images than its
-last budget; one that is there at its first evaluation takes at most that budget. Images are
-therefore intervals, [x, x] where the crossing was seen, and so are their ratios; median and
-bootstrap interval (harness/report/statistics.py) are taken of all lower ends and of all upper
-ends. No seed is dropped, and nothing is made up.
+What is not known stays unknown (harness/report/reach.py): a curve that never arrives and one that
+is there from the start give bounds. No seed is dropped, and nothing is made up.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from harness.report.frame import PROBLEM, PROTOCOL, settled
-from harness.report.statistics import confidence, interval, lower_median
+from harness.report.reach import Curve, Known, Reach, summarise
+from harness.report.statistics import confidence, lower_median
 
 CURVE = [*PROBLEM, *PROTOCOL, "nfe"]
 LAST = "baseline's last"
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of a number that is not negative: at least `low`, at most `high`."""
-
-    low: float
-    high: float
-
-    def __truediv__(self, other: Known) -> Known:
-        """What is known of the ratio; nothing over nothing is 1."""
-        return Known(_divide(self.low, other.high), _divide(self.high, other.low))
-
-    def plus(self, more: float) -> Known:
-        """What is known of the sum with a number."""
-        return Known(self.low + more, self.high + more)
-
-
-@dataclass(frozen=True)
-class Reach:
-    """Where a curve reaches its target, in images and in training seconds."""
-
-    images: Known
-    seconds: Known
-
-    @property
-    def censored(self) -> bool:
-        """Whether it never did."""
-        return self.images.high == math.inf
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One cell's quality against training images: costs (smaller is better), images increasing."""
-
-    images: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    costs: list[float] = field(default_factory=list)
-
-    def reach(self, goal: float) -> Reach:
-        """First crossing of a cost, log-linear between evaluations."""
-        k = next((k for k, cost in enumerate(self.costs) if cost <= goal < math.inf), None)
-        if k is None:
-            return Reach(_at_least(self.images[-1]), _at_least(self.seconds[-1]))
-        if k == 0:
-            return Reach(Known(0.0, self.images[0]), Known(0.0, self.seconds[0]))
-        part = _fraction(self.costs[k - 1], self.costs[k], goal)
-        return Reach(
-            *(
-                Known(at, at)
-                for at in (
-                    clock[k - 1] + part * (clock[k] - clock[k - 1])
-                    for clock in (self.images, self.seconds)
-                )
-            )
-        )
-
-
-def summarise(known: Sequence[Known]) -> tuple[float, str, float, float]:
-    """Lower median of what is known, how to read it, and the interval of the median.
-
-    The k-th smallest of the true numbers lies between the k-th smallest lower and the k-th smallest
-    upper end, whatever the true numbers are. The mark is empty where both medians agree, `>` where
-    the value is a lower bound, `<` an upper one, `?` where nothing is known (the value is nan).
-    """
-    lows, highs = [k.low for k in known], [k.high for k in known]
-    low, high = lower_median(lows), lower_median(highs)
-    ends = interval(lows)[0], interval(highs)[1]
-    if low == high:
-        return low, "", *ends
-    if low > 0:
-        return low, ">", *ends
-    return (high, "<", *ends) if high < math.inf else (math.nan, "?", *ends)
 
 
 SPEED_COLUMNS = [
@@ -124,51 +48,104 @@ SPEED_COLUMNS = [
     "calibration_seconds",
     "calibration_evaluations",
     "speedup_seconds_with_calibration",
+    "images_last",
 ]
 
 
-def speed_table(
-    rows: pd.DataFrame,
-    cells: pd.DataFrame,
-    baseline: str,
-    targets: dict[str, list[float]],
-    marks: dict[tuple[str, str], str],
-) -> pd.DataFrame:
+def speed_table(compared: list[Comparison], targets: dict[str, list[float]]) -> pd.DataFrame:
     """One row per (problem, protocol, NFE, target, strategy); columns: docs/tables.md.
 
     Seeds are used only where both the baseline and the strategy were evaluated at every budget, or
     diverged; a strategy without such a seed has a row that says 0 seeds.
     """
     records = []
+    for found in compared:
+        for goal in (None, *targets.get(str(found.named["metric"]), [])):
+            for precond, mine in found.planned.items():
+                pairs = [
+                    pair(seed, *both, both[0].costs[-1] if goal is None else found.sign * goal)
+                    for seed, both in found.pairs(precond).items()
+                ]
+                records.append(
+                    found.of(precond)
+                    | {
+                        "target": LAST if goal is None else str(goal),
+                        "calibration_seconds": mine.calibration_seconds,
+                        "calibration_evaluations": mine.calibration_evaluations,
+                        "images_last": found.images[1],
+                    }
+                    | compare(pairs, found.sign)
+                    | _clock(pairs, mine, found.planned[found.baseline])
+                )
+    return pd.DataFrame(records, columns=SPEED_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All curves of one problem, protocol and NFE at which the baseline has a complete seed.
+
+    `named` has the values of `CURVE`, `planned` the grid's strategies in its order, `curves` those
+    of `whole_curves`, `twins` strategies that equal an earlier one, `images` the first and the
+    last budget.
+    """
+
+    baseline: str
+    named: dict[str, Any]
+    planned: dict[str, Strategy]
+    curves: dict[str, dict[int, Curve]]
+    twins: dict[str, str]
+    lower_is_better: bool
+    images: tuple[int, int]
+
+    @property
+    def sign(self) -> float:
+        """Of a cost in the metric's own direction."""
+        return 1.0 if self.lower_is_better else -1.0
+
+    def of(self, precond: str) -> dict[str, Any]:
+        """The columns that every table has of a strategy."""
+        return self.named | {
+            "precond": precond,
+            "same_as": self.twins.get(precond, ""),
+            "seeds_planned": len(self.planned[precond].hardware),
+        }
+
+    def pairs(self, precond: str) -> dict[int, tuple[Curve, Curve]]:
+        """seed -> curves of the baseline and of the strategy, in the order of the seeds.
+
+        A strategy that is the baseline's function is compared with the baseline's own curve: their
+        runs differ by rounding only, and rounding is neither fast nor slow.
+        """
+        bases, mine = self.curves[self.baseline], self.curves.get(precond, {})
+        seeds = sorted(bases.keys() & mine.keys())
+        names = (self.twins.get(name, name) for name in (precond, self.baseline))
+        same = len(set(names)) == 1
+        return {seed: (bases[seed], bases[seed] if same else mine[seed]) for seed in seeds}
+
+
+def comparisons(
+    rows: pd.DataFrame, cells: pd.DataFrame, baseline: str, marks: dict[tuple[str, str], str]
+) -> list[Comparison]:
+    """What speed, profile and area are made from, in the order of their rows."""
+    found = []
     rows = settled(rows, cells)
     known = strategies(cells)
     for key, group in rows.groupby(CURVE, sort=True):
-        problem = dict(zip(CURVE, key, strict=True))
-        planned = known[tuple(str(problem[axis]) for axis in PROBLEM)]
+        named = dict(zip(CURVE, key, strict=True))
         curves = whole_curves(group)
-        if baseline not in curves:
-            continue
-        sign = 1.0 if group["lower_is_better"].iloc[0] else -1.0
-        twins = twins_of(marks, str(problem["teacher"]))
-        goals: list[str | float] = [LAST, *targets.get(str(problem["metric"]), [])]
-        for target in goals:
-            for precond, mine in planned.items():
-                theirs = paired(curves, baseline, precond, twins)
-                pairs = [_pair(seed, *both, target, sign) for seed, both in theirs.items()]
-                records.append(
-                    problem
-                    | {
-                        "target": str(target),
-                        "precond": precond,
-                        "same_as": twins.get(precond, ""),
-                        "seeds_planned": len(mine.hardware),
-                        "calibration_seconds": mine.calibration_seconds,
-                        "calibration_evaluations": mine.calibration_evaluations,
-                    }
-                    | _compare(pairs, sign)
-                    | _clock(pairs, mine, planned[baseline])
+        if baseline in curves:
+            found.append(
+                Comparison(
+                    baseline,
+                    named,
+                    known[tuple(str(named[axis]) for axis in PROBLEM)],
+                    curves,
+                    twins_of(marks, str(named["teacher"])),
+                    bool(group["lower_is_better"].iloc[0]),
+                    (group["images"].min(), group["images"].max()),
                 )
-    return pd.DataFrame(records, columns=SPEED_COLUMNS)
+            )
+    return found
 
 
 def whole_curves(group: pd.DataFrame) -> dict[str, dict[int, Curve]]:
@@ -215,8 +192,7 @@ def strategies(cells: pd.DataFrame) -> dict[tuple[str, ...], dict[str, Strategy]
     return found
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Baseline and strategy of one seed, and the cost both are to reach."""
 
     seed: int
@@ -231,22 +207,8 @@ def twins_of(marks: dict[tuple[str, str], str], teacher: str) -> dict[str, str]:
     return {precond: twin for (name, precond), twin in marks.items() if name == teacher}
 
 
-def paired(
-    curves: dict[str, dict[int, Curve]], baseline: str, precond: str, twins: dict[str, str]
-) -> dict[int, tuple[Curve, Curve]]:
-    """seed -> curves of the baseline and of the strategy, in the order of the seeds.
-
-    A strategy that is the baseline's function is compared with the baseline's own curve: their
-    runs differ by rounding only, and rounding is neither fast nor slow.
-    """
-    bases, mine = curves[baseline], curves.get(precond, {})
-    seeds = sorted(bases.keys() & mine.keys())
-    same = twins.get(precond, precond) == twins.get(baseline, baseline)
-    return {seed: (bases[seed], bases[seed] if same else mine[seed]) for seed in seeds}
-
-
-def _pair(seed: int, base: Curve, mine: Curve, target: str | float, sign: float) -> Pair:
-    goal = base.costs[-1] if isinstance(target, str) else sign * target
+def pair(seed: int, base: Curve, mine: Curve, goal: float) -> Pair:
+    """Where both reach the cost `goal`, and their ratio: 1 for a curve and itself."""
     there = base.reach(goal)
     if base is mine:
         return Pair(seed, there, there, Known(1.0, 1.0), goal)
@@ -254,7 +216,7 @@ def _pair(seed: int, base: Curve, mine: Curve, target: str | float, sign: float)
     return Pair(seed, there, reached, there.images / reached.images, goal)
 
 
-def _compare(pairs: list[Pair], sign: float) -> dict[str, Any]:
+def compare(pairs: list[Pair], sign: float) -> dict[str, Any]:
     """Images to the target and the speed-up in images, over seeds."""
     if not pairs:
         return {"seeds": 0, "censored": 0, "bound": "", "images_bound": ""}
@@ -296,22 +258,3 @@ def _seconds(pair: Pair, calibration: float) -> Known:
     if pair.base is pair.mine and not calibration:
         return Known(1.0, 1.0)
     return pair.base.seconds / pair.mine.seconds.plus(calibration)
-
-
-def _at_least(last: float) -> Known:
-    return Known(0.0 if math.isnan(last) else last, math.inf)
-
-
-def _divide(a: float, b: float) -> float:
-    if b == math.inf:
-        return 0.0
-    return a / b if b > 0 else 1.0 if a == 0 else math.inf
-
-
-def _fraction(before: float, after: float, goal: float) -> float:
-    """How far between two evaluations the goal lies: log-linear, linear where a value is <= 0."""
-    if before == math.inf:
-        return 1.0
-    if min(before, after, goal) > 0:
-        before, after, goal = math.log(before), math.log(after), math.log(goal)
-    return (before - goal) / (before - after) if before != after else 1.0

@@ -1,4 +1,4 @@
-"""From folders to tables: tables/<grid>/{leaderboard,speed,area,coverage}.{csv,md,tex,txt}."""
+"""From folders to tables: tables/<grid>/{leaderboard,speed,...}.{csv,md,tex,txt}."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 
 import pandas as pd
 
+from harness.core.sampler import Sampler
 from harness.errors import ConfigError, nearest
 from harness.report.area import area_table
 from harness.report.coefficients import same_coefficients
 from harness.report.frame import load_cells, load_rows
 from harness.report.leaderboard import coverage, leaderboard
 from harness.report.merge import UNREADABLE, Conflict, FoundRun, Stores, read_grid, read_runs
+from harness.report.profile import profile_table
 from harness.report.render import STYLES, render
-from harness.report.speed import speed_table
+from harness.report.speed import comparisons, speed_table
 from harness.store.files import tidy, write_atomic, write_changed
 from harness.store.lease import held
 from harness.store.records import State
@@ -38,6 +40,7 @@ class Report:
     baseline: str
     leaderboard: pd.DataFrame
     speed: pd.DataFrame
+    profile: pd.DataFrame
     coverage: pd.DataFrame
     area: pd.DataFrame
     rows: pd.DataFrame
@@ -110,18 +113,24 @@ def build_report(
         for metric in [*settings["targets"], *asked]
     }
     marks = same_coefficients(cells, runs)
+    compared = comparisons(rows, cells, baseline, marks)
     conflicts = [conflict for run in runs.values() for conflict in run.conflicts]
     return Report(
         grid=grid,
         baseline=baseline,
         leaderboard=leaderboard(rows, cells, marks),
-        speed=speed_table(rows, cells, baseline, goals, marks),
+        speed=speed_table(compared, goals),
+        profile=profile_table(compared),
         coverage=coverage(cells, matrix["skips"]),
-        area=area_table(rows, cells, baseline, marks),
+        area=area_table(compared),
         rows=rows,
         cells=cells,
         conflicts=pd.DataFrame(conflicts, columns=list(Conflict.__dataclass_fields__)),
-        notes=(*notes, *_notes(runs, rows, cells, baseline, settings)),
+        notes=(
+            *notes,
+            *_notes(runs, rows, cells, baseline, settings),
+            *_untrained(rows, matrix),
+        ),
         matrix=matrix,
     )
 
@@ -194,3 +203,25 @@ def _told(conflicts: Sequence[Conflict]) -> str:
         f" {first.other_value} in {first.other_folder} (not used){more};"
         " `report --out DIR` lists all in conflicts.csv"
     )
+
+
+def _untrained(rows: pd.DataFrame, matrix: dict[str, Any]) -> list[str]:
+    """Samplers that ask students for jumps which their objective never trains.
+
+    One step is the same jump for every sampler.
+    """
+    objectives = {cell["run_id"]: cell["objective"]["name"] for cell in matrix["cells"]}
+    drawn = rows[rows["nfe"] > 1][["run_id", "sampler", "nfe"]].drop_duplicates()
+    steps: dict[tuple[str, str], set[int]] = {}
+    for run_id, sampler, nfe in drawn.itertuples(index=False):
+        name = objectives[run_id]
+        if Sampler.read(sampler).kind not in matrix["trained"].get(
+            name, [Sampler.read(sampler).kind]
+        ):
+            steps.setdefault((name, sampler), set()).add(nfe)
+    return [
+        f"sampler {sampler} at NFE {', '.join(map(str, sorted(nfes)))} asks students of objective"
+        f" {name} for jumps that it never trains (it trains those of"
+        f" {' and '.join(matrix['trained'][name])})"
+        for (name, sampler), nfes in steps.items()
+    ]

@@ -39,7 +39,7 @@ class Outcome:
 def owing(
     store: ResultStore,
     specs: Sequence[RunSpec],
-    wanted: Sequence[Measure],
+    request: Request,
     rerun: frozenset[State],
     outcome: Outcome,
 ) -> list[Run]:
@@ -48,7 +48,7 @@ def owing(
     for spec in specs:
         run = store.open(spec)
         try:
-            if not run.missing(wanted):
+            if not run.missing(wanted(request, spec)):
                 outcome.done.append(run.run_id)
                 continue
             status = run.status()
@@ -102,7 +102,6 @@ class Scheduler:
         self.progress = progress
         self.rerun = rerun
         self.node = node
-        self.wanted = wanted(request)
         self.working: list[Working] = []
         self.elsewhere: list[tuple[Run, SoftFileLease]] = []
         self.outcome = Outcome()
@@ -112,7 +111,7 @@ class Scheduler:
 
     def run(self) -> Outcome:
         """Run everything that is missing; returns when nothing is left to do here or elsewhere."""
-        queue = deque(owing(self.store, self.specs, self.wanted, self.rerun, self.outcome))
+        queue = deque(owing(self.store, self.specs, self.request, self.rerun, self.outcome))
         try:
             while queue or self.working or self.elsewhere:
                 while queue and self._free:
@@ -135,7 +134,7 @@ class Scheduler:
 
     def missing(self, run: Run) -> list[Measure]:
         """The numbers a run still owes this matrix."""
-        return run.missing(self.wanted)
+        return run.missing(wanted(self.request, run.spec))
 
     def _take(self, run: Run, lease: SoftFileLease) -> None:
         """Start a run, or put it aside if another runner has it."""

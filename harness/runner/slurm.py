@@ -72,7 +72,6 @@ class Slurm:
     waiting: list[Waiting] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.wanted = wanted(self.request)
         self.states: States = {}
         self._asked = 0.0
         self._silent = False
@@ -149,7 +148,7 @@ class Slurm:
 
     def _submit(self, specs: Sequence[RunSpec]) -> None:
         with held(self.store.root / "slurm" / ".lease"):
-            runs = owing(self.store, specs, self.wanted, self.rerun, self.outcome)
+            runs = owing(self.store, specs, self.request, self.rerun, self.outcome)
             known = newest_jobs(self.store.root)
             had = {run.run_id: known[run.run_id] for run in runs if run.run_id in known}
             states = self.ask([job for _, job in had.values()])
@@ -223,7 +222,7 @@ class Slurm:
     def _settled(self, cell: Waiting) -> bool:
         """Whether a cell needs no more waiting: it is done, or nobody works on it any more."""
         run = cell.run
-        if not run.missing(self.wanted):
+        if not run.missing(wanted(self.request, run.spec)):
             self.outcome.done.append(run.run_id)
             self.outcome.fresh.append(run.run_id)
             return True

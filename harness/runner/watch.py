@@ -129,7 +129,7 @@ class Watched:
         self.handle.stop()
 
     def _ended(self, ended: local.Exit) -> bool:
-        if not self.run.missing(wanted(self.run.request)):
+        if not self.run.missing(wanted(self.run.request, self.run.spec)):
             self.run.settle()  # however its processes ended: nothing is left to do
             return True
         verdict = self._ending or self._explain(ended)

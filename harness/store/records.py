@@ -117,10 +117,13 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Measure:
-    """What one number is: at which step, with how many evaluations, measured how, on how many.
+    """What one number is: at which step, sampled how, measured how, on how many samples.
 
-    `extractor` is the name of an extractor, with `#` and the digest of a file of statistics where
-    samples are compared with that instead of the dataset; or `ode256` for a trajectory metric.
+    `metric` is the label of a metric, e.g. `kid(subset_size=500)`. `extractor` is the name of an
+    extractor, with `#` and the digest of a file of statistics where samples are compared with that
+    instead of the dataset; or `ode256` for a trajectory metric. `sampler` is a name of
+    harness/core/sampler.py, `ema` the rate of the average that was sampled from, None for the
+    objective's own (`train.ema`), `seed` the evaluation's. Their defaults are what older rows mean.
     """
 
     step: int
@@ -128,6 +131,17 @@ class Measure:
     metric: str
     extractor: str
     n: int
+    sampler: str = "exact"
+    ema: float | None = None
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data; what is as it was before there was a choice is left out."""
+        return {
+            each.name: value
+            for each in fields(self)
+            if (value := getattr(self, each.name)) != each.default
+        }
 
     @property
     def extractor_name(self) -> str:
@@ -138,6 +152,20 @@ class Measure:
     def reference(self) -> str:
         """Digest of the file of statistics that is compared with; empty for the dataset."""
         return self.extractor.partition("#")[2]
+
+
+def sampling_name(measure: Measure) -> str:
+    """What files with samples of one step and sampling are called, without their ending.
+
+    `step-00001000-nfe2`, and after it whatever is not the default: `-stochastic-ema0.9999-seed1`.
+    """
+    default = {each.name: each.default for each in fields(Measure)}
+    more = [
+        f"-{head}{getattr(measure, name)}"
+        for name, head in (("sampler", ""), ("ema", "ema"), ("seed", "seed"))
+        if getattr(measure, name) != default[name]
+    ]
+    return f"step-{measure.step:08d}-nfe{measure.nfe}{''.join(more)}"
 
 
 @dataclass(frozen=True)
@@ -161,11 +189,14 @@ class EvalRow:
     lower_is_better: bool = True
     std: float | None = None
     extractor_id: str | None = None
+    sampler: str = "exact"
+    ema: float | None = None
+    seed: int = 0
 
     @property
     def measure(self) -> Measure:
         """The key of this row: a later row with the same key replaces it."""
-        return Measure(self.step, self.nfe, self.metric, self.extractor, self.n)
+        return Measure(**{name: getattr(self, name) for name in _MEASURE_FIELDS})
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> EvalRow:
@@ -186,6 +217,7 @@ class EvalRow:
         return cls(**record)
 
 
+_MEASURE_FIELDS = [each.name for each in fields(Measure)]
 _ROW_FIELDS = {each.name for each in fields(EvalRow)}
 _ROW_NEEDS = {each.name for each in fields(EvalRow) if each.default is MISSING}
 
@@ -199,6 +231,10 @@ class Request:
     metrics: list[str]
     extractors: list[str]
     samples: int
+    #: names of samplers; none: the objective's own
+    samplers: list[str] = field(default_factory=list)
+    #: averages to evaluate: None is the objective's own, which is always kept
+    emas: list[float | None] = field(default_factory=lambda: [None])
     evaluation_seed: int = 0
     ode_steps: int = 256
     evaluation_batch: int | None = None
@@ -211,8 +247,19 @@ class Request:
     processes: int = 1
     track: list[str] = field(default_factory=list)
     plugins: list[str] = field(default_factory=list)
+    #: label of a metric -> {name, params}, where it is more than a name
+    metric_plugins: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: extractor -> {file, n, digest}
     references: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def averages(self) -> list[float]:
+        """Rates of the averages that training keeps beside the objective's own."""
+        return [rate for rate in self.emas if rate is not None]
+
+    def metric_plugin(self, label: str) -> dict[str, Any]:
+        """Name and parameters of the metric that rows call so."""
+        return self.metric_plugins.get(label, {"name": label, "params": {}})
 
     @property
     def switches(self) -> dict[str, bool]:

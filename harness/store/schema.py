@@ -2,6 +2,8 @@
 
     1  no number in any file; rows without `std` and `extractor_id`, plugins without `located`
     2  spec.json and matrix.json say "schema": 2; the rest is as in 1
+    3  rows and measures with `sampler`, `ema` and `seed` (absent: exact, None, 0); matrix.json with
+       `objectives` beside numbers that not every cell owes, and `trained`
 
 Fields are only ever added, with a default that says what their absence meant. A line of eval.jsonl
 carries no number (one file may hold lines of several versions): its fields say what it is, and one
@@ -16,7 +18,7 @@ from typing import Any
 from harness.errors import ArtifactError
 from harness.store.files import read_json, write_json
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def write_versioned(path: Path, data: dict[str, Any]) -> None:

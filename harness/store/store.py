@@ -22,6 +22,21 @@ from harness.store.schema import read_versioned, write_versioned
 FOLDERS = ("runs", "artifacts", "tables")
 
 
+def average_name(rate: float) -> str:
+    """Of an average of the weights in a checkpoint."""
+    return f"average-{rate}"
+
+
+def without_average(folder: Path, rates: Iterable[float]) -> str:
+    """Why numbers of an average cannot be had, and what to do."""
+    told = ", ".join(map(str, rates))
+    return (
+        f"run {folder.name} was trained without an EMA of rate {told}, and an average cannot be"
+        f" made afterwards: leave it out of train.eval_ema, or move {folder} away, and the same"
+        " command trains that run again from step 0 and keeps it"
+    )
+
+
 class Run:
     """One run's folder: spec.json, request.json, status.json, eval.jsonl, train.jsonl, ..."""
 
@@ -101,6 +116,28 @@ class Run:
     def log(self, record: dict[str, Any]) -> None:
         """Add one line to train.jsonl."""
         append_line(self.path / "train.jsonl", record)
+
+    def weights(self, step: int, ema: float | None = None) -> Path:
+        """Where the evaluation weights of a budget are kept, of the target or another average."""
+        rate = "" if ema is None else f"-ema{ema}"
+        return self.path / "ema" / f"step-{step:08d}{rate}.safetensors"
+
+    def weighed(self) -> list[int]:
+        """The budgets whose weights are kept."""
+        steps = (path.stem.removeprefix("step-") for path in self.path.glob("ema/step-*"))
+        return sorted(int(step) for step in steps if step.isdigit())
+
+    def without_averages(self, rates: Iterable[float]) -> list[float]:
+        """Those of `rates` that training did not keep, by its newest checkpoint or its weights."""
+        steps, checkpoints = self.weighed(), sorted(self.path.glob("checkpoints/step-*"))
+        lacking = []
+        for rate in rates:
+            places = [self.weights(step, rate) for step in steps]
+            if checkpoints:
+                places = [checkpoints[-1] / f"{average_name(rate)}.safetensors"]
+            if places and not any(path.exists() for path in places):
+                lacking.append(rate)
+        return lacking
 
     def missing(self, wanted: Iterable[Measure]) -> list[Measure]:
         """Those of `wanted` that have no row yet, in order."""

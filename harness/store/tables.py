@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import ArtifactError, ConfigError, nearest
 from harness.home import told_without_home, without_home
 from harness.store.files import read_json, write_json
+from harness.store.records import Measure
 from harness.store.schema import read_versioned, write_versioned
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from harness.store.store import ResultStore
 
 #: names of the tables of a grid, each in several formats beside matrix.json
-TABLES = ("leaderboard", "speed", "area", "coverage")
+TABLES = ("leaderboard", "speed", "profile", "area", "coverage")
 #: what the tables beside it were made from
 MADE_FROM = "sources.json"
 #: what tables are read from in a run's folder
@@ -40,7 +41,8 @@ def save_matrix(store: ResultStore, matrix: Matrix, *, whole: bool = True) -> No
             mode="json", exclude={"results": True, "launch": {"environment", "slurm"}}
         ),
         "request": asdict(matrix.request),
-        "wanted": [asdict(measure) for measure in matrix.wanted()],
+        "wanted": _wanted(matrix),
+        "trained": matrix.trained,
         "cells": [spec.to_json() for spec in matrix.specs],
         "skips": [
             {"cell": skip.cell, "reason": told_without_home(skip.reason)} for skip in matrix.skips
@@ -54,6 +56,33 @@ def save_matrix(store: ResultStore, matrix: Matrix, *, whole: bool = True) -> No
             described[kind] = list(both.values())
     if known != described:
         write_versioned(path, described)
+
+
+def _wanted(matrix: Matrix) -> list[dict[str, Any]]:
+    """Every number that some cell owes, with the `objectives` of these cells unless it is all."""
+    by_objective = {spec.objective.name: spec for spec in matrix.specs}
+    wanting: dict[Measure, list[str]] = {}
+    for name, spec in by_objective.items():
+        for measure in matrix.wanted(spec):
+            wanting.setdefault(measure, []).append(name)
+    return [
+        measure.to_json() | ({} if len(names) == len(by_objective) else {"objectives": names})
+        for measure, names in wanting.items()
+    ]
+
+
+def read_wanted(matrix: dict[str, Any]) -> dict[str, set[Measure]]:
+    """Objective -> the numbers that its cells owe, from what `save_matrix` wrote.
+
+    Raises:
+        TypeError: a newer version wrote it.
+    """
+    found: dict[str, set[Measure]] = {cell["objective"]["name"]: set() for cell in matrix["cells"]}
+    for entry in matrix["wanted"]:
+        measure = Measure(**{key: entry[key] for key in entry if key != "objectives"})
+        for name in entry.get("objectives", found):
+            found.setdefault(name, set()).add(measure)
+    return found
 
 
 def _same_cells(a: dict[str, Any], b: dict[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,7 +24,10 @@ from harness.train.fit import fitted_backbone, make_backbone
 
 @dataclass
 class Cell:
-    """The living objects of a cell. `target` is the EMA of `network`, and what is evaluated."""
+    """The living objects of a cell. `target` is the EMA of `network` that the objective uses.
+
+    It is also what is evaluated, unless other `averages` of the network are kept for that: by rate.
+    """
 
     spec: RunSpec
     teacher: Teacher
@@ -34,6 +37,7 @@ class Cell:
     network: Backbone
     target: Backbone
     costs: dict[str, float]
+    averages: dict[float, Backbone] = field(default_factory=dict)
 
     @property
     def student(self) -> Student:
@@ -44,6 +48,15 @@ class Cell:
     def ema_student(self) -> Student:
         """The EMA network, seen through the same preconditioning."""
         return Student(self.target, self.precond)
+
+    def average(self, ema: float | None) -> Backbone:
+        """The network whose weights are averaged at that rate; the target for None."""
+        return self.target if ema is None else self.averages[ema]
+
+    def restart(self) -> None:
+        """Every average as it is at step 0: the network itself."""
+        for network in (self.target, *self.averages.values()):
+            network.load_state_dict(self.network.state_dict())
 
 
 def build_cell(spec: RunSpec, results: Path, device: torch.device) -> Cell:

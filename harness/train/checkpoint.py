@@ -12,8 +12,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from harness.errors import ArtifactError
+from harness.errors import ArtifactError, ConfigError
 from harness.store.files import write_atomic
+from harness.store.store import average_name, without_average
 
 log = logging.getLogger(__name__)
 KEEP = 2
@@ -45,6 +46,7 @@ class TrainingState:
     network: nn.Module
     target: nn.Module
     optimizer: HasState
+    averages: Mapping[float, nn.Module] = field(default_factory=dict)
     step: int = 0
     seconds: float = 0.0
 
@@ -62,6 +64,7 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
         "network": state.network.state_dict(),
         "target": state.target.state_dict(),
         "optimizer": tensors,
+        **{average_name(rate): each.state_dict() for rate, each in state.averages.items()},
     }.items():
         data = save({key: value.detach().cpu().contiguous() for key, value in content.items()})
         digests[name] = hashlib.sha256(data).hexdigest()
@@ -82,6 +85,9 @@ def load_checkpoint(folder: Path, state: TrainingState, *, at_most: int) -> None
     """Fill `state` from the newest whole checkpoint not past step `at_most`; untouched if none.
 
     A damaged checkpoint is reported in the log and the one before is used.
+
+    Raises:
+        ConfigError: it was written without one of the state's averages.
     """
     for path in sorted(folder.glob("step-*"), reverse=True):
         if int(path.name.removeprefix("step-")) > at_most:
@@ -142,9 +148,14 @@ def _read(path: Path, state: TrainingState) -> Callable[[], None]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ArtifactError(f"checkpoint {path} is damaged ({error})") from None
 
+    if lacking := [rate for rate in state.averages if average_name(rate) not in files]:
+        raise ConfigError(without_average(path.parent.parent, lacking))
+
     def apply() -> None:
         state.network.load_state_dict(files["network"])
         state.target.load_state_dict(files["target"])
+        for rate, network in state.averages.items():
+            network.load_state_dict(files[average_name(rate)])
         _restore_optimizer(state.optimizer, files["optimizer"], meta["optimizer"])
         state.step, state.seconds = int(meta["step"]), float(meta["seconds"])
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -51,12 +51,18 @@ class Trainer:
         train = cell.spec.train
         self.micro = request.micro_batch or train["batch"] // accelerator.num_processes
         optimizer = Optimizer(train["optimizer"], cell.network.parameters(), train["lr"])
-        self.state = TrainingState(cell.network, cell.target, optimizer)
+        for rate in request.averages:
+            cell.averages[rate] = copy.deepcopy(cell.target).eval()
+        self.state = TrainingState(cell.network, cell.target, optimizer, cell.averages)
         self.checkpoints = run.path / "checkpoints"
         self._logs: list[dict[str, torch.Tensor]] = []
 
     def resume(self, at_most: int) -> None:
-        """Continue from the newest whole checkpoint not past `at_most`; from step 0 if none."""
+        """Continue from the newest whole checkpoint not past `at_most`; from step 0 if none.
+
+        Raises:
+            ConfigError: that checkpoint lacks an average which is asked for.
+        """
         load_checkpoint(self.checkpoints, self.state, at_most=at_most)
 
     def train_to(self, budget: int) -> None:
@@ -90,12 +96,9 @@ class Trainer:
         if budget == 0:
             self._save()
         if self.accelerator.is_main_process:
-            save_ema(self.ema_path(budget), cell.target)
+            for rate in (*cell.averages, None):  # the target's last: where it is, all are
+                save_ema(self.run.weights(budget, rate), cell.average(rate))
         self.accelerator.wait_for_everyone()
-
-    def ema_path(self, step: int) -> Path:
-        """Where the evaluation weights of a budget are kept."""
-        return self.run.path / "ema" / f"step-{step:08d}.safetensors"
 
     def _must_stop(self) -> bool:
         """Whether to save and end; processes agree on it now and then, which costs a message."""

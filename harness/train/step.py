@@ -44,9 +44,9 @@ def take_step(
             optimizer.lr = train["lr"] * min(1.0, (step + 1) / train["warmup"])
         optimizer.step(grads)
     with watch("ema"), torch.no_grad():
-        torch._foreach_lerp_(
-            list(cell.target.parameters()), list(cell.network.parameters()), 1 - train["ema"]
-        )
+        parameters = list(cell.network.parameters())
+        for rate, network in ((train["ema"], cell.target), *cell.averages.items()):
+            torch._foreach_lerp_(list(network.parameters()), parameters, 1 - rate)
     return logs
 
 

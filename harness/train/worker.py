@@ -18,13 +18,13 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from harness.config.matrix import wanted
 from harness.config.workshop import own_sources
-from harness.errors import HarnessError
+from harness.errors import ConfigError, HarnessError
 from harness.evaluate.evaluator import Evaluator
 from harness.registry import registry
 from harness.store.files import write_json
 from harness.store.provenance import collect
 from harness.store.records import Measure, Request
-from harness.store.store import Run
+from harness.store.store import Run, without_average
 from harness.train.cell import build_cell
 from harness.train.checkpoint import load_ema
 from harness.train.coefficients import fingerprint
@@ -85,7 +85,13 @@ def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -
     cell = build_cell(run.spec, results, accelerator.device)
     tune(cell, **request.switches)
     evaluator = Evaluator(
-        cell.teacher, cell.dataset, request, accelerator, results, heartbeat=status.beat
+        cell.teacher,
+        cell.dataset,
+        request,
+        accelerator,
+        results,
+        heartbeat=status.beat,
+        trained_times=cell.objective.trained_times(cell.teacher.spec),
     )
     trainer = Trainer(cell, run, request, accelerator, status.beat, status.stopping)
     status.sizes = {
@@ -106,19 +112,26 @@ def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -
     if request.track:
         start_trackers(accelerator, run.spec)
     by_step: dict[int, list[Measure]] = {}
-    for owed in run.missing(wanted(request)):
+    for owed in run.missing(wanted(request, run.spec)):
         by_step.setdefault(owed.step, []).append(owed)
-    have = [step for step in by_step if trainer.ema_path(step).exists()]
+    if lacking := run.without_averages(request.averages):
+        raise ConfigError(without_average(run.path, lacking))
+    have = [
+        step
+        for step, measures in by_step.items()
+        if all(run.weights(step, ema).exists() for ema in {owed.ema for owed in measures})
+    ]
     if accelerator.num_processes > 1:  # one opinion: another machine may see files a minute late
         by_step, have = broadcast_object_list([by_step, have])
     for step in sorted(have):
-        load_ema(trainer.ema_path(step), cell.target)
+        for ema in dict.fromkeys(owed.ema for owed in by_step[step]):
+            load_ema(run.weights(step, ema), cell.average(ema))
         status.enter("evaluating", step)
         measure(cell, evaluator, by_step[step], run, seconds_at(run, step), status)
     to_train = sorted(set(by_step) - set(have))
     if not to_train:
         return
-    cell.target.load_state_dict(cell.network.state_dict())  # step 0 again
+    cell.restart()
     trainer.resume(at_most=to_train[0])
     for step in to_train:
         status.enter("training", trainer.state.step)

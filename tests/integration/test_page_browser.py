@@ -86,6 +86,7 @@ def test_it_opens_and_shows_something_in_light_dark_and_on_a_phone(opened, tmp_p
     }.items():
         page = opened(**options)
         assert page.locator("#curves figure svg").count() == 5
+        assert page.locator("#levels figure svg").count() == 5
         image = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
         assert len(image.getcolors(1 << 24)) > 200, f"{name}: an empty page"
         colours[name] = image.getpixel((2, 2))
@@ -150,7 +151,7 @@ def test_a_teacher_is_chosen_and_only_its_metrics_are_offered(opened, tmp_path):
     page = opened(where)
     page.select_option("#problem", label="two")
     captions = page.locator(".table:visible caption")
-    assert captions.count() == 3
+    assert captions.count() == 4
     assert all(text.startswith("two / ") for text in captions.all_inner_texts())
     offered = page.locator("#protocol option:not([disabled])").all_inner_texts()
     assert offered == ["frechet, raw, n=50"]
@@ -175,5 +176,13 @@ def test_charts_tell_values_to_mouse_and_keys_and_strategies_can_be_hidden(opene
     button.click()
     assert button.get_attribute("aria-pressed") == "false"
     assert page.locator("#curves svg").first.locator("path[stroke='var(--c1)']").count() < lines
+    chart = page.locator("#levels svg").first
+    chart.focus()
+    page.keyboard.press("ArrowLeft")
+    tip = page.locator("#levels .tip:visible")
+    assert "to reach 0.06949: ctm >256,000 images" in tip.inner_text()
+    assert ">1.00" in tip.inner_text()
+    assert "edm" not in tip.inner_text()
+    page.keyboard.press("Escape")
     page.check("input[name=clock][value=seconds]")
     assert "calibration included" in page.locator("#curves svg").first.inner_html()

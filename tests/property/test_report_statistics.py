@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from harness.report.area import area
 from harness.report.leaderboard import ranks
-from harness.report.speed import Curve, Known, summarise
+from harness.report.profile import Levels, lead
+from harness.report.reach import Curve, Known, summarise
 from harness.report.statistics import (
     confidence,
     difference,
@@ -141,6 +142,43 @@ def test_summary_bounds_whatever_the_truth_is(pairs):
     if len(pairs) > 1:
         assert low <= interval(truth)[0]
         assert interval(truth)[1] <= high
+
+
+@given(curve, curve, curve)
+def test_levels_go_from_easy_to_hard_and_are_reached_ever_later(base, mine, other):
+    levels = Levels.of({"base": {0: base}, "mine": {0: mine}, "other": {0: other}}, "base")
+    costs = [levels.cost(part) for part in levels.parts()]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] == min(min(c.costs) for c in (base, mine, other))
+    if len(costs) > 1:
+        assert costs[0] == base.costs[0]
+    for each in (base, mine, other):
+        images = [each.reach(cost).images.high for cost in costs]
+        assert images == sorted(images)
+
+
+@given(st.lists(st.sampled_from(["faster", "slower", "never", "unknown"]), min_size=1))
+def test_a_lead_holds_from_its_start_to_its_end_and_not_beyond(verdicts):
+    last = len(verdicts) - 1
+
+    def judged(place):
+        return verdicts[round(place)]
+
+    found = lead({float(k): verdict for k, verdict in enumerate(verdicts)}, judged)
+    leading = [k for k, verdict in enumerate(verdicts) if verdict == "faster"]
+    if not leading:
+        assert found is None
+        return
+    assert found is not None
+    inside = range(math.ceil(found.start), math.floor(found.end) + 1)
+    assert all(verdicts[k] == "faster" for k in inside)
+    assert inside[-1] == leading[-1]
+    if found.end == last:
+        assert found.then == ""
+    else:
+        assert found.then == verdicts[leading[-1] + 1]
+        assert found.end == pytest.approx(leading[-1] + 0.5, abs=1 / 60)
+    assert inside[0] == 0 or verdicts[inside[0] - 1] != "faster"
 
 
 @given(curve, curve, st.booleans())

@@ -128,7 +128,7 @@ class Matrix:
                 "starts": sum(event["event"] == "started" for event in events),
                 "requeues": len(back),
                 "resumes": sum(log.count("resumed from") for log in logs),
-                "rows lost": sum(len(run.missing(wanted(run.request))) for run in done),
+                "rows lost": sum(len(run.missing(wanted(run.request, run.spec))) for run in done),
                 "rows twice": sum(text.count("\n") for text in lines)
                 - sum(len(run.rows()) for run in runs),
                 "warning to queue, s": f"{back[0] - warned:.1f}" if warned else "",

@@ -13,7 +13,7 @@ from harness.evaluate.features import Features
 from harness.evaluate.moments import frechet
 from harness.evaluate.reference import FORMAT, Reference, is_statistics, load_reference
 from harness.evaluate.sources import open_images
-from harness.store.records import Request
+from harness.store.records import PluginSpec, Request, RunSpec
 
 
 @pytest.fixture
@@ -129,6 +129,10 @@ def statistics_of_the_data(data, n, path):
     return Reference(features.moments, meta | {"source": "published.npz"}).save(path)
 
 
+#: of a cell, all that decides what it owes is its objective
+CELL = RunSpec(*[PluginSpec("ctm", 1)] * 4, seed=0, train={}, backbone=None, digests={})
+
+
 def test_a_grid_compares_with_a_file_of_statistics_in_its_own_column(tmp_path):
     teacher = create("teacher", "gmm")
     file = statistics_of_the_data(teacher.dataset(), 300, tmp_path / "published.npz")
@@ -140,7 +144,7 @@ def test_a_grid_compares_with_a_file_of_statistics_in_its_own_column(tmp_path):
     for request in (plain, named):
         accelerator = Accelerator(cpu=True)
         evaluator = Evaluator(teacher, teacher.dataset(), request, accelerator, tmp_path / "r")
-        for measure, score in evaluator.measure(Shrink(), wanted(request)).items():
+        for measure, score in evaluator.measure(Shrink(), wanted(request, CELL)).items():
             values[measure.metric, evaluator.protocol(measure)] = score.value
     here, there = ("raw", 300), ("raw vs published#ab", 300)
     assert values["frechet", there] == pytest.approx(values["frechet", here], rel=1e-9)

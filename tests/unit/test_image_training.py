@@ -15,9 +15,10 @@ from harness.backbones.inner import EDM
 from harness.backbones.mlp import MLP
 from harness.backbones.song import SongUNet
 from harness.backbones.unet import UNetBackbone
+from harness.core.sampling import Walk
 from harness.core.student import Student
 from harness.evaluate.pictures import save_pictures
-from harness.store.records import Measure, PluginSpec, RunSpec
+from harness.store.records import PluginSpec, RunSpec
 from harness.train.cell import Cell
 from harness.train.step import gradients
 from tests.conftest import ROOT
@@ -128,15 +129,15 @@ def test_pictures_show_the_same_noise(tmp_path):
             assert labels.shape == (64, 10)
             return x * (s / t)[:, None, None, None].float()
 
-    measures = [Measure(step, 2, metric, "raw", 5) for step in (10, 20) for metric in "ab"]
-    save_pictures(tmp_path, Shrink(), spec, measures, 0, "cpu")
+    walk = (Shrink(), Walk.of("exact", 2, spec))
+    save_pictures({tmp_path / "step-1": walk, tmp_path / "step-2": walk}, spec, 0, "cpu")
     found = sorted(tmp_path.iterdir())
-    assert [path.name for path in found] == ["step-00000010-nfe2.png", "step-00000020-nfe2.png"]
+    assert [path.name for path in found] == ["step-1.png", "step-2.png"]
     assert found[0].read_bytes() == found[1].read_bytes()
     with Image.open(found[0]) as image:
         assert (image.size, image.mode) == ((8 * 34 + 2, 8 * 34 + 2), "L")
         assert np.asarray(image)[0, 0] == 255
-    save_pictures(tmp_path / "none", Shrink(), TeacherSpec((2,), 0.5, "x"), measures, 0, "cpu")
+    save_pictures({tmp_path / "none" / "x": walk}, TeacherSpec((2,), 0.5, "x"), 0, "cpu")
     assert not (tmp_path / "none").exists()
 
 
@@ -164,7 +165,8 @@ def test_an_image_grid_runs_and_leaves_pictures(tmp_path, harness):
     assert code == 0, out + err
     (run,) = (tmp_path / "results/runs").iterdir()
     names = [p.name for p in sorted((run / "samples").iterdir())]
-    assert names == ["step-00000001-nfe1.png", "step-00000001-nfe2.png"]
+    stem = "step-00000001-nfe"
+    assert names == [f"{stem}1-stochastic.png", f"{stem}2-stochastic.png"]
     assert json.loads((run / "spec.json").read_text())["backbone"]["name"] == "unet"
 
 

@@ -34,11 +34,17 @@ ALLOWED = {
         "harness.registry",
         "harness.errors",
         "harness.home",
+        "harness.core.sampler",
         "harness.store.records",
     },
     "harness.store": {"harness.store", "harness.errors", "harness.home"},
     "harness.evaluate": {"harness.evaluate", "harness.api", "harness.core", "harness.store"},
-    "harness.report": {"harness.report", "harness.store", "harness.errors"},
+    "harness.report": {
+        "harness.report",
+        "harness.store",
+        "harness.errors",
+        "harness.core.sampler",
+    },
     "harness.bench.forecast": {
         "harness.api",
         "harness.config",

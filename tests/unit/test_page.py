@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import pytest
 
 from harness.report.page.build import render_page, write_page
+from harness.report.plots.draw import write_plots
 from harness.report.write import build_report
 from tests.synthetic_results import spec, write_results
 from tests.unit.test_imports import run_without_torch
@@ -121,6 +122,16 @@ def test_nothing_one_cell_and_all_diverged_are_pages_that_say_so(tmp_path):
     assert "diverged" in told.words
     data = json.loads(told.scripts[0])
     assert data["curves"][0]["lines"][0]["median"] == ["Infinity"] * 4
+    assert data["levels"] == []
+    assert len(write_plots(build_report(lost, "synthetic"), tmp_path)) == 2 * 4
+
+
+def test_sentences_under_tables_say_what_intervals_and_ranks_are_worth(tmp_path):
+    store = write_results(tmp_path, cells("ctm", "mine", seeds=range(3)))
+    told = " ".join(" ".join(page(store, tmp_path).words).split())
+    assert told.count("holds the true median with probability 75% with 3 seeds") == 3
+    assert "ranked apart by chance: 25% with 3 seeds" in told
+    assert "<2 means at most 2: training ended before the strategy got there" in told
 
 
 def test_a_page_of_several_folders_says_where_and_names_conflicts(tmp_path, harness):

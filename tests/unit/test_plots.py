@@ -11,6 +11,7 @@ from PIL import Image
 
 from harness.report.curves import curve_points
 from harness.report.plots.draw import explained, gap_maps, looks_of, measured, write_plots
+from harness.report.plots.profile import speed_profile
 from harness.report.plots.speed import speed_bars
 from harness.report.plots.style import looks
 from harness.report.write import build_report
@@ -65,7 +66,8 @@ def test_seconds_of_two_machines_are_not_drawn_together(tmp_path):
     report = build_report(store, "synthetic")
     assert curve_points(report.rows, report.cells)["seconds"].isna().all()
     names = {path.name for path in write_plots(report, tmp_path / "plots")}
-    assert names == {f"{what}--frechet.{e}" for what in ("quality-images", "speed") for e in KINDS}
+    kinds = ("quality-images", "speed", "profile")
+    assert names == {f"{what}--frechet.{e}" for what in kinds for e in KINDS}
 
 
 KINDS = ("svg", "png")
@@ -88,15 +90,34 @@ def test_a_censored_speed_up_is_open_hatched_and_has_an_arrow(tmp_path):
     assert "never got there: at most" in plot.alt
 
 
+def test_bounds_of_the_profile_are_triangles_and_a_lead_that_ends_is_marked(tmp_path):
+    def value(each, step, nfe, metric):
+        ahead = {"ctm": [9, 5, 3, 1], "mine": [8, 4, 3.5, 2.5], "edm": [99, 60, 50, 40]}
+        return ahead[each.precond.name][[100, 200, 400, 800].index(step)]
+
+    report = build_report(write_results(tmp_path, cells(), value=value), "synthetic")
+    plot = speed_profile(report.profile, looks_of(report), "", "profile")
+    axis = plot.figure.axes[0]
+    markers = [line.get_marker() for line in axis.lines]
+    assert markers.count("v") > 13  # edm, everywhere, and mine where only ctm gets
+    assert markers.count("^") == 0
+    low, high = axis.get_xlim()
+    assert low > 9 > 1 > high  # from easy to hard
+    to = report.profile.query("precond == 'mine' and nfe == 1")["lead_to"].iloc[0]
+    strokes = [line for line in axis.lines if list(line.get_ydata()) == [0, 0.07]]
+    assert [line.get_xdata()[0] for line in strokes] == [to]
+    assert f"mine leads at NFE 1 from 8.97 to {to:.3g}, then slower" in plot.alt
+
+
 @pytest.mark.parametrize(("grid", "shown"), [("quickstart", "trajectories"), ("digits", "samples")])
 def test_what_is_published_has_every_kind_of_figure(grid, shown, tmp_path):
     report = build_report(ResultStore(ROOT / "results" / grid), grid)
-    for frame in (report.rows, report.speed):
+    for frame in (report.rows, report.speed, report.profile):
         kept = (frame["metric"] == "frechet") & (frame["nfe"] == 2)
         frame.drop(frame.index[~kept], inplace=True)
     look = looks_of(report)
     assert {plot.name for plot in measured(report, look)} == {
-        f"{what}--frechet" for what in ("quality-images", "quality-seconds", "speed")
+        f"{what}--frechet" for what in ("quality-images", "quality-seconds", "speed", "profile")
     }
     plots = {plot.name: plot for _, plot in explained(report, look)}
     assert set(plots) == {"coefficients", "slices", "calibration", shown}

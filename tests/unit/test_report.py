@@ -8,7 +8,8 @@ import pytest
 from harness.report.area import area_table
 from harness.report.frame import CELL_COLUMNS, COLUMNS
 from harness.report.leaderboard import coverage, leaderboard
-from harness.report.speed import Curve, Known, speed_table
+from harness.report.reach import Curve, Known
+from harness.report.speed import comparisons, speed_table
 
 STEPS = [100, 200, 400, 800]
 
@@ -30,6 +31,7 @@ def rows(values, nfe=2, lower=True, metric="frechet"):
             "nfe": nfe,
             "metric": metric,
             "extractor": "raw",
+            **{"sampler": "exact", "ema": "", "eval_seed": 0},
             "n": 50,
             "reference_n": 50,
             "value": value,
@@ -59,6 +61,11 @@ def cells(frame, **more):
         "calibration_evaluations": 0.0,
     }
     return base.assign(**{**defaults, **more})[CELL_COLUMNS]
+
+
+def compared(frame, info=None, marks=None):
+    """With ctm, for the tables that are made from it."""
+    return comparisons(frame, cells(frame) if info is None else info, "ctm", marks or {})
 
 
 def curve(costs):
@@ -103,7 +110,7 @@ def test_speed_up_is_paired_by_seed_and_censored_honestly():
             ("new", 2): [8.0, 4.0, 2.0, 0.6],  # never reaches 0.5: at most once
         }
     )
-    table = speed_table(frame, cells(frame), "ctm", {"frechet": [4.0]}, {})
+    table = speed_table(compared(frame), {"frechet": [4.0]})
     new = table[(table["precond"] == "new") & (table["target"] == "baseline's last")].iloc[0]
     assert new["speedup"] == pytest.approx(2)
     assert (new["speedup_low"], new["speedup_high"]) == (0, pytest.approx(4))
@@ -119,11 +126,11 @@ def test_speed_up_is_paired_by_seed_and_censored_honestly():
 
 def test_one_seed_has_no_interval_and_early_crossings_are_bounds():
     frame = rows({("ctm", 0): [8.0, 4.0, 2.0, 1.0], ("new", 0): [0.9, 0.8, 0.7, 0.6]})
-    new = speed_table(frame, cells(frame), "ctm", {}, {}).set_index("precond").loc["new"]
+    new = speed_table(compared(frame), {}).set_index("precond").loc["new"]
     assert (new["bound"], new["speedup"]) == (">", 8.0)
     assert math.isnan(new["speedup_low"])
     assert math.isnan(new["confidence"])
-    twin = speed_table(frame, cells(frame), "ctm", {}, {("gmm", "new"): "ctm"})
+    twin = speed_table(compared(frame, marks={("gmm", "new"): "ctm"}), {})
     assert twin.set_index("precond").loc["new", "speedup"] == 1  # rounding is no speed-up
 
 
@@ -142,43 +149,43 @@ def test_a_diverged_seed_is_the_worst_and_never_vanishes():
     assert board.loc["new", "median"] == math.inf
     assert board.loc["new", "coverage"] == "1 of 2 (1 diverged)"
     assert (board.loc["new", "seeds"], board.loc["new", "diverged"]) == (2, 1)
-    new = speed_table(frame, info, "ctm", {}, {}).set_index("precond").loc["new"]
+    new = speed_table(compared(frame, info), {}).set_index("precond").loc["new"]
     assert (new["seeds"], new["censored"]) == (2, 1)
     assert (new["bound"], new["speedup"]) == ("<", 1.0)  # the lower median of 2 and [0, 1]
     assert new["speedup_high"] == pytest.approx(2)
-    areas = area_table(frame, info, "ctm", {}).set_index("precond")
+    areas = area_table(compared(frame, info)).set_index("precond")
     assert areas.loc["new", "area"] == -math.inf
     # where a diverged baseline ends up, nobody can be faster or slower
     info.loc[info["run_id"] == "ctm-0", "state"] = "diverged"
     frame = frame.drop(frame[(frame["run_id"] == "ctm-0") & (frame["step"] > 200)].index)
-    new = speed_table(frame, info, "ctm", {}, {}).set_index("precond").loc["new"]
+    new = speed_table(compared(frame, info), {}).set_index("precond").loc["new"]
     assert (new["seeds"], new["speedup_low"], new["speedup_high"]) == (2, 0, math.inf)
 
 
 def test_area_is_the_mean_log_ratio_over_log_images():
     frame = rows({("ctm", 0): [8.0, 4.0, 2.0, 1.0], ("new", 0): [4.0, 2.0, 1.0, 0.5]})
-    areas = area_table(frame, cells(frame), "ctm", {}).set_index("precond")["area"]
+    areas = area_table(compared(frame)).set_index("precond")["area"]
     assert (areas["ctm"], areas["new"]) == (0, pytest.approx(math.log(2)))
     frame["lower_is_better"] = False
-    areas = area_table(frame, cells(frame), "ctm", {}).set_index("precond")["area"]
+    areas = area_table(compared(frame)).set_index("precond")["area"]
     assert areas["new"] == pytest.approx(-math.log(2))
     frame.loc[frame["precond"] == "new", "value"] -= 1  # a value that has no logarithm
-    areas = area_table(frame, cells(frame), "ctm", {}).set_index("precond")["area"]
+    areas = area_table(compared(frame)).set_index("precond")["area"]
     assert math.isnan(areas["new"])
 
 
 def test_a_budget_of_no_training_is_exact_and_off_the_log_axis():
     frame = rows({("ctm", 0): [8.0, 4.0, 2.0, 1.0], ("new", 0): [0.5, 2.0, 1.0, 0.5]})
     frame.loc[frame["step"] == 100, ["images", "seconds"]] = 0
-    new = speed_table(frame, cells(frame), "ctm", {}, {}).set_index("precond").loc["new"]
+    new = speed_table(compared(frame), {}).set_index("precond").loc["new"]
     assert (new["bound"], new["speedup"], new["images"]) == ("", math.inf, 0)
-    areas = area_table(frame, cells(frame), "ctm", {}).set_index("precond")["area"]
+    areas = area_table(compared(frame)).set_index("precond")["area"]
     assert areas["new"] == pytest.approx(math.log(2))
 
 
 def test_median_of_censored_speed_ups_is_marked_as_a_bound():
     frame = rows({("ctm", 0): [8.0, 4.0, 2.0, 1.0], ("slow", 0): [9.0, 9.0, 9.0, 9.0]})
-    slow = speed_table(frame, cells(frame), "ctm", {}, {}).set_index("precond").loc["slow"]
+    slow = speed_table(compared(frame), {}).set_index("precond").loc["slow"]
     assert (slow["bound"], slow["speedup"]) == ("<", 1.0)
 
 
@@ -186,11 +193,11 @@ def test_seconds_include_calibration_and_need_one_hardware():
     frame = rows({("ctm", 0): [8.0, 4.0, 2.0, 1.0], ("new", 0): [4.0, 2.0, 1.0, 0.5]})
     info = cells(frame)
     info.loc[info["precond"] == "new", "calibration_seconds"] = 4.0
-    new = speed_table(frame, info, "ctm", {}, {}).set_index("precond").loc["new"]
+    new = speed_table(compared(frame, info), {}).set_index("precond").loc["new"]
     assert new["speedup_seconds"] == pytest.approx(2)
     assert new["speedup_seconds_with_calibration"] == pytest.approx(8 / (4 + 4))
     info.loc[info["precond"] == "new", "hardware"] = "gpu"
-    new = speed_table(frame, info, "ctm", {}, {}).set_index("precond").loc["new"]
+    new = speed_table(compared(frame, info), {}).set_index("precond").loc["new"]
     assert math.isnan(new["speedup_seconds"])
 
 
@@ -208,7 +215,7 @@ def test_partial_seeds_are_shown_without_rank_and_left_out_of_speed():
     half = rows({("ctm", 0): [4, 3, 2, 1.0], ("new", 0): [4, 3]})
     info = cells(half)
     info.loc[info["precond"] == "new", "state"] = "interrupted"
-    new = speed_table(half, info, "ctm", {}, {}).set_index("precond").loc["new"]
+    new = speed_table(compared(half, info), {}).set_index("precond").loc["new"]
     assert new["seeds"] == 0
     assert math.isnan(new["speedup"])
     new = leaderboard(half, info, {}).set_index("precond").loc["new"]

@@ -147,8 +147,10 @@ def test_two_protocols_or_settings_never_share_a_table(tmp_path):
     assert together.text("leaderboard").count("Leaderboard:") == 2
     assert "(train.lr=0.01)" in together.text("leaderboard")
     other = write_results(tmp_path / "c", [spec("ctm", 5), spec("new", 5)], evaluation_seed=1)
-    assert set(report(a, other).leaderboard["setting"]) == {"evaluate.seed=0", "evaluate.seed=1"}
-    assert set(report(a).leaderboard["setting"]) == {""}
+    both = report(a, other)
+    assert set(both.leaderboard["eval_seed"]) == {0, 1}
+    assert both.text("leaderboard").count("evaluation seed 1") == 1
+    assert set(both.leaderboard["setting"]) == {""}
 
 
 @pytest.mark.parametrize("name", ["schema-1-first", "schema-1-last"])
@@ -175,9 +177,9 @@ def test_a_newer_version_is_refused_with_a_reason(tmp_path):
     store = write_results(tmp_path, PAIR)
     path = tmp_path / "tables" / "synthetic" / "matrix.json"
     data = json.loads(path.read_text())
-    assert data["schema"] == 2
-    path.write_text(json.dumps(data | {"schema": 3}))
-    with pytest.raises(ArtifactError, match="has schema 3, and this precondbench reads up to 2"):
+    assert data["schema"] == 3
+    path.write_text(json.dumps(data | {"schema": 4}))
+    with pytest.raises(ArtifactError, match="has schema 4, and this precondbench reads up to 3"):
         read_grid(store, "synthetic")
     del data["cells"][0]["train"]
     path.write_text(json.dumps(data))
@@ -343,7 +345,7 @@ def test_report_writes_where_it_is_told(tmp_path, harness):
     b = write_results(tmp_path / "b", PAIR, value=shifted)
     harness("report", a.root)
     written = {path.name for path in (a.root / "tables" / "synthetic").iterdir()}
-    names = ("leaderboard", "speed", "area", "coverage")
+    names = ("leaderboard", "speed", "profile", "area", "coverage")
     assert written == {"matrix.json", "sources.json"} | {
         f"{name}.{extension}" for name in names for extension in ("csv", "md", "tex", "txt")
     }
@@ -366,7 +368,7 @@ def test_latex_is_a_float_with_escaped_names(tmp_path, harness):
     assert out.count(r"\begin{table}") == out.count(r"\end{table}") == 1
     assert out.count(r"\begin{tabular}") == 1
     assert r"a\_b(rate=50\%)" in out
-    assert r"\caption{Leaderboard: gmm / ctm / teacher; frechet, raw, n=50;" in out
+    assert r"\caption{Leaderboard: gmm / ctm / teacher; frechet, raw, n=50, sampler exact;" in out
 
 
 def test_a_report_over_200_cells_takes_seconds_and_no_torch(tmp_path):
@@ -383,6 +385,7 @@ def test_a_report_over_200_cells_takes_seconds_and_no_torch(tmp_path):
     assert time.process_time() - started < 8  # 1.3 on one slow core
     assert len(found.rows) == 200 * 150
     assert len(found.speed) == len(found.area) == 40 * 5 * 3
+    assert len(found.profile) == 40 * 5 * 3 * (13 + 2)
     shutil.rmtree(tmp_path / "runs")
     done = run_without_torch("report", tmp_path)
     assert done.returncode == 2

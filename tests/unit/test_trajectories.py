@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from harness.api import create_precond, create_teacher
+from harness.core.sampling import Walk
 from harness.core.solver import solve
 from harness.evaluate.trajectories import save_trajectories
-from harness.store.records import Measure
 from harness.store.store import Run
 from harness.train.coefficients import fingerprint
 from harness.train.measure import seconds_at
@@ -25,15 +25,17 @@ class Exact:
         return solve(self.teacher.denoise, x, torch.stack([t[0], s[0]]), 256).float()
 
 
-def measures(*nfe):
-    return [Measure(100, n, "alignment", "ode256", 50) for n in nfe]
+def save(folder, teacher, *steps):
+    student = Exact(teacher)
+    walks = {folder / f"{n}": (student, Walk.of("exact", n, teacher.spec)) for n in steps}
+    save_trajectories(walks, teacher, 0, "cpu")
 
 
 def test_an_exact_student_ends_where_its_teacher_does(tmp_path):
     teacher = create_teacher("gmm")
-    save_trajectories(tmp_path, Exact(teacher), teacher, measures(1, 2, 5), 0, "cpu")
+    save(tmp_path, teacher, 1, 2, 5)
     for nfe in (1, 2, 5):
-        found = json.loads((tmp_path / f"step-00000100-nfe{nfe}.json").read_text())
+        found = json.loads((tmp_path / f"{nfe}.json").read_text())
         truth, jumps = np.array(found["teacher"]), np.array(found["student"])
         assert truth.shape == (12, len(found["levels"]), 2)
         assert jumps.shape == (12, nfe + 1, 2)
@@ -47,12 +49,11 @@ def test_an_exact_student_ends_where_its_teacher_does(tmp_path):
 
 def test_trajectories_are_of_the_plane_alone_and_written_once(tmp_path):
     line = create_teacher("gmm", preset="random", dim=3)
-    save_trajectories(tmp_path / "line", Exact(line), line, measures(1), 0, "cpu")
+    save(tmp_path / "line", line, 1)
     assert not (tmp_path / "line").exists()
-    path = tmp_path / "step-00000100-nfe1.json"
+    path = tmp_path / "1.json"
     path.write_text("{}")
-    teacher = create_teacher("gmm")
-    save_trajectories(tmp_path, Exact(teacher), teacher, measures(1), 0, "cpu")
+    save(tmp_path, create_teacher("gmm"), 1)
     assert path.read_text() == "{}"
 
 

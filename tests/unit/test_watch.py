@@ -93,8 +93,8 @@ def store(tmp_path, monkeypatch):
 
 
 def spec(seed=0):
-    plugin = PluginSpec("x", 1)
-    return RunSpec(plugin, plugin, plugin, plugin, seed, {"batch": 12}, None, {})
+    plugin, objective = PluginSpec("x", 1), PluginSpec("ctm", 1)
+    return RunSpec(plugin, plugin, objective, plugin, seed, {"batch": 12}, None, {})
 
 
 def prepared(store, *script, seed=0):

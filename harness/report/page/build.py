@@ -21,6 +21,7 @@ from harness.report.write import Report
 from harness.store.files import write_atomic
 
 HERE = files("harness.report.page")
+SCRIPTS = ("charts.js", "levels.js", "page.js")
 
 
 def write_page(report: Report, path: Path) -> Path:
@@ -42,7 +43,7 @@ def render_page(report: Report, folder: Path) -> str:
     environment.filters["breakable"] = _breakable
     return environment.get_template("page.html").render(
         style=Markup(_read("page.css")),
-        script=Markup(_read("charts.js") + _read("page.js")),
+        script=Markup("".join(map(_read, SCRIPTS))),
         pictures=pictures(report, looks),
         **view(report, looks, folder),
     )

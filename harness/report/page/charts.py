@@ -10,15 +10,16 @@ import pandas as pd
 from harness.report.curves import curve_points
 from harness.report.page.places import GROUP, Places, groups, records
 from harness.report.plots.style import COLOURS, Look
-from harness.report.render import speed_cell
+from harness.report.profile import NEAR
 from harness.report.speed import LAST
+from harness.report.words import images_cell, lead_cell, speed_cell
 from harness.report.write import Report
 
 Chart = dict[str, Any]
 
 
 def charts(report: Report, places: Places, looks: dict[str, Look]) -> dict[str, list[Chart]]:
-    """`looks` of the strategies, `curves` and `speeds`; these name strategies by place in looks."""
+    """`looks` of the strategies; `curves`, `speeds`, `levels` name them by their place in it."""
     order = {name: number for number, name in enumerate(looks)}
     points = curve_points(report.rows, report.cells)
     return {
@@ -30,6 +31,11 @@ def charts(report: Report, places: Places, looks: dict[str, Look]) -> dict[str, 
         "speeds": [
             _bars(named, group, places, order)
             for named, group in groups(report.speed, [*GROUP, "target", "nfe"])
+        ],
+        "levels": [
+            _levels(named, group, places, order)
+            for named, group in groups(report.profile, [*GROUP, "nfe"])
+            if not group["level"].isin((LAST, NEAR)).all()  # all diverged: there is no quality
         ],
     }
 
@@ -85,6 +91,42 @@ def _bars(
         "nfe": int(named["nfe"]),
         "target": "last" if named["target"] == LAST else named["target"],
         "bars": [bars[number] for number in sorted(bars)],
+    }
+
+
+def _levels(
+    named: dict[str, Any], profile: pd.DataFrame, places: Places, order: dict[str, int]
+) -> Chart:
+    """Speed-ups of every strategy at one NFE, level by level; the baseline's are its images."""
+    common = records(profile[~profile["level"].isin((LAST, NEAR))])
+    mine: dict[int, list[dict[str, Any]]] = {}
+    for row in common:
+        mine.setdefault(order[row["precond"]], []).append(row)
+    base = mine.pop(0)  # the baseline has the first look
+    last = profile[profile["level"] == LAST].iloc[0]
+    return {
+        "problem": places.problem(named),
+        "protocol": places.protocol(named),
+        "nfe": int(named["nfe"]),
+        "metric": named["metric"],
+        "lower": bool(last["lower_is_better"]),
+        "levels": [_number(row["target_value"]) for row in base],
+        "images": [images_cell(row) for row in base],
+        "last": _number(last["target_value"]),
+        "lines": [
+            {
+                "look": number,
+                "value": [_number(row["speedup"]) for row in rows],
+                "low": [_number(row["speedup_low"]) for row in rows],
+                "high": [_number(row["speedup_high"]) for row in rows],
+                "bound": [row["bound"] for row in rows],
+                "told": [speed_cell(row) for row in rows],
+                "to": _number(rows[0]["lead_to"]),
+                "then": rows[0]["lead_then"],
+                "leads": lead_cell(rows[0], base[0]["precond"]),
+            }
+            for number, rows in sorted(mine.items())
+        ],
     }
 
 

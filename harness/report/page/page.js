@@ -46,7 +46,7 @@
   function draw() {
     const { problem, protocol, nfe, clock } = chosen();
     const fits = (chart) => chart.problem == problem && chart.protocol == protocol && (!nfe || chart.nfe == nfe);
-    const curves = data.curves.filter(fits), bars = data.speeds.filter(fits);
+    const curves = data.curves.filter(fits), bars = data.speeds.filter(fits), levels = data.levels.filter(fits);
     const fill = (box, charts, one) => {
       box.replaceChildren();
       box.classList.toggle("single", charts.length === 1);
@@ -54,6 +54,7 @@
     };
     fill(byId("curves"), curves, (box, chart) => drawCurves(box, chart, data.looks, hidden, clock, say));
     fill(byId("bars"), bars, (box, chart) => drawBars(box, chart, data.looks, hidden, say));
+    if (levels.length) fill(byId("levels"), levels, (box, chart) => drawLevels(box, chart, data.looks, hidden, say));
   }
 
   // a metric that the chosen teacher has no number of is not offered

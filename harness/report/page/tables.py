@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from harness.report.page.places import GROUP, Places, groups, records
-from harness.report.render import area_cell, name_problem, name_protocol, speed_cell
+from harness.report.render import name_problem, name_protocol
 from harness.report.speed import LAST
+from harness.report.words import area_cell, end_cell, lead_cell, speed_cell, trained_for
 from harness.report.write import Report
 
 
@@ -63,7 +64,25 @@ def speeds(report: Report, places: Places) -> Iterator[Pivot]:
         for precond, seconds in group.groupby("precond")["calibration_seconds"].max().items():
             cost = f"{seconds:.1f} s" if seconds else "none"
             rows[str(precond)]["calibration"] = Cell(cost, "", seconds)
-        yield _pivot("speed", places, named, f"; to reach {goal}", "", ["calibration"], rows)
+        note = trained_for(group)
+        yield _pivot("speed", places, named, f"; to reach {goal}", note, ["calibration"], rows)
+
+
+def leads(report: Report, places: Places) -> Iterator[Pivot]:
+    """Where every strategy leads, what follows, how it ends; one table per problem and protocol."""
+    for named, group in groups(report.profile, GROUP):
+        first = group.drop_duplicates(["precond", "nfe"])
+        rows = _rows(first, partial(_lead_cell, baseline=report.baseline))
+        yield _pivot("lead", places, named, "", trained_for(group), [], rows)
+
+
+def _lead_cell(row: dict[str, Any], baseline: str) -> Cell:
+    """Sorted by how far the lead goes."""
+    stretch, _, then = lead_cell(row, baseline).partition(", ")
+    end = f"end {end_cell(row)}" if not math.isnan(row["end"]) else ""
+    further = row["lead_to"] if row["lower_is_better"] else -row["lead_to"]
+    detail = "\n".join(filter(None, (then, end)))
+    return Cell(stretch, detail, "" if math.isnan(further) else further)
 
 
 def areas(report: Report, places: Places) -> Iterator[Pivot]:

@@ -11,10 +11,11 @@ from urllib.parse import quote
 
 import yaml
 
+from harness.report import words
 from harness.report.frame import PROBLEM
 from harness.report.page.charts import charts
 from harness.report.page.places import Places, records
-from harness.report.page.tables import areas, boards, speeds
+from harness.report.page.tables import areas, boards, leads, speeds
 from harness.report.plots.style import COLOURS, Look
 from harness.report.render import name_problem, name_protocol
 from harness.report.write import Report
@@ -36,7 +37,9 @@ def view(report: Report, looks: dict[str, Look], folder: Path) -> dict[str, Any]
         "nfes": sorted(int(nfe) for nfe in report.leaderboard["nfe"].unique()),
         "boards": list(boards(report, places)),
         "speeds": list(speeds(report, places)),
+        "leads": list(leads(report, places)),
         "areas": list(areas(report, places)),
+        "words": _words(report),
         "looks": {name: number for number, name in enumerate(looks)},
         "titles": {name: look.legend for name, look in looks.items()},
         "data": charts(report, places, looks),
@@ -45,6 +48,20 @@ def view(report: Report, looks: dict[str, Look], folder: Path) -> dict[str, Any]
         "runs": list(_runs(report, folder)),
         "origins": _origins(report),
         "yaml": yaml.safe_dump(report.matrix["grid"], sort_keys=False, allow_unicode=True),
+    }
+
+
+def _words(report: Report) -> dict[str, str]:
+    """The sentences that the text tables have under them."""
+    return {
+        "rank": " ".join(
+            filter(None, (words.RANK, words.OVERALL, words.chance(report.leaderboard)))
+        ),
+        "bounds": words.bounds(report.baseline),
+        "leads": words.leads(report.baseline),
+        "speed": words.worth(report.speed),
+        "profile": words.worth(report.profile),
+        "area": words.worth(report.area),
     }
 
 

@@ -18,6 +18,7 @@ from harness.report.plots.coefficients import (
     coefficient_slices,
 )
 from harness.report.plots.heatmap import heat_maps
+from harness.report.plots.profile import speed_profile
 from harness.report.plots.quality import quality
 from harness.report.plots.samples import sample_sheets, trajectories
 from harness.report.plots.speed import speed_bars
@@ -31,6 +32,7 @@ from harness.report.sources import (
     twins,
 )
 from harness.report.speed import LAST
+from harness.report.words import trained_for
 from harness.report.write import Report
 from harness.store.files import read_json
 
@@ -54,7 +56,7 @@ def write_plots(report: Report, folder: Path) -> list[Path]:
 
 
 def measured(report: Report, look: dict[str, Look]) -> Iterator[Plot]:
-    """What came out: quality against images and seconds, speed-ups; by problem and protocol."""
+    """What came out: quality along training, speed-ups; by problem and protocol."""
     protocol = [*PROBLEM, *PROTOCOL]
     for key, points in curve_points(report.rows, report.cells).groupby(protocol, sort=False):
         named = dict(zip(protocol, key, strict=True))
@@ -66,9 +68,15 @@ def measured(report: Report, look: dict[str, Look]) -> Iterator[Plot]:
     for key, speed in report.speed.groupby([*protocol, "target"], sort=False):
         named = dict(zip([*protocol, "target"], key, strict=True))
         goal = f"{report.baseline}'s last value" if named["target"] == LAST else named["target"]
-        title = f"{name_problem(named)}\n{name_protocol(named)}; to reach {goal}"
+        reached = f"to reach {goal}; {trained_for(speed)}"
+        title = f"{name_problem(named)}\n{name_protocol(named)}\n{reached}"
         with matplotlib.rc_context(RC):
             yield speed_bars(speed, look, title, f"speed{_slug(named, report)}")
+    for key, profile in report.profile.groupby(protocol, sort=False):
+        named = dict(zip(protocol, key, strict=True))
+        title = f"{name_problem(named)}\n{name_protocol(named)}; {trained_for(profile)}"
+        with matplotlib.rc_context(RC):
+            yield speed_profile(profile, look, title, f"profile{_slug(named, report)}")
 
 
 def explained(

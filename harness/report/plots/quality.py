@@ -8,7 +8,7 @@ from typing import Literal
 import pandas as pd
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from harness.report.plots.style import Look, Plot, log_ticks, panels, plain
+from harness.report.plots.style import Look, Plot, legend_below, log_ticks, panels, plain
 
 LABELS = {
     "images": "training images",
@@ -39,7 +39,8 @@ def quality(
                 axis.plot(curve[clock], curve["median"], label=plain(look.legend), **look.line())
                 band = (curve[clock], curve["low"], curve["high"])
                 axis.fill_between(*band, color=look.colour, alpha=0.15, lw=0)
-        if (finite["low"].dropna() > 0).all():
+        values = shown["low"].dropna()
+        if len(values) and (finite["low"].dropna() > 0).all():
             log_ticks(axis, axis.yaxis)
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -47,19 +48,6 @@ def quality(
         axis.set_xlabel(LABELS[clock])
     better = "lower" if points["lower_is_better"].all() else "higher"
     figure.supylabel(plain(f"{points['metric'].iloc[0]} ({better} is better)"), fontsize=9)
-    known = {
-        label: handle
-        for axis in axes
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    order = [
-        label for label in map(plain, (look.legend for look in looks.values())) if label in known
-    ]
-    figure.legend(
-        [known[label] for label in order],
-        order,
-        loc="outside lower center",
-        ncols=min(4, len(order)),
-    )
+    legend_below(figure, axes, looks)
     alt = f"Quality against {LABELS[clock]}: median over seeds, band from lowest to highest."
     return Plot(name, title, alt, figure)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from harness.report.plots.style import Look, Plot, panels, plain
+from harness.report.plots.style import Look, Plot, panels, plain, times
 
 #: the outer tick, by how far from 1x the axis goes
 TICKS = {1.5: 1.25, 2.0: 1.5, 5.0: 2, 20.0: 4, 100.0: 16, math.inf: 64}
@@ -39,7 +39,7 @@ def speed_bars(speed: pd.DataFrame, looks: dict[str, Look], title: str, name: st
         axis.axvline(1, color="#000000", lw=0.8)
         axis.xaxis.set_major_locator(FixedLocator([1 / tick, 1, tick]))
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _times(value)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: times(value)))
         axis.set_title(f"NFE {nfe}")
         axis.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(names)), [plain(looks[precond].legend) for precond in names])
@@ -81,10 +81,6 @@ def _bar(axis: Any, place: int, row: dict[str, Any], look: Look, reach: float) -
         axis.plot([value, value * away], [place, place], color=look.colour, lw=1.2, **tip)
     elif math.isinf(row["speedup"]):
         axis.text(reach, place, "from the start", va="center", ha="right", fontsize=7)
-
-
-def _times(value: float) -> str:
-    return f"{value:g}×" if value >= 1 else f"1/{1 / value:.3g}×"
 
 
 def _reach(speed: pd.DataFrame) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,27 @@ def panels(
     return figure, list(axes.flat[:count])
 
 
+def legend_below(figure: Figure, axes: Iterable[Any], looks: Mapping[str, Look]) -> None:
+    """One legend for all panels, in the order of the looks, in as many columns as there is room.
+
+    Every further line of it makes the figure taller, not the panels smaller.
+    """
+    known = {
+        label: handle
+        for axis in axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    order = [label for look in looks.values() if (label := plain(look.legend)) in known]
+    if not order:
+        return
+    room = int(15 * figure.get_figwidth() / (8 + max(map(len, order))))
+    columns = max(1, min(4, room, len(order)))
+    lines = math.ceil(len(order) / columns)
+    figure.set_figheight(figure.get_figheight() + 0.18 * (lines - 1))
+    handles = [known[label] for label in order]
+    figure.legend(handles, order, loc="outside lower center", ncols=columns)
+
+
 def log_ticks(axes: Any, axis: Any) -> None:
     """A log scale with plain numbers at 1, 2, 5 where it spans little, at powers of ten where not.
 
@@ -154,3 +175,8 @@ def log_ticks(axes: Any, axis: Any) -> None:
 def plain_numbers() -> FuncFormatter:
     """0.01, 5, 1e6: no mathematical typesetting, which is most of the time a figure takes."""
     return FuncFormatter(lambda value, _: f"{value:g}".replace("e+0", "e").replace("e-0", "e-"))
+
+
+def times(value: float) -> str:
+    """A ratio as it stands on an axis: `2×`, and `1/2×` below one."""
+    return f"{value:g}×" if value >= 1 else f"1/{1 / value:.3g}×"

@@ -1,0 +1,231 @@
+"""Speed-up at every quality: how many times fewer images than the baseline, level by level.
+
+The speed-up to the baseline's last value (harness/report/speed.py) depends on where training was
+cut. Here the same ratio, images(baseline) / images(strategy), paired by seed, is taken at levels of
+quality that all strategies of one problem, protocol and NFE share:
+
+    from   what the baseline has at its first evaluation      (median over seeds)
+    to     the best that any strategy reaches                 (median over seeds of its best)
+
+in `PARTS` equal steps of the metric's logarithm (of the metric itself where a cost is not
+positive). An easier level than the first one would say nothing: the baseline has passed it before
+anybody looked. Whether a curve reaches a level, its first crossing and its bounds are those of
+the speed table, so a curve that ends before a level stays a bound there.
+
+Two more levels belong to every seed's own baseline: its last value, as in the speed table, and
+within 10 % of its best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import pandas as pd
+
+from harness.report.leaderboard import spread
+from harness.report.reach import Curve, summarise
+from harness.report.speed import CURVE, LAST, Comparison, Pair, compare, pair
+from harness.report.statistics import interval, lower_median
+
+#: steps between the first level and the last: there is one level more
+PARTS = 12
+NEAR = "within 10 % of baseline's best"
+
+PROFILE_COLUMNS = [
+    *CURVE,
+    "level",
+    "target_value",
+    "precond",
+    "same_as",
+    "seeds",
+    "seeds_planned",
+    "censored",
+    "images",
+    "images_low",
+    "images_high",
+    "images_bound",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "bound",
+    "confidence",
+    "lead_from",
+    "lead_to",
+    "lead_then",
+    "end",
+    "end_low",
+    "end_high",
+    "images_last",
+    "lower_is_better",
+]
+
+
+def profile_table(compared: list[Comparison]) -> pd.DataFrame:
+    """One row per (problem, protocol, NFE, strategy, level); columns: docs/tables.md."""
+    records = []
+    for found in compared:
+        levels = Levels.of(found.curves, found.baseline)
+        for precond in found.planned:
+            shared = found.of(precond) | {
+                "images_last": found.images[1],
+                "lower_is_better": found.lower_is_better,
+                **_end(found.curves.get(precond, {}), found.lower_is_better),
+            }
+            at_levels = _levels(found.pairs(precond), levels, found.sign)
+            records += [shared | record for record in at_levels]
+    return pd.DataFrame(records, columns=PROFILE_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Costs from the easiest level `first` to the hardest, `best`; `first` is not below `best`."""
+
+    first: float
+    best: float
+
+    @classmethod
+    def of(cls, curves: Mapping[str, Mapping[int, Curve]], baseline: str) -> Levels:
+        """From the baseline's first value that is finite to the best of any strategy.
+
+        Where nobody is better than that first value, or it is infinite, they are one level.
+        """
+        bests = [
+            lower_median([min(curve.costs) for curve in mine.values()]) for mine in curves.values()
+        ]
+        starts = [
+            next((cost for cost in curve.costs if cost < math.inf), math.inf)
+            for curve in curves[baseline].values()
+        ]
+        best, first = min(bests), lower_median(starts)
+        return cls(first if best < first < math.inf else best, best)
+
+    def parts(self) -> list[Fraction]:
+        """Places of the levels on the way from the first, 0, to the best, 1."""
+        if self.best == math.inf:
+            return []
+        return [Fraction(k, PARTS) for k in range(PARTS + 1)] if self.first > self.best else [_END]
+
+    def cost(self, part: float | Fraction) -> float:
+        """The cost at a place between the two, exact at both ends."""
+        if part in (0, 1):
+            return self.best if part == 1 else self.first
+        if self.best > 0:
+            return math.exp(_between(math.log(self.first), math.log(self.best), float(part)))
+        return _between(self.first, self.best, float(part))
+
+
+_END = Fraction(1)
+
+
+def _levels(
+    pairs: Mapping[int, tuple[Curve, Curve]], levels: Levels, sign: float
+) -> Iterator[dict[str, Any]]:
+    """A record for every level; what is known of the lead is the same in all of them."""
+
+    def at(goal: Callable[[Curve], float]) -> list[Pair]:
+        return [pair(seed, base, mine, goal(base)) for seed, (base, mine) in pairs.items()]
+
+    def judged(part: float) -> str:
+        cost = levels.cost(part)
+        return verdict(*summarise([p.speedup for p in at(lambda _: cost)])[:2])
+
+    found = {}
+    for part in levels.parts():
+        cost = levels.cost(part)
+        found[part] = compare(at(lambda _, cost=cost: cost), sign) | {"target_value": sign * cost}
+    verdicts = {
+        float(part): verdict(record["speedup"], record["bound"])
+        for part, record in found.items()
+        if record["seeds"]
+    }
+    stretch = lead(verdicts, judged)
+    told = {
+        "lead_from": sign * levels.cost(stretch.start) if stretch else math.nan,
+        "lead_to": sign * levels.cost(stretch.end) if stretch else math.nan,
+        "lead_then": stretch.then if stretch else "",
+    }
+    for part, record in found.items():
+        yield {"level": str(part)} | record | told
+    yield {"level": LAST} | compare(at(lambda base: base.costs[-1]), sign) | told
+    yield {"level": NEAR} | compare(at(_near_best), sign) | told
+
+
+def _near_best(base: Curve) -> float:
+    """10 % worse than the best cost of a curve, whatever its sign."""
+    best = min(base.costs)
+    return best if best == math.inf else best + 0.1 * abs(best)
+
+
+@dataclass(frozen=True)
+class Lead:
+    """From where to where a strategy is faster, as places between 0 and 1, and what follows.
+
+    `then` is `slower`, `never` (the baseline gets further, the strategy does not), `unknown`, or
+    empty where the lead lasts to the best quality that any strategy reaches.
+    """
+
+    start: float
+    end: float
+    then: str
+
+
+FASTER = "faster"
+
+
+def verdict(speedup: float, bound: str) -> str:
+    """What a median speed-up says: `faster`, `slower` (or as fast), `never` there, `unknown`."""
+    if (speedup > 1 and bound in ("", ">")) or (speedup == 1 and bound == ">"):
+        return FASTER
+    if bound == "<" and speedup <= 1:
+        return "never"
+    return "slower" if bound == "" else "unknown"
+
+
+def lead(verdicts: Mapping[float, str], judged: Callable[[float], str]) -> Lead | None:
+    """The lead that lasts to the hardest quality, None where there is no lead at any level.
+
+    `verdicts` are those at the levels, from the easiest to the hardest; `judged` gives one for any
+    place between, so that the ends of the lead are found by halving, to 1/64 of a step.
+    """
+    parts = list(verdicts)
+    leading = [k for k, part in enumerate(parts) if verdicts[part] == FASTER]
+    if not leading:
+        return None
+    last = start = leading[-1]
+    while start and verdicts[parts[start - 1]] == FASTER:
+        start -= 1
+    begins = parts[start] if start == 0 else _edge(parts[start], parts[start - 1], judged)[0]
+    if last == len(parts) - 1:
+        return Lead(begins, parts[last], "")
+    inside, outside = _edge(parts[last], parts[last + 1], judged)
+    return Lead(begins, inside, judged(outside))
+
+
+def _edge(inside: float, outside: float, judged: Callable[[float], str]) -> tuple[float, float]:
+    """Two near places: the strategy leads at the first one and does not at the second."""
+    for _ in range(6):
+        middle = (inside + outside) / 2
+        if judged(middle) == FASTER:
+            inside = middle
+        else:
+            outside = middle
+    return inside, outside
+
+
+def _end(curves: Mapping[int, Curve], lower: bool) -> dict[str, float]:
+    """Quality at the end of training: median over seeds, as in the leaderboard, and interval."""
+    costs = [curve.costs[-1] for curve in curves.values()]
+    low, high = interval(costs)
+    return {
+        "end": spread(costs, lower)["median"],
+        "end_low": low if lower else -high,
+        "end_high": high if lower else -low,
+    }
+
+
+def _between(a: float, b: float, part: float) -> float:
+    return a + part * (b - a)

@@ -1,0 +1,120 @@
+"""Where a curve reaches a quality, as far as that is known, and the summary over seeds.
+
+A curve that never reaches its target takes more images than its last budget; one that is there at
+its first evaluation takes at most that budget. Images are therefore intervals, [x, x] where the
+crossing was seen, and so are their ratios; median and bootstrap interval
+(harness/report/statistics.py) are taken of all lower ends and of all upper ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from harness.report.statistics import interval, lower_median
+
+
+class Known(NamedTuple):
+    """What is known of a number that is not negative: at least `low`, at most `high`."""
+
+    low: float
+    high: float
+
+    def __truediv__(self, other: Known) -> Known:
+        """What is known of the ratio; nothing over nothing is 1."""
+        return Known(_divide(self.low, other.high), _divide(self.high, other.low))
+
+    def plus(self, more: float) -> Known:
+        """What is known of the sum with a number."""
+        return Known(self.low + more, self.high + more)
+
+
+class Reach(NamedTuple):
+    """Where a curve reaches its target, in images and in training seconds."""
+
+    images: Known
+    seconds: Known
+
+    @property
+    def censored(self) -> bool:
+        """Whether it never did."""
+        return self.images.high == math.inf
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One cell's quality against training images: costs (smaller is better), images increasing."""
+
+    images: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+    _reached: dict[float, Reach] = field(default_factory=dict, repr=False, compare=False)
+
+    def reach(self, goal: float) -> Reach:
+        """First crossing of a cost, log-linear between evaluations.
+
+        Remembered: of the baseline, every strategy asks the same. Nothing may be appended after.
+        """
+        if (known := self._reached.get(goal)) is None:
+            known = self._reached[goal] = self._reach(goal)
+        return known
+
+    def _reach(self, goal: float) -> Reach:
+        k = self._first(goal)
+        if k is None:
+            return Reach(_at_least(self.images[-1]), _at_least(self.seconds[-1]))
+        if k == 0:
+            return Reach(Known(0.0, self.images[0]), Known(0.0, self.seconds[0]))
+        part = _fraction(self.costs[k - 1], self.costs[k], goal)
+        return Reach(_at(self.images, k, part), _at(self.seconds, k, part))
+
+    def _first(self, goal: float) -> int | None:
+        """Number of the first evaluation that is as good as `goal`, which no run is if infinite."""
+        if goal < math.inf:
+            for k, cost in enumerate(self.costs):
+                if cost <= goal:
+                    return k
+        return None
+
+
+def summarise(known: Sequence[Known]) -> tuple[float, str, float, float]:
+    """Lower median of what is known, how to read it, and the interval of the median.
+
+    The k-th smallest of the true numbers lies between the k-th smallest lower and the k-th smallest
+    upper end, whatever the true numbers are. The mark is empty where both medians agree, `>` where
+    the value is a lower bound, `<` an upper one, `?` where nothing is known (the value is nan).
+    """
+    lows, highs = [k.low for k in known], [k.high for k in known]
+    low, high = lower_median(lows), lower_median(highs)
+    ends = interval(lows)[0], interval(highs)[1]
+    if low == high:
+        return low, "", *ends
+    if low > 0:
+        return low, ">", *ends
+    return (high, "<", *ends) if high < math.inf else (math.nan, "?", *ends)
+
+
+def _at(clock: list[float], k: int, part: float) -> Known:
+    at = clock[k - 1] + part * (clock[k] - clock[k - 1])
+    return Known(at, at)
+
+
+def _at_least(last: float) -> Known:
+    return Known(0.0 if math.isnan(last) else last, math.inf)
+
+
+def _divide(a: float, b: float) -> float:
+    if b == math.inf:
+        return 0.0
+    return a / b if b > 0 else 1.0 if a == 0 else math.inf
+
+
+def _fraction(before: float, after: float, goal: float) -> float:
+    """How far between two evaluations the goal lies: log-linear, linear where a value is <= 0."""
+    if before == math.inf:
+        return 1.0
+    if min(before, after, goal) > 0:
+        before, after, goal = math.log(before), math.log(after), math.log(goal)
+    return (before - goal) / (before - after) if before != after else 1.0
