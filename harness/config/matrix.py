@@ -75,8 +75,9 @@ def wanted(request: Request, spec: RunSpec) -> list[Measure]:
         needs = registry.get("metric", request.metric_plugin(metric)["name"]).needs
         names = [f"ode{request.ode_steps}"] if needs == "trajectory" else request.extractors
         for name in names:
+            rounded = "" if needs == "trajectory" or request.rounding == "edm" else "~ctm"
             file = request.references.get(name) if needs == "moments" else None
-            compared.append((metric, f"{name}#{file['digest']}" if file else name))
+            compared.append((metric, f"{name}{rounded}" + (f"#{file['digest']}" if file else "")))
     return [
         Measure(
             *(step, nfe, metric, extractor, request.samples),
@@ -166,6 +167,7 @@ def _cell(
     if reason := _mismatch(teacher, data) or _misfit(grid, len(teacher.spec.shape) == 3):
         return Skip(name, reason)
     make.samplers(grid.evaluate.samplers, plugins, teacher)
+    make.weights(plugins["objective"], grid.train.batch // grid.launch.processes)
     own = type(teacher).is_network
     backbone = None if own else grid.backbone.identity(teacher.spec.shape)
     student = grid.student.identity()
@@ -219,6 +221,7 @@ def _request(
         extractors=list(dict.fromkeys(grid.evaluate.extractors)),
         samples=grid.evaluate.samples,
         evaluation_seed=grid.evaluate.seed,
+        rounding=grid.evaluate.rounding,
         ode_steps=grid.evaluate.ode_steps,
         evaluation_batch=grid.evaluate.batch,
         device=grid.launch.device,
@@ -320,6 +323,8 @@ def _misfit(grid: Grid, images: bool) -> str:
     Raises:
         ConfigError: no metric or extractor has such a name.
     """
+    if grid.evaluate.rounding != "edm" and not images:
+        return "samples that are no images are not rounded: leave out evaluate.rounding"
     metrics = [registry.get("metric", ref.name) for ref in grid.evaluate.metrics]
     extractors = [registry.get("extractor", name) for name in grid.evaluate.extractors]
     reasons = (misfit(*pair, images) for pair in itertools.product(metrics, extractors))

@@ -18,6 +18,7 @@ from pydantic import (
 from harness.config.samplers import sampler_names
 from harness.core.sampler import Sampler
 from harness.errors import ConfigError
+from harness.store.records import Rounding
 
 #: settings of `train` that are no part of a run's identity
 UNTOLD = ("eval_ema", "micro_batch", "checkpoint_every", "log_every", "compile", "channels_last")
@@ -236,6 +237,9 @@ class Evaluate(Section):
     extractors: Annotated[list[str], Field(min_length=1)] = ["raw"]
     references: dict[str, ReferenceFile] = Field(default_factory=dict)
     seed: int = 0
+    rounding: Rounding = Field(
+        default="edm", description="of images to uint8, as EDM's code does it or CTM's"
+    )
     ode_steps: int = Field(
         default=256, ge=16, description="Heun steps of the teacher's own solution"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.api import Dataset, DatasetSpec, Objective, Teacher, create, make_params
+from harness.api.objective import misfit_of_groups
 from harness.config.schema import PluginRef, ReferenceFile
 from harness.core.sampler import Sampler
 from harness.errors import HarnessError
@@ -86,6 +87,13 @@ class Workshop:
                 )
             if reason:
                 self.broken[f"{name} {reason}"] = f"evaluate.samplers: {reason}"
+
+    def weights(self, objective: PluginSpec, share: int) -> None:
+        """Note an objective whose adaptive weight cannot be measured on a process's `share`."""
+        group = objective.params.get("adaptive_batch")
+        if group and share % group:
+            reason = misfit_of_groups(group, share)
+            self.broken[f"{objective.label} {reason}"] = f"objective {objective.name!r}: {reason}"
 
     def dataset(self, spec: PluginSpec | None, teacher: Teacher | None) -> DatasetSpec | str:
         """What the dataset is, or why it cannot be had."""

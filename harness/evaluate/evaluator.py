@@ -22,7 +22,7 @@ from harness.evaluate.images import is_image, quantise
 from harness.evaluate.moments import Moments
 from harness.evaluate.reference import Reference, load_reference
 from harness.store.artifacts import get_or_make
-from harness.store.records import Measure, Request
+from harness.store.records import Measure, Request, Rounding
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +89,11 @@ class Evaluator:
         if self.metrics[measure.metric].needs == "trajectory":
             return None, measure.n
         extractor = self.extractors[measure.extractor_name]
+        rounded = "" if measure.rounding == "edm" else f"~{measure.rounding}"
         if not measure.reference:
-            return extractor.id, self._data_n
+            return f"{extractor.id}{rounded}", self._data_n
         file = self._files[extractor.name]
-        name = f"{extractor.id} vs {Path(file.meta['source']).stem}#{measure.reference}"
+        name = f"{extractor.id}{rounded} vs {Path(file.meta['source']).stem}#{measure.reference}"
         return name, file.moments.n
 
     @property
@@ -132,7 +133,7 @@ class Evaluator:
                 kept.append(samples.cpu())
             finite = finite and bool(samples.isfinite().all())
             for found in features.values() if finite else ():
-                found.add(self._seen(samples))
+                found.add(self._seen(samples, self.request.rounding))
         if not all(self._gather([finite])):
             return {measure: Score(float("nan")) for measure in group}
         whole = {name: found.gather(self._gather) for name, found in features.items()}
@@ -157,11 +158,14 @@ class Evaluator:
         if measure.reference:
             moments = self._files[measure.extractor_name].moments
             return score(metric, found, Features.restored(found.extractor, moments))
-        return score(metric, found, self._reference(measure.extractor, metric.needs))
+        return score(metric, found, self._reference(measure.extractor_name, metric.needs))
 
-    def _seen(self, samples: Tensor) -> Tensor:
-        """Samples as extractors see them: images as uint8, other data as they are."""
-        return quantise(samples) if self._images else samples
+    def _seen(self, samples: Tensor, rounding: Rounding = "edm") -> Tensor:
+        """Samples as extractors see them: images as uint8, other data as they are.
+
+        Data, which come from bytes, are those bytes again whatever the rounding of samples.
+        """
+        return quantise(samples, rounding) if self._images else samples
 
     def _blocks(self, n: int) -> tuple[Tensor, ...]:
         return torch.arange(n).split(self.batch)

@@ -8,7 +8,10 @@ import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal, cast
+
+#: how samples become uint8 images: as EDM does it, or as consistency models and CTM do
+Rounding = Literal["edm", "ctm"]
 
 
 class State(StrEnum):
@@ -120,8 +123,9 @@ class Measure:
     """What one number is: at which step, sampled how, measured how, on how many samples.
 
     `metric` is the label of a metric, e.g. `kid(subset_size=500)`. `extractor` is the name of an
-    extractor, with `#` and the digest of a file of statistics where samples are compared with that
-    instead of the dataset; or `ode256` for a trajectory metric. `sampler` is a name of
+    extractor, with `~ctm` where images are rounded so, and with `#` and the digest of a file of
+    statistics where samples are compared with that instead of the dataset; or `ode256` for a
+    trajectory metric. `sampler` is a name of
     harness/core/sampler.py, `ema` the rate of the average that was sampled from, None for the
     objective's own (`train.ema`), `seed` the evaluation's. Their defaults are what older rows mean.
     """
@@ -146,7 +150,12 @@ class Measure:
     @property
     def extractor_name(self) -> str:
         """The extractor alone."""
-        return self.extractor.partition("#")[0]
+        return self.extractor.partition("#")[0].partition("~")[0]
+
+    @property
+    def rounding(self) -> Rounding:
+        """How images were made for the extractor."""
+        return cast(Rounding, self.extractor.partition("#")[0].partition("~")[2] or "edm")
 
     @property
     def reference(self) -> str:
@@ -236,6 +245,7 @@ class Request:
     #: averages to evaluate: None is the objective's own, which is always kept
     emas: list[float | None] = field(default_factory=lambda: [None])
     evaluation_seed: int = 0
+    rounding: Rounding = "edm"
     ode_steps: int = 256
     evaluation_batch: int | None = None
     device: str = "auto"
