@@ -36,6 +36,11 @@ class StudentSpec:
     format: str
     facts: dict[str, Any]
 
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Kinds of sampler (harness/core/sampler.py) whose jumps it was trained on."""
+        return ("exact", "gamma", "stochastic") if self.ends == "any" else ("stochastic",)
+
 
 class TrainedStudent:
     """A trained student: jumps along the ODE, ready to be sampled; made by `load_student`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ class Evaluator:
 
     Args:
         trained_times: the objective's own grid, for samplers that walk on it.
+        sigma_min: where samples end; the teacher's, unless a student has its own.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Evaluator:
         results: Path,
         heartbeat: Callable[[], None] = lambda: None,
         trained_times: Tensor | None = None,
+        sigma_min: float | None = None,
     ) -> None:
         self.teacher = teacher
         self.dataset = dataset
@@ -61,6 +64,7 @@ class Evaluator:
         self.results = results
         self.heartbeat = heartbeat
         self.trained_times = trained_times
+        self.walked = replace(teacher.spec, sigma_min=sigma_min or teacher.spec.sigma_min)
         self.metrics: dict[str, Metric] = {
             label: create("metric", **request.metric_plugin(label)) for label in request.metrics
         }
@@ -108,7 +112,7 @@ class Evaluator:
             groups.setdefault((measure.sampler, measure.nfe), []).append(measure)
         scores: dict[Measure, Score] = {}
         for (sampler, nfe), group in groups.items():
-            walk = Walk.of(sampler, nfe, self.teacher.spec, self.trained_times)
+            walk = Walk.of(sampler, nfe, self.walked, self.trained_times)
             scores.update(self._measure(student, walk, group))
         return scores
 

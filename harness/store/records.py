@@ -13,6 +13,9 @@ from typing import Any, Literal, cast
 #: how samples become uint8 images: as EDM does it, or as consistency models and CTM do
 Rounding = Literal["edm", "ctm"]
 
+#: stands for the objective of students that were trained elsewhere (`eval --student`)
+PUBLISHED = "published"
+
 
 class State(StrEnum):
     """All states a cell can be in; all but queued, running and done come with a reason."""
