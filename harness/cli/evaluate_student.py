@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from harness.config.matrix import Matrix, expand, wanted
 from harness.config.schema import PluginRef
 from harness.config.workshop import plugin_spec, resolve_dataset
 from harness.core.sampler import Sampler
-from harness.errors import EXIT_DONE, ConfigError
+from harness.errors import EXIT_DONE, ConfigError, DivergedError
 from harness.store.files import write_json
 from harness.store.lease import taken
 from harness.store.records import PUBLISHED, EvalRow, PluginSpec, Request, RunSpec, State
@@ -176,6 +177,8 @@ def _append(student: TrainedStudent, run: Run, spec: RunSpec, request: Request) 
     for measure, (value, std) in evaluator.measure(
         student, run.missing(wanted(request, spec))
     ).items():
+        if not math.isfinite(value):
+            raise DivergedError(0, f"{measure.metric} at NFE {measure.nfe}, {measure.sampler}")
         extractor_id, reference_n = evaluator.protocol(measure)
         lower = evaluator.metrics[measure.metric].lower_is_better
         run.append(

@@ -120,7 +120,12 @@ def load_cells(
 
 def _wanted_of_cells(matrix: dict[str, Any]) -> dict[str, set[Measure]]:
     by_objective = read_wanted(matrix)
-    return {cell["run_id"]: by_objective[cell["objective"]["name"]] for cell in matrix["cells"]}
+    return {
+        cell["run_id"]: {Measure(**measure) for measure in cell["wanted"]}
+        if "wanted" in cell  # a published student
+        else by_objective[cell["objective"]["name"]]
+        for cell in matrix["cells"]
+    }
 
 
 def settled(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:

@@ -115,6 +115,7 @@ def _add_published(store: ResultStore, matrix: dict[str, Any]) -> None:
     """Add published students that were measured as the grid asks, on one of its teachers and data.
 
     They are no part of the grid and so not of its file: another `run` neither owes nor loses them.
+    Such a cell says itself what is `wanted` of it: the numbers that it has.
     """
     problems = {
         (cell["digests"]["teacher"], cell["digests"]["dataset"]) for cell in matrix["cells"]
@@ -128,10 +129,8 @@ def _add_published(store: ResultStore, matrix: dict[str, Any]) -> None:
             continue
         rows = [m for m in run.rows() if m.nfe in steps and _protocol(m) in asked]
         if rows:
-            matrix["cells"].append(run.spec.to_json())
-            known = {json.dumps(entry, sort_keys=True) for entry in matrix["wanted"]}
-            entries = [measure.to_json() | {"objectives": [PUBLISHED]} for measure in rows]
-            matrix["wanted"] += [e for e in entries if json.dumps(e, sort_keys=True) not in known]
+            told = {"wanted": [measure.to_json() for measure in rows]}
+            matrix["cells"].append(run.spec.to_json() | told)
 
 
 def _protocol(measure: Measure) -> tuple[str, str, int, int]:
