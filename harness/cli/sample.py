@@ -57,9 +57,7 @@ def main(args: argparse.Namespace) -> int:
     """Draw what is missing, put it together, say where it is."""
     if min(args.n, args.nfe, args.processes, args.batch or 1) < 1:
         raise ConfigError("sample: --n, --nfe, --processes and --batch must be 1 or more")
-    path = Path(args.student).expanduser()
-    if not path.exists():
-        path = ResultStore(args.results).existing().run(args.student).path
+    path = student_path(args.student, args.results)
     ref = PluginRef.model_validate(args.format)
     source = (str(path), ref.name, ref.params, args.device, args.plugin)
     student = _load(*source)
@@ -88,6 +86,12 @@ def main(args: argparse.Namespace) -> int:
     parts.finish()
     print(f"{out}: {args.n} samples, {sampler} at NFE {args.nfe}, seed {args.seed}")
     return EXIT_DONE
+
+
+def student_path(named: str, results: str) -> Path:
+    """A student's file or folder; what is neither is the id of a run, or its beginning."""
+    path = Path(named).expanduser()
+    return path if path.exists() else ResultStore(results).existing().run(named).path
 
 
 def _load(path: str, name: str, params: dict[str, Any], device: str, plugins: list[str]) -> Any:

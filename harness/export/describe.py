@@ -54,13 +54,10 @@ def describe(
     precond = student.student.precond
     samplers = [name for name in spec.samplers if name != "gamma"]
     levels = {n: karras(n + 1, spec.sigma_min, spec.sigma_max).tolist() for n in sorted({*steps})}
-    pairs = {pair: None for nodes in levels.values() for pair in pairwise(nodes)}
-    pairs = {
-        (t, s): None
-        for t, u in pairs
-        for s in (u, spec.sigma_min)
-        if spec.ends == "any" or s == spec.sigma_min
-    }
+    jumps = [pair for nodes in levels.values() for pair in pairwise(nodes)]
+    if spec.ends == "sigma_min":
+        jumps = []
+    jumps += [(t, spec.sigma_min) for nodes in levels.values() for t in nodes[:-1]]
     tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     if precond.offset is not None:
         tensors["precond.offset"] = precond.offset.float().cpu().contiguous()
@@ -75,7 +72,7 @@ def describe(
         "samplers": samplers,
         "levels": {str(n): nodes for n, nodes in levels.items()},
         "network": network,
-        "coefficients": [_row(precond, t, s) for t, s in pairs],
+        "coefficients": [_row(precond, t, s) for t, s in dict.fromkeys(jumps)],
     }
     return about, tensors
 

@@ -3,7 +3,7 @@
     from student import Student
     x = Student.load(".").sample(16, nfe=2, seed=0)            # [16, *shape], data in [-1, 1]
 
-or `python student.py --n 16 --nfe 2 --out samples.safetensors`. The network makes F; a jump from
+or `python student.py --n 16 --nfe 2 --out samples.pt`. The network makes F; a jump from
 noise level t to s is f(x, t, s) = skip(t, s) x + out(t, s) F [+ shift(t, s) offset]. student.json
 says what the network is, and holds the coefficients of the jumps that its samplers make.
 """
@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import (
     conv2d,
@@ -300,10 +300,8 @@ class Student:
         level, shown = row["told"], x
         if level != t:  # the network is shown x as of another level
             scale = scalar(row["told_scale"])
-            if self.offset is None:
-                shown = scale * x
-            else:
-                shown = self.offset + scale * (x - self.offset)
+            mean = 0.0 if self.offset is None else self.offset
+            shown = mean + scale * (x - mean)
         sd = self.about["sigma_data"]
         at = torch.full((len(x),), level, dtype=torch.float64, device=x.device)
         c_in = (at.square() + sd**2).rsqrt().to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
@@ -370,13 +368,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sampler")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", default="samples.safetensors")
+    parser.add_argument("--out", default="samples.pt")
     args = parser.parse_args()
     student = Student.load(Path(__file__).parent).to(args.device)
     x = student.sample(args.n, args.nfe, args.seed, sampler=args.sampler).cpu()
     if x.ndim == 4:
         x = (x * 127.5 + 128).clip(0, 255).to(torch.uint8)
-    save_file({"samples": x.contiguous()}, args.out)
+    torch.save(x, args.out)
     print(f"{args.out}: samples {list(x.shape)} {x.dtype}")
 
 
