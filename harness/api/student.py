@@ -12,6 +12,7 @@ from harness.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.core.sampling import Walk
     from harness.core.student import Student
 
 #: where a student's jumps may end: at any s <= t, or at sigma_min alone (a consistency model)
@@ -40,6 +41,37 @@ class StudentSpec:
     def samplers(self) -> tuple[str, ...]:
         """Kinds of sampler (harness/core/sampler.py) whose jumps it was trained on."""
         return ("exact", "gamma", "stochastic") if self.ends == "any" else ("stochastic",)
+
+    def walk(self, sampler: str | None, nfe: int) -> Walk:
+        """How it is sampled in `nfe` steps, by default as it was trained to be.
+
+        Raises:
+            ConfigError: the sampler asks for jumps or times that the student does not know.
+        """
+        from harness.core.sampler import Sampler
+        from harness.core.sampling import Walk
+
+        name = sampler or self.samplers[0]
+        try:
+            read = Sampler.read(name)
+        except ValueError as error:
+            raise ConfigError(f"sampler: {error}") from None
+        reason = read.misfit(self.sigma_min, self.sigma_max)
+        if read.kind not in self.samplers:
+            reason = (
+                f"sampler {name!r}: a student of format {self.format!r} was trained on jumps to"
+                f" sigma_min alone; use {' or '.join(self.samplers)}"
+            )
+        elif read.times == "trained":
+            reason = (
+                f"sampler {name!r}: a file does not tell the times that its student was trained"
+                " at; give them as a list"
+            )
+        elif not read.serves(nfe):
+            reason = f"sampler {name!r}: its levels are for another number of steps than {nfe}"
+        if reason:
+            raise ConfigError(reason)
+        return Walk.of(name, nfe, self)
 
 
 class TrainedStudent:
@@ -76,6 +108,37 @@ class TrainedStudent:
         if not self.student.tells_s:
             return self.jump(x, t, self.spec.sigma_min, labels)
         return self.student.denoise(x, self._levels(x, t), self._one_hot(x, labels))
+
+    def sample(
+        self,
+        n: int,
+        nfe: int = 1,
+        seed: int = 0,
+        sampler: str | None = None,
+        labels: Tensor | None = None,
+        first: int = 0,
+    ) -> Tensor:
+        """Samples [n, *shape], data in [-1, 1]; sample k is a function of (seed, first + k).
+
+        Args:
+            sampler: a name such as `exact`, `gamma0.5` or `stochastic`; by default what it was
+                trained for.
+            labels: classes int64 [n] or one-hot; drawn from the seed if there are classes.
+
+        Raises:
+            ConfigError: the student cannot be sampled so.
+        """
+        import torch
+
+        from harness.core.sampling import evaluation_labels, fresh_noise, initial_noise
+
+        spec, device = self.spec, next(self.student.backbone.parameters()).device
+        walk = spec.walk(sampler, nfe)
+        indices = torch.arange(first, first + n, device=device)
+        if labels is None:
+            labels = evaluation_labels(seed, indices, spec.classes)
+        noise = initial_noise(seed, indices, spec.shape, spec.sigma_max, torch.float32)
+        return walk.end(self, noise, fresh_noise(seed, indices, spec.shape), labels)
 
     def to(self, device: Any) -> Self:
         """Move to a device; returns self."""

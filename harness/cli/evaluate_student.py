@@ -121,12 +121,8 @@ def _fitting(student: StudentSpec, request: Request, named: list[str] | None) ->
         return sampler.kind in student.samplers and sampler.times != "trained"
 
     for name in named or ():
-        if not fits(name):
-            raise ConfigError(
-                f"eval --samplers: {name!r} asks for jumps that a student of format"
-                f" {student.format!r} was never trained on, or for times that its file does not"
-                f" tell; use {' or '.join(student.samplers)} at karras times or at a list of levels"
-            )
+        serves = (nfe for nfe in request.nfe if Sampler.read(name).serves(nfe))
+        student.walk(name, next(serves, request.nfe[0]))
     return named or [n for n in request.samplers if fits(n)] or [student.samplers[0]]
 
 

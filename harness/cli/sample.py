@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cli import add_plugin_argument
 from harness.config.schema import PluginRef
-from harness.core.sampler import Sampler
 from harness.errors import EXIT_DONE, ConfigError
 from harness.store.store import ResultStore
 
@@ -70,10 +69,7 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"--out {out}: samples of shape {list(spec.shape)} go into an .npz")
     if args.grid and (not images or spec.shape[0] not in (1, 3)):
         raise ConfigError(f"--grid: samples of shape {list(spec.shape)} are no pictures")
-    try:
-        sampler = Sampler.read(args.sampler or spec.samplers[0]).text
-    except ValueError as error:
-        raise ConfigError(f"--sampler: {error}") from None
+    sampler = spec.walk(args.sampler, args.nfe).sampler.text
     block = args.batch or (256 if images else 1024)
     order = Order(
         *(spec.digest, args.n, args.nfe, sampler, args.seed, args.labels, args.rounding, block)

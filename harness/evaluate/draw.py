@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from harness.api import ConfigError, TeacherSpec
-from harness.core.sampler import Sampler
-from harness.core.sampling import Walk, evaluation_labels, fresh_noise, initial_noise
+from harness.api import ConfigError
+from harness.core.sampling import evaluation_labels
 from harness.evaluate.images import is_image, quantise
 from harness.store.files import read_json, write_atomic, write_json
 from harness.store.records import Rounding
@@ -60,24 +58,7 @@ def check_order(order: Order, spec: StudentSpec) -> None:
     Raises:
         ConfigError: a sampler or labels that do not fit it.
     """
-    sampler = Sampler.read(order.sampler)
-    if sampler.kind not in spec.samplers:
-        raise ConfigError(
-            f"--sampler {order.sampler}: a student of format {spec.format!r} was trained on"
-            f" jumps to sigma_min alone; use {' or '.join(spec.samplers)}"
-        )
-    if sampler.times == "trained":
-        raise ConfigError(
-            f"--sampler {order.sampler}: a file does not tell the times that its student was"
-            " trained at; give them as a list"
-        )
-    if reason := sampler.misfit(spec.sigma_min, spec.sigma_max):
-        raise ConfigError(f"--sampler: {reason}")
-    if not sampler.serves(order.nfe):
-        raise ConfigError(
-            f"--sampler {order.sampler}: its levels are for another number of steps than --nfe"
-            f" {order.nfe}"
-        )
+    spec.walk(order.sampler, order.nfe)
     if order.labels is not None and not spec.classes:
         raise ConfigError("--labels: the student has no classes; leave it out")
     if any(not 0 <= label < spec.classes for label in order.labels or ()):
@@ -86,29 +67,20 @@ def check_order(order: Order, spec: StudentSpec) -> None:
 
 def draw_block(student: TrainedStudent, order: Order, start: int) -> dict[str, Array]:
     """Samples `start` to `start + block`: `x`, uint8 [B, H, W, C] or float32 [B, d]; `y` [B]."""
-    spec = student.spec
-    device = next(student.student.backbone.parameters()).device
-    indices = torch.arange(start, min(start + order.block, order.n), device=device)
-    walked = TeacherSpec(
-        spec.shape, spec.sigma_data, spec.digest, spec.sigma_min, spec.sigma_max, spec.classes
-    )
-    walk = Walk.of(order.sampler, order.nfe, walked)
-    labels = _labels(order, indices, spec.classes)
-    noise = initial_noise(order.seed, indices, spec.shape, spec.sigma_max, torch.float32)
-    x = walk.end(student, noise, fresh_noise(order.seed, indices, spec.shape), labels)
+    spec, count = student.spec, min(order.block, order.n - start)
+    indices = torch.arange(start, start + count)
+    if order.labels is None:
+        drawn = evaluation_labels(order.seed, indices, spec.classes)
+        labels = None if drawn is None else drawn.argmax(1)
+    else:
+        labels = torch.tensor(order.labels)[indices % len(order.labels)]
+    x = student.sample(count, order.nfe, order.seed, order.sampler, labels, start)
     if not bool(x.isfinite().all()):
         raise ConfigError(f"samples {start} and on are not finite: the student has diverged")
     if is_image(spec.shape):
         x = quantise(x, order.rounding).permute(0, 2, 3, 1)
     found = {"x": x.cpu().contiguous().numpy()}
-    return found if labels is None else found | {"y": labels.argmax(1).cpu().numpy()}
-
-
-def _labels(order: Order, indices: Tensor, classes: int) -> Tensor | None:
-    if order.labels is None:
-        return evaluation_labels(order.seed, indices, classes)
-    given = torch.tensor(order.labels, device=indices.device)
-    return torch.nn.functional.one_hot(given[indices % len(given)], classes).float()
+    return found if labels is None else found | {"y": labels.numpy()}
 
 
 class Parts:

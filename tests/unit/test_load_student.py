@@ -123,6 +123,18 @@ def test_students_are_what_samplers_take():
         assert torch.equal(student.jump(middle, times[1], 0.002, torch.eye(10)[:3]), end)
 
 
+def test_samples_are_functions_of_seed_and_index():
+    student = load_student(PUBLISHED / "ctm_small.pt")
+    some = student.sample(4, nfe=2, seed=1, sampler="gamma0.5")
+    later = student.sample(2, nfe=2, seed=1, sampler="gamma0.5", first=2)
+    close(later, some[2:])
+    assert not torch.allclose(some, student.sample(4, nfe=2, seed=2, sampler="gamma0.5"))
+    fixed = student.sample(2, labels=torch.tensor([3, 3]))
+    assert fixed.shape == (2, 3, 16, 16)
+    with pytest.raises(ConfigError, match="use stochastic"):
+        load_student(PUBLISHED / "ect.pkl").sample(1, nfe=2, sampler="exact")
+
+
 # -- our own -----------------------------------------------------------------------------------
 
 
