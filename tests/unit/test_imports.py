@@ -52,6 +52,14 @@ ALLOWED = {
         "harness.registry",
         "harness.store",
     },
+    "harness.export": {
+        "harness.export",
+        "harness.api",
+        "harness.backbones",
+        "harness.core",
+        "harness.store",
+    },
+    "harness.export.student": set(),
     "preconds": {"preconds", "harness.api", "harness.core"},
     "teachers": {"teachers", "harness.api", "harness.core", "harness.backbones"},
     "students": {
