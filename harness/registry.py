@@ -33,6 +33,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "dataset": ("harness.data",),
     "extractor": ("harness.evaluate.extractors",),
     "metric": ("harness.evaluate.metrics",),
+    "student": ("students",),
 }
 #: (kind, name used elsewhere) -> what that is called here; a hint, no alias
 ELSEWHERE = {

@@ -23,7 +23,7 @@ from harness.api import (
     located,
     register_teacher,
 )
-from teachers.edm_format.checkpoint import file_digest
+from teachers.edm_format.checkpoint import Checkpoint, file_digest
 from teachers.edm_format.convert import open_checkpoint
 
 if TYPE_CHECKING:
@@ -58,13 +58,14 @@ class EDMTeacher(Teacher):
 
     Params = EDMParams
     is_network = True
+    is_unet = True
 
     def __init__(self, params: Any = None) -> None:
         if params is None:
             raise ConfigError(f"teacher {self.name!r}: weights: name the path of a checkpoint file")
         super().__init__(params)
         with self._named():
-            self.checkpoint = open_checkpoint(params.weights)
+            self.checkpoint = self._open()
         for note in self.checkpoint.notes:
             warnings.warn(f"teacher {self.name!r}: {self.checkpoint.path}: {note}", stacklevel=2)
         config, digest = self.checkpoint.config, file_digest(self.checkpoint.path)
@@ -73,8 +74,8 @@ class EDMTeacher(Teacher):
                 f"teacher {self.name!r}: {self.checkpoint.path} has sha256 {digest}, the grid"
                 f" expects {params.sha256}: it is another file than the one that was meant"
             )
-        if params.precision != "fp32":  # another function: what is measured of it is its own
-            digest = content_digest([digest, params.precision], length=64)
+        if reading := self._reading():  # another function: what is measured of it is its own
+            digest = content_digest([digest, *reading], length=64)
         lowest, highest = config.inner.range()
         sigma_min, sigma_max = max(params.sigma_min, lowest), min(params.sigma_max, highest)
         if not sigma_min < sigma_max:
@@ -92,6 +93,14 @@ class EDMTeacher(Teacher):
             classes=config.label_dim,
         )
         self._backbone: UNetBackbone | None = None
+
+    def _open(self) -> Checkpoint:
+        """The file's structure; no weights are read yet."""
+        return open_checkpoint(self.params.weights)
+
+    def _reading(self) -> list[str]:
+        """What makes another function of the same file."""
+        return [] if self.params.precision == "fp32" else [self.params.precision]
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

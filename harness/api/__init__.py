@@ -18,13 +18,16 @@ from harness.api.create import (
     list_metrics,
     list_objectives,
     list_preconds,
+    list_students,
     list_teachers,
+    load_student,
     make_params,
     register_dataset,
     register_extractor,
     register_metric,
     register_objective,
     register_precond,
+    register_student,
     register_teacher,
 )
 from harness.api.evaluation import (
@@ -50,6 +53,11 @@ from harness.api.preconditioning import (
     carried_inner,
     edm_inner,
 )
+from harness.api.student import (
+    StudentFormat,
+    StudentSpec,
+    TrainedStudent,
+)
 from harness.api.teacher import (
     Dataset,
     DatasetSpec,
@@ -73,9 +81,12 @@ __all__ = [
     "Plugin",
     "Preconditioning",
     "Score",
+    "StudentFormat",
     "StudentLike",
+    "StudentSpec",
     "Teacher",
     "TeacherSpec",
+    "TrainedStudent",
     "calibrate",
     "carried_inner",
     "content_digest",
@@ -88,7 +99,9 @@ __all__ = [
     "list_metrics",
     "list_objectives",
     "list_preconds",
+    "list_students",
     "list_teachers",
+    "load_student",
     "located",
     "make_params",
     "register_dataset",
@@ -96,5 +109,6 @@ __all__ = [
     "register_metric",
     "register_objective",
     "register_precond",
+    "register_student",
     "register_teacher",
 ]

@@ -50,10 +50,11 @@ class Objective(Plugin):
 
     `terms` returns {name: loss}; with `adaptive` set, every term but the first is scaled so that
     its gradient at the network's last layer is as long as the first one's (VQGAN's rule, used by
-    CTM), measured on the global batch.
+    CTM), measured on the global batch, or on `adaptive_batch` samples at a time.
     """
 
     adaptive: bool = False
+    adaptive_batch: int | None = None
     #: kinds of sampler (harness.core.sampler) whose jumps it trains, the default one first; another
     #: is measured only where a grid names it, and noted in its tables
     samplers: ClassVar[tuple[str, ...]] = ("exact", "gamma", "stochastic")
@@ -70,3 +71,11 @@ class Objective(Plugin):
     ) -> Mapping[str, Callable[[], Tensor]]:
         """Return the loss terms as callables, each giving a scalar with its graph, mean over B."""
         raise self.lacks("terms(self, student, target, teacher, batch)")
+
+
+def misfit_of_groups(group: int, share: int) -> str:
+    """Why a process cannot measure an adaptive weight on `group` of its samples at a time."""
+    return (
+        f"adaptive_batch: {group} does not divide the {share} samples that each process gets of the"
+        " global batch; use a divisor of it, or another number of processes"
+    )

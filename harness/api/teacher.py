@@ -74,6 +74,8 @@ class Teacher(Plugin):
     spec: TeacherSpec
     #: whether `network()` gives a backbone; a teacher that is none gets one fitted to it.
     is_network: ClassVar[bool] = False
+    #: whether that backbone is a U-Net of harness/backbones, whose dropout and s branch can be set.
+    is_unet: ClassVar[bool] = False
 
     def denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return D [B, *shape] in the dtype of `x` for noise levels `sigma`, a scalar or [B]."""

@@ -18,7 +18,13 @@ from harness.backbones.layers import Conv2d, GroupNorm, Init, Linear, Positional
 
 
 class DhariwalUNet(SecondTime):
-    """Raw network for images [B, C, R, R]; arguments are those of EDM's `DhariwalUNet`."""
+    """Raw network for images [B, C, R, R]; arguments are those of EDM's `DhariwalUNet`.
+
+    The last four are not, and make it the U-Net of OpenAI's guided-diffusion and
+    consistency_models: whether the embedding scales as well as shifts, channels of an attention
+    head, the least channels of a normalisation group, and whether a branch that reads s per block
+    sees labels (CTM's network for ImageNet does not show them to it).
+    """
 
     def __init__(
         self,
@@ -34,9 +40,13 @@ class DhariwalUNet(SecondTime):
         attn_resolutions: Sequence[int] = (32, 16, 8),
         dropout: float = 0.10,
         label_dropout: float = 0.0,
+        scale_shift: bool = True,
+        head_channels: int = 64,
+        group_channels: int = 4,
+        label_s: bool = True,
     ) -> None:
         super().__init__()
-        self.label_dim = label_dim
+        self.label_dim, self.label_s = label_dim, label_s
         self.drop_labels = Dropout(label_dropout, whole=True)
         third = math.sqrt(1 / 3)
         init, zero = Init("kaiming_uniform", third, third), Init("kaiming_uniform", 0, 0)
@@ -46,12 +56,14 @@ class DhariwalUNet(SecondTime):
             dropout=dropout,
             eps=1e-5,
             skip_scale=1.0,
-            adaptive=True,
+            adaptive=scale_shift,
             project_resampled=False,
             init=init,
             init_zero=zero,
             init_qkv=init,
             heads=None,
+            head_channels=head_channels,
+            group_channels=group_channels,
         )
 
         self.map_noise = PositionalEmbedding(model_channels)
@@ -97,7 +109,7 @@ class DhariwalUNet(SecondTime):
                 block = UNetBlock(style, channels + skips.pop(), width, attention=attention)
                 self.dec[f"{at}_block{index}"] = block
                 channels = width
-        self.out_norm = GroupNorm(channels, style.eps)
+        self.out_norm = GroupNorm(channels, style.eps, group_channels)
         self.out_conv = Conv2d(channels, out_channels, 3, init=zero)
 
     @property
@@ -110,17 +122,19 @@ class DhariwalUNet(SecondTime):
         return self.map_noise(noise)
 
     def embed(
-        self, noise: Tensor, noise_s: Tensor | None, labels: Tensor | None, augment: Tensor | None
+        self, noise: Tensor, labels: Tensor | None, augment: Tensor | None, *, second: bool = False
     ) -> Tensor:
-        """The embedding [B, E] that modulates every block, float32."""
+        """See `SecondTime.embed`."""
+        first, last = (
+            (self.map_layer0_s, self.map_layer1_s) if second else (self.map_layer0, self.map_layer1)
+        )
         embedding = self.embed_noise(noise)
         if self.map_augment is not None and augment is not None:
             embedding = embedding + self.map_augment(augment)
-        embedding = self.map_layer1(functional.silu(self.map_layer0(embedding)))
-        if self.map_label is not None:
-            labels = self.drop_labels(labels)
+        embedding = last(functional.silu(first(embedding)))
+        if self.map_label is not None and (self.label_s or not second):
             embedding = embedding + self.map_label(labels)
-        return self.second_time(functional.silu(embedding), noise_s)
+        return functional.silu(embedding)
 
     def forward(
         self,
@@ -131,13 +145,15 @@ class DhariwalUNet(SecondTime):
         noise_s: Tensor | None = None,
     ) -> Tensor:
         """Raw output [B, out, R, R] in the dtype of `x`; arguments as in `SongUNet.forward`."""
-        embedding = self.embed(noise, noise_s, labels, augment)
+        if self.map_label is not None:
+            labels = self.drop_labels(labels)
+        told = self.embeddings(noise, noise_s, labels, augment)
         skips: list[Tensor] = []
         for layer in self.enc.values():
-            x = layer(x, embedding) if isinstance(layer, UNetBlock) else layer(x)
+            x = layer(x, *told) if isinstance(layer, UNetBlock) else layer(x)
             skips.append(x)
         for block in self.dec.values():
             if x.shape[1] != block.in_channels:
                 x = torch.cat([x, skips.pop()], dim=1)
-            x = block(x, embedding)
+            x = block(x, *told)
         return self.out_conv(functional.silu(self.out_norm(x)))

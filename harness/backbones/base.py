@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from harness.api import ConfigError
 from harness.core.solver import per_sample
 
 
@@ -13,7 +17,8 @@ class Backbone(nn.Module):
 
     c_in = 1/sqrt(t^2 + sigma_data^2) and c_noise = log(t)/4 (Karras et al. 2022, table 1), both
     computed in float64. Subclasses write `network` and `last_layer`. The branch that reads s is
-    zero-initialised, so that a fresh student equals its teacher for every s.
+    zero-initialised, so that a fresh student equals its teacher for every s; a grid may ask for
+    another start, and for a branch in every block where a backbone has one (`adapt`).
     """
 
     sigma_data: float
@@ -48,6 +53,22 @@ class Backbone(nn.Module):
 
     def fuse(self) -> None:
         """Have torch's compiler make fast what it can, at the price of rounding; nothing here."""
+
+    def adapt(self, settings: Mapping[str, Any], seed: int) -> None:
+        """Become the student of a grid's `student` section, less its defaults: here of none.
+
+        Args:
+            settings: of `dropout`, `s_branch` and `s_init`, those that are not the default.
+            seed: what a random start of the branch that reads s is drawn from.
+
+        Raises:
+            ConfigError: this backbone has no such choice.
+        """
+        if settings:
+            raise ConfigError(
+                f"student.{next(iter(settings))}: a {type(self).__name__} has no such choice, only"
+                " the U-Nets of harness/backbones have; leave it out"
+            )
 
     @property
     def last_layer(self) -> nn.Parameter:

@@ -23,8 +23,9 @@ from harness.backbones.layers import Conv2d, GroupNorm, Init, Linear
 class BlockStyle:
     """What all blocks of one network share.
 
-    `heads` is the number of attention heads, None for one per 64 channels (so none at all below
-    64 channels: such blocks have no attention, as in the published networks).
+    `heads` is the number of attention heads, None for one per `head_channels` channels (so none at
+    all below as many: such blocks have no attention, as in the published networks).
+    `group_channels` are the least channels of a normalisation group.
     """
 
     embedding: int
@@ -38,6 +39,8 @@ class BlockStyle:
     init_qkv: Init
     heads: int | None
     resample_filter: Sequence[float] = (1, 1)
+    head_channels: int = 64
+    group_channels: int = 4
 
 
 class UNetBlock(nn.Module):
@@ -58,13 +61,15 @@ class UNetBlock(nn.Module):
         self.fused = False
         self.heads = 0
         if attention:
-            self.heads = out_channels // 64 if style.heads is None else style.heads
+            each = out_channels // style.head_channels
+            self.heads = each if style.heads is None else style.heads
         moved = {"resample": resample, "resample_filter": style.resample_filter}
-        self.norm0 = GroupNorm(in_channels, style.eps)
+        self.norm0 = GroupNorm(in_channels, style.eps, style.group_channels)
         self.conv0 = Conv2d(in_channels, out_channels, 3, init=style.init, **moved)
         width = out_channels * (2 if style.adaptive else 1)
         self.affine = Linear(style.embedding, width, init=style.init)
-        self.norm1 = GroupNorm(out_channels, style.eps)
+        self.affine_s: Linear | None = None
+        self.norm1 = GroupNorm(out_channels, style.eps, style.group_channels)
         self.dropout = Dropout(style.dropout)
         self.conv1 = Conv2d(out_channels, out_channels, 3, init=style.init_zero)
         self.skip = None
@@ -72,16 +77,21 @@ class UNetBlock(nn.Module):
             kernel = 1 if style.project_resampled or out_channels != in_channels else 0
             self.skip = Conv2d(in_channels, out_channels, kernel, init=style.init, **moved)
         if self.heads:
-            self.norm2 = GroupNorm(out_channels, style.eps)
+            self.norm2 = GroupNorm(out_channels, style.eps, style.group_channels)
             self.qkv = Conv2d(out_channels, 3 * out_channels, 1, init=style.init_qkv)
             self.proj = Conv2d(out_channels, out_channels, 1, init=style.init_zero)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x [B, in, H, W] and the float32 embedding [B or 1, E] -> [B, out, H', W']."""
+    def forward(self, x: Tensor, embedding: Tensor, embedding_s: Tensor | None = None) -> Tensor:
+        """x [B, in, H, W] and float32 embeddings [B or 1, E] of t and s -> [B, out, H', W'].
+
+        `embedding_s` is for networks that read s in every block; see `SecondTime`.
+        """
         if self.fused:
-            return self._fused(x, embedding)
+            return self._fused(x, embedding, embedding_s)
         h = self.conv0(functional.silu(self.norm0(x)))
         modulation = self.affine(embedding)[:, :, None, None].to(h.dtype)
+        if embedding_s is not None:
+            modulation = modulation + self.affine_s(embedding_s)[:, :, None, None].to(h.dtype)
         if self.adaptive:
             scale, shift = modulation.chunk(2, dim=1)
             h = functional.silu(shift + self.norm1(h) * (scale + 1))
@@ -93,10 +103,12 @@ class UNetBlock(nn.Module):
             h = (self.proj(attend(self.qkv(self.norm2(h)), self.heads)) + h) * self.skip_scale
         return h
 
-    def _fused(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def _fused(self, x: Tensor, embedding: Tensor, embedding_s: Tensor | None) -> Tensor:
         """The same to rounding, with compiled pieces between the convolutions."""
         h = self.conv0(compiled(fused.entered)(x, *self.norm0.settings))
         modulation = self.affine(embedding)[:, :, None, None]
+        if embedding_s is not None:
+            modulation = modulation + self.affine_s(embedding_s)[:, :, None, None]
         keys = self.dropout.drawn(len(h)) if self.dropout.active else None
         mask = (keys, self.dropout.p) if keys is not None else (None, 0.0)
         h = compiled(fused.modulated)(h, modulation, *self.norm1.settings, *mask)
@@ -138,11 +150,15 @@ def explicit_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class SecondTime(nn.Module):
-    """A network that may also be told where the jump ends.
+    """A network that may also be told where the jump ends, in one of two forms.
 
-    The branch is absent until `add_second_time`, so that teachers keep the published state-dict
-    keys. Its last layer starts at zero and its first as a copy of the teacher's: no random draw,
-    and a fresh student equals its teacher bit for bit.
+    *Shared*: two layers make an embedding of s that is added to the embedding of t; the last one
+    starts at zero, the first as a copy of the teacher's. *Per block*: s has an embedding of its
+    own, made as that of t is, labels included, and every residual block adds its layer `affine_s`
+    of it to `affine` of t's (Kim et al. 2024, the reference code of CTM); the two layers start as
+    copies, `affine_s` at zero. Either way there is no random draw, and a fresh student equals its
+    teacher bit for bit. The branch is absent until `add_second_time`, so that teachers keep the
+    published state-dict keys.
     """
 
     map_layer0: Linear
@@ -152,13 +168,20 @@ class SecondTime(nn.Module):
         super().__init__()
         self.map_layer0_s: Linear | None = None
         self.map_layer1_s: Linear | None = None
+        self.per_block = False
 
     def embed_noise(self, noise: Tensor) -> Tensor:
         """The network's own embedding of a noise number: [B] -> [B, N], float32."""
         raise NotImplementedError
 
+    def embed(
+        self, noise: Tensor, labels: Tensor | None, augment: Tensor | None, *, second: bool = False
+    ) -> Tensor:
+        """The embedding [B, E] that modulates every block, float32; of s if `second`."""
+        raise NotImplementedError
+
     def add_second_time(self) -> None:
-        """Add the branch that reads s.
+        """Add the branch that reads s, in its shared form.
 
         Raises:
             ValueError: it is there already; adding it again would forget what it has learnt.
@@ -169,22 +192,55 @@ class SecondTime(nn.Module):
         self.map_layer1_s = copy.deepcopy(self.map_layer1)
         self.silence_second_time()
 
+    def second_time_per_block(self) -> None:
+        """Give the branch its other form: an embedding of s of its own, read in every block."""
+        self.per_block = True
+        self.map_layer0_s = copy.deepcopy(self.map_layer0)
+        self.map_layer1_s = copy.deepcopy(self.map_layer1)
+        for block in self._blocks():
+            block.affine_s = copy.deepcopy(block.affine)
+        self.silence_second_time()
+
     def silence_second_time(self) -> None:
         """Set the last layer of the branch, if there is one, to zero."""
-        if self.map_layer1_s is not None:
-            with torch.no_grad():
-                self.map_layer1_s.weight.zero_()
-                self.map_layer1_s.bias.zero_()
+        last = [block.affine_s for block in self._blocks()] if self.per_block else []
+        for layer in last or [self.map_layer1_s]:
+            if layer is not None:
+                with torch.no_grad():
+                    layer.weight.zero_()
+                    layer.bias.zero_()
 
-    def second_time(self, embedding: Tensor, noise_s: Tensor | None) -> Tensor:
-        """Add what the branch says of `noise_s` [B] to the embedding [B, E]; None skips it.
+    def draw_second_time(self) -> None:
+        """Draw the whole branch at random, as its layers' constructors do; from torch's generator.
+
+        In the reference code of CTM a student starts so: only what its teacher has is copied.
+        """
+        layers = [self.map_layer0_s, self.map_layer1_s]
+        for layer in [*layers, *(block.affine_s for block in self._blocks())]:
+            if layer is not None:
+                layer.reset_parameters()
+
+    def embeddings(
+        self,
+        noise: Tensor,
+        noise_s: Tensor | None,
+        labels: Tensor | None,
+        augment: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What modulates the blocks: an embedding [B, E], and one of s alone if read per block.
 
         Raises:
             ValueError: `noise_s` is given to a network without the branch.
         """
+        embedding = self.embed(noise, labels, augment)
         if noise_s is None:
-            return embedding
+            return embedding, None
         if self.map_layer0_s is None or self.map_layer1_s is None:
             raise ValueError("this network has no second time: call add_second_time() first")
+        if self.per_block:
+            return embedding, self.embed(noise_s, labels, augment, second=True)
         hidden = functional.silu(self.map_layer0_s(self.embed_noise(noise_s)))
-        return embedding + self.map_layer1_s(hidden)
+        return embedding + self.map_layer1_s(hidden), None
+
+    def _blocks(self) -> list[UNetBlock]:
+        return [module for module in self.modules() if isinstance(module, UNetBlock)]

@@ -2,7 +2,7 @@
 
 | map   | skip              | out                   | c_in             | c_noise               |
 |-------|-------------------|-----------------------|------------------|-----------------------|
-| EDM   | sd^2/(s^2 + sd^2) | s sd / sqrt(s^2+sd^2) | 1/sqrt(s^2+sd^2) | log(s) / 4            |
+| EDM   | sd^2/(s^2 + sd^2) | s sd / sqrt(s^2+sd^2) | 1/sqrt(s^2+sd^2) | log(s) / 4, 250 log(s) |
 | VP    | 1                 | -s                    | 1/sqrt(s^2+1)    | (M - 1) t(s)          |
 | VE    | 1                 | s                     | 1                | log(s / 2)            |
 | iDDPM | 1                 | -s                    | 1/sqrt(s^2+1)    | M - 1 - nearest level |
@@ -59,12 +59,21 @@ class InnerMap(nn.Module):
 
 
 class EDM(InnerMap):
-    """Karras et al. 2022; every published `edm-*` file, vp and ve alike."""
+    """Karras et al. 2022; every published `edm-*` file, vp and ve alike.
+
+    OpenAI's networks of the same form (Song et al. 2023) have timesteps for c_noise, 1000 times as
+    large: `noise_scale` 250 instead of 1/4.
+    """
 
     def __init__(
-        self, sigma_min: float = 0.0, sigma_max: float = math.inf, sigma_data: float = 0.5
+        self,
+        sigma_min: float = 0.0,
+        sigma_max: float = math.inf,
+        sigma_data: float = 0.5,
+        noise_scale: float = 0.25,
     ) -> None:
         super().__init__(sigma_min, sigma_max, sigma_data)
+        self.noise_scale = noise_scale
 
     def denoiser(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """See `InnerMap.denoiser`."""
@@ -76,7 +85,7 @@ class EDM(InnerMap):
 
     def c_noise(self, t: Tensor) -> Tensor:
         """See `InnerMap.c_noise`."""
-        return t.log() / 4
+        return t.log() * self.noise_scale
 
     def edm_form(self, t: Tensor) -> None:
         """See `InnerMap.edm_form`."""

@@ -149,11 +149,11 @@ class Conv2d(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation with at most 32 groups of at least 4 channels each."""
+    """Group normalisation with at most 32 groups of at least `least` channels each."""
 
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5, least: int = 4) -> None:
         super().__init__()
-        self.groups, self.eps = min(32, channels // 4), eps
+        self.groups, self.eps = min(32, channels // least), eps
         if not self.groups or channels % self.groups:
             raise ValueError(f"{channels} channels do not divide into {self.groups} groups")
         self.weight = nn.Parameter(torch.ones(channels))

@@ -141,17 +141,18 @@ class SongUNet(SecondTime):
         return self.map_noise(noise).roll(self.map_layer0.weight.shape[1] // 2, dims=1)
 
     def embed(
-        self, noise: Tensor, noise_s: Tensor | None, labels: Tensor | None, augment: Tensor | None
+        self, noise: Tensor, labels: Tensor | None, augment: Tensor | None, *, second: bool = False
     ) -> Tensor:
-        """The embedding [B, E] that modulates every block, float32."""
+        """See `SecondTime.embed`."""
+        first, last = (
+            (self.map_layer0_s, self.map_layer1_s) if second else (self.map_layer0, self.map_layer1)
+        )
         embedding = self.embed_noise(noise)
         if self.map_label is not None:
-            labels = self.drop_labels(labels)
             embedding = embedding + self.map_label(labels * math.sqrt(self.label_dim))
         if self.map_augment is not None and augment is not None:
             embedding = embedding + self.map_augment(augment)
-        embedding = functional.silu(self.map_layer0(embedding))
-        return self.second_time(functional.silu(self.map_layer1(embedding)), noise_s)
+        return functional.silu(last(functional.silu(first(embedding))))
 
     def forward(
         self,
@@ -170,7 +171,9 @@ class SongUNet(SecondTime):
             augment: float32 [B, augment_dim], or None for "not augmented".
             noise_s: c_noise of the second time, float32 [B]; see `SecondTime`.
         """
-        embedding = self.embed(noise, noise_s, labels, augment)
+        if self.map_label is not None:
+            labels = self.drop_labels(labels)
+        told = self.embeddings(noise, noise_s, labels, augment)
         skips: list[Tensor] = []
         aux = x
         for name, layer in self.enc.items():
@@ -181,7 +184,7 @@ class SongUNet(SecondTime):
             elif name.endswith("aux_residual"):
                 x = skips[-1] = aux = (x + layer(aux)) / math.sqrt(2)
             else:
-                x = layer(x, embedding) if isinstance(layer, UNetBlock) else layer(x)
+                x = layer(x, *told) if isinstance(layer, UNetBlock) else layer(x)
                 skips.append(x)
 
         out, normed = None, x
@@ -196,5 +199,5 @@ class SongUNet(SecondTime):
             else:
                 if x.shape[1] != layer.in_channels:
                     x = torch.cat([x, skips.pop()], dim=1)
-                x = layer(x, embedding)
+                x = layer(x, *told)
         return out

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from harness.backbones.adm import DhariwalUNet
 from harness.backbones.base import Backbone
-from harness.backbones.block import UNetBlock
+from harness.backbones.block import SecondTime, UNetBlock
+from harness.backbones.dropout import Dropout
 from harness.backbones.inner import InnerMap
 from harness.backbones.song import SongUNet
 from harness.core.solver import per_sample
@@ -44,6 +48,22 @@ class UNetBackbone(Backbone):
         for module in self.net.modules():
             if isinstance(module, UNetBlock):
                 module.fused = True
+
+    def adapt(self, settings: Mapping[str, Any], seed: int) -> None:
+        """See `Backbone.adapt`."""
+        if not isinstance(self.net, SecondTime):
+            return super().adapt(settings, seed)
+        if "dropout" in settings:
+            for layer in self.net.modules():
+                if isinstance(layer, Dropout) and not layer.whole:
+                    layer.p = settings["dropout"]
+        if settings.get("s_branch") == "per_block":
+            self.net.second_time_per_block()
+        if settings.get("s_init") == "reference":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.net.draw_second_time()
+        return None
 
     @property
     def last_layer(self) -> nn.Parameter:

@@ -63,6 +63,7 @@ def problem_of(spec: RunSpec, request: Request) -> dict[str, Any]:
         "teacher": spec.digests["teacher"],
         "objective": spec.objective.identity,
         "backbone": spec.backbone,
+        **({"student": spec.student} if spec.student else {}),
         "batch": spec.train["batch"] // request.processes,
         "micro_batch": request.micro_batch,
         "optimizer": spec.train["optimizer"],

@@ -20,8 +20,7 @@ from harness.bench.steps import StepBench
 from harness.config.workshop import resolve_dataset
 from harness.store.provenance import collect
 from harness.store.records import Request, RunSpec
-from harness.train.cell import Cell, calibrated
-from harness.train.fit import make_backbone
+from harness.train.cell import Cell, calibrated, empty_network
 from harness.train.tuning import tune
 
 
@@ -74,8 +73,7 @@ def bench_cell(spec: RunSpec, request: Request, results: Path, device: torch.dev
     dataset = resolve_dataset(spec.dataset, teacher)
     teacher = teacher.to(device)
     precond, _ = calibrated(spec.precond, teacher, dataset, results, device)
-    network = teacher.network() or make_backbone(teacher, spec.backbone or {})
-    network = network.to(device).train()
+    network = empty_network(spec, teacher).to(device).train()
     target = copy.deepcopy(network).requires_grad_(False)
     objective = create("objective", spec.objective.name, spec.objective.params)
     return Cell(spec, teacher, dataset, objective, precond.to(device), network, target, {})

@@ -71,6 +71,7 @@ class StandIn(Teacher):
 
     Params = StandInParams
     is_network = True
+    is_unet = True
 
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)

@@ -23,6 +23,11 @@ VERBS = {
     "gap": ("harness.cli.gap", "consistency gap and untrained error of every strategy"),
     "teacher": ("harness.cli.teacher", "convert a published checkpoint, or train a teacher"),
     "eval": ("harness.cli.evaluate", "evaluate finished runs further, without training"),
+    "sample": ("harness.cli.sample", "samples of a run or a published student, as files"),
+    "export": (
+        "harness.cli.export",
+        "a student as a folder that torch and safetensors can use",
+    ),
     "fid": ("harness.cli.fid", "compare two sets of images: folders, zips, .npz; no training"),
     "status": ("harness.cli.status", "one line per run of a results folder"),
     "show": ("harness.cli.show", "everything known of one run"),

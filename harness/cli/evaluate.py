@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from harness.cli import add_plugin_argument
 from harness.cli.run import misfitting_times
 from harness.config.matrix import named_metrics
 from harness.config.needs import told_at_once
@@ -48,10 +49,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--extractors", nargs="+", metavar="NAME")
     parser.add_argument("--samples", type=int, metavar="N")
     parser.add_argument("--slots", type=int, default=1, help="runs at a time")
+    published = parser.add_argument_group("a student that was trained elsewhere")
+    published.add_argument(
+        "--student", metavar="FILE", help="a published student (docs/models.md) for a leaderboard"
+    )
+    published.add_argument(
+        "--format",
+        default="auto",
+        metavar="NAME",
+        help="of that file, see `list students`; with parameters 'NAME: {key: value}'",
+    )
+    published.add_argument(
+        "--matrix", metavar="GRID.yaml", help="the grid whose evaluation it is given"
+    )
+    published.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override the grid's"
+    )
+    add_plugin_argument(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Evaluate every stored budget of the runs; print the new rows."""
+    """Evaluate every stored budget of the runs; print the new rows. Or a student of elsewhere."""
+    if args.student is not None:
+        from harness.cli.evaluate_student import evaluate_student
+
+        args.samplers = _samplers(args.samplers)
+        return evaluate_student(args)
+    if args.matrix is not None or args.set:
+        raise ConfigError("eval: --matrix and --set go with --student")
     store = ResultStore(args.results).existing()
     runs = [store.run(run_id) for run_id in args.runs] or store.runs()
     asked = {run.run_id: run.request.plugins for run in runs if run.weighed()}

@@ -77,9 +77,10 @@ def wanted(request: Request, spec: RunSpec) -> list[Measure]:
         if needs == "trajectory":
             compared.append((metric, f"ode{request.ode_steps}"))
             continue
+        rounded = "" if request.rounding == "edm" else "~ctm"
         for name in request.extractors:
             file = request.references.get(name) if needs == "moments" else None
-            called = revised(name, registry.get("extractor", name).revision)
+            called = revised(name, registry.get("extractor", name).revision) + rounded
             compared.append((metric, f"{called}#{file['digest']}" if file else called))
     return [
         Measure(
@@ -172,13 +173,23 @@ def _cell(
     if reason := _mismatch(teacher, data) or _misfit(grid, len(teacher.spec.shape) == 3):
         return Skip(name, reason)
     make.samplers(grid.evaluate.samplers, plugins, teacher)
+    make.weights(plugins["objective"], grid.train.batch // grid.launch.processes)
     own = type(teacher).is_network
+    backbone = None if own else grid.backbone.identity(teacher.spec.shape)
+    student = grid.student.identity()
+    if student and not (type(teacher).is_unet if own else backbone and backbone["name"] == "unet"):
+        what = f"teacher {teacher.name!r}'s network" if own else "the mlp fitted to the teacher"
+        raise ConfigError(
+            f"student.{next(iter(student))}: {what} has no such choice, only the U-Nets of"
+            " harness/backbones have; leave it out"
+        )
     spec = RunSpec(
         **plugins,
         seed=seed,
         train=grid.train.identity(),
-        backbone=None if own else grid.backbone.identity(teacher.spec.shape),
+        backbone=backbone,
         digests={"teacher": teacher.spec.digest, "dataset": data.digest},
+        student=student,
     )
     if len(spec.run_id) > LONGEST_ID:
         raise ConfigError(
@@ -222,6 +233,7 @@ def _request(
         extractors=list(dict.fromkeys(grid.evaluate.extractors)),
         samples=grid.evaluate.samples,
         evaluation_seed=grid.evaluate.seed,
+        rounding=grid.evaluate.rounding,
         ode_steps=grid.evaluate.ode_steps,
         evaluation_batch=grid.evaluate.batch,
         device=grid.launch.device,
@@ -323,6 +335,8 @@ def _misfit(grid: Grid, images: bool) -> str:
     Raises:
         ConfigError: no metric or extractor has such a name.
     """
+    if grid.evaluate.rounding != "edm" and not images:
+        return "samples that are no images are not rounded: leave out evaluate.rounding"
     metrics = [registry.get("metric", ref.name) for ref in grid.evaluate.metrics]
     extractors = [registry.get("extractor", name) for name in grid.evaluate.extractors]
     reasons = (misfit(*pair, images) for pair in itertools.product(metrics, extractors))

@@ -13,6 +13,7 @@ from harness.config.reading import parse
 from harness.config.samplers import sampler_names
 from harness.core.sampler import Sampler
 from harness.errors import ConfigError
+from harness.store.records import Rounding
 
 #: settings of `train` that are no part of a run's identity
 UNTOLD = ("eval_ema", "micro_batch", "checkpoint_every", "log_every", "compile", "channels_last")
@@ -117,8 +118,41 @@ class Train(Section):
     channels_last: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """The settings that decide a run's numbers."""
-        return self.model_dump(exclude={*UNTOLD})
+        """The settings that decide a run's numbers.
+
+        `init_seeded` tells runs that draw random initial weights from their seed from earlier
+        ones, which all drew the same.
+        """
+        told = self.model_dump(exclude={*UNTOLD})
+        return told | ({"init_seeded": True} if self.init == "random" else {})
+
+
+class Student(Section):
+    """The student where it is not simply its teacher's network with a silent branch for s.
+
+    `dropout` is the student's alone; by default it is what the teacher's file says. `s_branch`:
+    one vector added to the embedding of t, or, as in the reference code of CTM, an embedding of s
+    of its own that every residual block reads. `s_init: reference` starts the whole branch of the
+    latter at random, as that code does, from the run's seed; `zero` lets the student start as its
+    teacher.
+    """
+
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    s_branch: Literal["shared", "per_block"] = "shared"
+    s_init: Literal["zero", "reference"] = "zero"
+
+    @model_validator(mode="after")
+    def _random_start_of_what(self) -> Student:
+        if self.s_init == "reference" and self.s_branch == "shared":
+            raise ValueError(
+                "s_init: reference is a start of the branch that the reference code has; write"
+                " s_branch: per_block too, or s_init: zero"
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What is not the default, so that runs from before a setting existed keep their ids."""
+        return self.model_dump(exclude_defaults=True)
 
 
 class Backbone(Section):
@@ -196,6 +230,9 @@ class Evaluate(Section):
     extractors: Annotated[list[str], Field(min_length=1)] = ["raw"]
     references: dict[str, ReferenceFile] = Field(default_factory=dict)
     seed: int = 0
+    rounding: Rounding = Field(
+        default="edm", description="of images to uint8, as EDM's code does it or CTM's"
+    )
     ode_steps: int = Field(
         default=256, ge=16, description="Heun steps of the teacher's own solution"
     )
@@ -323,6 +360,7 @@ class Grid(Section):
     axes: Axes
     exclude: list[dict[str, Any]] = Field(default_factory=list)
     train: Train = Field(default_factory=Train)
+    student: Student = Field(default_factory=Student)
     backbone: Backbone = Field(default_factory=Backbone)
     budgets: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     evaluate: Evaluate = Field(default_factory=Evaluate)

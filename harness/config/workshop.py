@@ -20,6 +20,7 @@ from harness.api import (
     create,
     make_params,
 )
+from harness.api.objective import misfit_of_groups
 from harness.config.schema import PluginRef, ReferenceFile
 from harness.core.sampler import Sampler
 from harness.errors import ConfigError, HarnessError, described
@@ -123,6 +124,13 @@ class Workshop:
                 )
             if reason:
                 self.broken[f"{name} {reason}"] = f"evaluate.samplers: {reason}"
+
+    def weights(self, objective: PluginSpec, share: int) -> None:
+        """Note an objective whose adaptive weight cannot be measured on a process's `share`."""
+        group = objective.params.get("adaptive_batch")
+        if group and share % group:
+            reason = misfit_of_groups(group, share)
+            self.broken[f"{objective.label} {reason}"] = f"objective {objective.name!r}: {reason}"
 
     def dataset(self, spec: PluginSpec | None, teacher: Teacher | None) -> DatasetSpec | str:
         """What the dataset is, or why it cannot be had."""
@@ -253,7 +261,10 @@ def own_sources(spec: RunSpec, request: Request | None = None) -> dict[str, str]
 
 def sources_of(measure: Measure, sources: Mapping[str, str]) -> dict[str, str]:
     """Those of `own_sources` that have a part in a number."""
-    others = (f"metric {measure.metric}", f"extractor {measure.extractor.partition('#')[0]}")
+    others = (
+        f"metric {measure.metric}",
+        f"extractor {measure.extractor.partition('#')[0].partition('~')[0]}",
+    )
     return {
         plugin: digest
         for plugin, digest in sources.items()

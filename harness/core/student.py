@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 
 
 class Student:
-    """f(x, t, s) = skip x + out F(x, t, s) [+ shift b]: coefficients in float64, cast last."""
+    """f(x, t, s) = skip x + out F(x, t, s) [+ shift b]: coefficients in float64, cast last.
 
-    def __init__(self, backbone: Backbone, precond: Preconditioning) -> None:
+    `tells_s`: whether the network is told s; published consistency models are not.
+    """
+
+    def __init__(
+        self, backbone: Backbone, precond: Preconditioning, *, tells_s: bool = True
+    ) -> None:
         self.backbone = backbone
         self.precond = precond
+        self.tells_s = tells_s
 
     def jump(self, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None = None) -> Tensor:
         """Jump from noise levels t to s <= t, both float64 [B]; x is [B, *shape]."""
@@ -31,7 +37,7 @@ class Student:
     def _apply(
         self, coeffs: Coeffs, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None
     ) -> Tensor:
-        raw = self.backbone(*self._shown(x, t, s), s, labels)
+        raw = self.backbone(*self._shown(x, t, s), s if self.tells_s else None, labels)
         value = per_sample(coeffs.skip, x) * x + per_sample(coeffs.out, x) * raw.to(x.dtype)
         if coeffs.shift is not None:
             value = value + per_sample(coeffs.shift, x) * self.precond.offset.to(x.dtype)

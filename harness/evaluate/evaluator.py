@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from harness.evaluate.moments import Moments
 from harness.evaluate.reference import Reference, load_reference
 from harness.registry import own_source
 from harness.store.artifacts import get_or_make
-from harness.store.records import Measure, Request
+from harness.store.records import Measure, Request, Rounding
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Evaluator:
 
     Args:
         trained_times: the objective's own grid, for samplers that walk on it.
+        sigma_min: where samples end; the teacher's, unless a student has its own.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Evaluator:
         results: Path,
         heartbeat: Callable[[], None] = lambda: None,
         trained_times: Tensor | None = None,
+        sigma_min: float | None = None,
     ) -> None:
         self.teacher = teacher
         self.dataset = dataset
@@ -62,6 +65,7 @@ class Evaluator:
         self.results = results
         self.heartbeat = heartbeat
         self.trained_times = trained_times
+        self.walked = replace(teacher.spec, sigma_min=sigma_min or teacher.spec.sigma_min)
         self.metrics: dict[str, Metric] = {
             label: create("metric", **request.metric_plugin(label)) for label in request.metrics
         }
@@ -90,10 +94,11 @@ class Evaluator:
         if self.metrics[measure.metric].needs == "trajectory":
             return None, measure.n
         extractor = self.extractors[measure.extractor_name]
+        rounded = "" if measure.rounding == "edm" else f"~{measure.rounding}"
         if not measure.reference:
-            return extractor.id, self._data_n
+            return f"{extractor.id}{rounded}", self._data_n
         file = self._files[extractor.name]
-        name = f"{extractor.id} vs {Path(file.meta['source']).stem}#{measure.reference}"
+        name = f"{extractor.id}{rounded} vs {Path(file.meta['source']).stem}#{measure.reference}"
         return name, file.moments.n
 
     @property
@@ -109,7 +114,7 @@ class Evaluator:
             groups.setdefault((measure.sampler, measure.nfe), []).append(measure)
         scores: dict[Measure, Score] = {}
         for (sampler, nfe), group in groups.items():
-            walk = Walk.of(sampler, nfe, self.teacher.spec, self.trained_times)
+            walk = Walk.of(sampler, nfe, self.walked, self.trained_times)
             scores.update(self._measure(student, walk, group))
         return scores
 
@@ -134,7 +139,7 @@ class Evaluator:
                 kept.append(samples.cpu())
             finite = finite and bool(samples.isfinite().all())
             for found in features.values() if finite else ():
-                found.add(self._seen(samples))
+                found.add(self._seen(samples, self.request.rounding))
         if not all(self._gather([finite])):
             return {measure: Score(float("nan")) for measure in group}
         whole = {name: found.gather(self._gather) for name, found in features.items()}
@@ -161,9 +166,12 @@ class Evaluator:
             return score(metric, found, Features.restored(found.extractor, moments))
         return score(metric, found, self._reference(measure.extractor_name, metric.needs))
 
-    def _seen(self, samples: Tensor) -> Tensor:
-        """Samples as extractors see them: images as uint8, other data as they are."""
-        return quantise(samples) if self._images else samples
+    def _seen(self, samples: Tensor, rounding: Rounding = "edm") -> Tensor:
+        """Samples as extractors see them: images as uint8, other data as they are.
+
+        Data, which come from bytes, are those bytes again whatever the rounding of samples.
+        """
+        return quantise(samples, rounding) if self._images else samples
 
     def _blocks(self, n: int) -> tuple[Tensor, ...]:
         return torch.arange(n).split(self.batch)

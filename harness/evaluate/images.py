@@ -6,15 +6,18 @@ import torch
 from torch import Tensor
 
 from harness.api import ConfigError
+from harness.store.records import Rounding
 
 
-def quantise(x: Tensor) -> Tensor:
+def quantise(x: Tensor, rounding: Rounding = "edm") -> Tensor:
     """Samples in [-1, 1] to uint8: clip(127.5 x + 128, 0, 255), truncated.
 
     EDM's own rule (generate.py of github.com/NVlabs/edm), so published FIDs mean the same; a pixel
-    u stored as u / 127.5 - 1 comes back as u.
+    u stored as u / 127.5 - 1 comes back as u. `ctm` truncates clip(127.5 (x + 1), 0, 255) instead,
+    as the code of consistency models and CTM does: half a grey level darker on average.
     """
-    return (x * 127.5 + 128).clip(0, 255).to(torch.uint8)
+    shift = 128 if rounding == "edm" else 127.5
+    return (x * 127.5 + shift).clip(0, 255).to(torch.uint8)
 
 
 def is_image(shape: tuple[int, ...]) -> bool:

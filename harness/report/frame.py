@@ -123,7 +123,12 @@ def load_cells(
 def wanted_of_cells(matrix: dict[str, Any]) -> dict[str, set[Measure]]:
     """run id -> the numbers that the grid asks of it."""
     by_objective = read_wanted(matrix)
-    return {cell["run_id"]: by_objective[cell["objective"]["name"]] for cell in matrix["cells"]}
+    return {
+        cell["run_id"]: {Measure(**measure) for measure in cell["wanted"]}
+        if "wanted" in cell  # a published student
+        else by_objective[cell["objective"]["name"]]
+        for cell in matrix["cells"]
+    }
 
 
 def settled(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
@@ -205,7 +210,7 @@ def _identity(axis: str, spec: RunSpec) -> str:
 
 def _flat(spec: RunSpec) -> dict[str, str]:
     """Everything that decides a cell's numbers and is none of its axes, as dotted keys."""
-    sections = {"train": spec.train, "backbone": spec.backbone or {}}
+    sections = {"train": spec.train, "student": spec.student, "backbone": spec.backbone or {}}
     return {
         f"{section}.{key}": json.dumps(value, sort_keys=True)
         for section, values in sections.items()

@@ -29,6 +29,7 @@ from harness.report.words import (
     trained_for,
     worth,
 )
+from harness.store.records import PUBLISHED
 
 #: extension -> tabulate's name of the style
 STYLES = {"txt": "simple", "md": "github", "tex": "latex_booktabs"}
@@ -56,8 +57,10 @@ def _leaderboard(board: pd.DataFrame, extension: str) -> Iterable[str]:
         return
     for key, group in board.groupby(GROUP, sort=False):
         better = "lower" if group["lower_is_better"].all() else "higher"
-        span = f"at {int(group['images'].max()):,} images; {better} is better"
-        title = _title("Leaderboard", key, span, extension)
+        trained = f"at {int(group['images'].max()):,} images"
+        if group["objective"].iloc[0] == PUBLISHED:
+            trained = "published models, trained elsewhere"
+        title = _title("Leaderboard", key, f"{trained}; {better} is better", extension)
         ordered = group.sort_values(["nfe", "mean_rank"], na_position="last")
         last = _overall(ordered) if group["nfe"].nunique() > 1 else {}
         yield _pivot(title, ordered, _board_cell, extension, last | _fewest(ordered))

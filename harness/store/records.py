@@ -9,9 +9,15 @@ import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import PurePath
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, cast, get_args, get_type_hints
 
 from harness.visible import visible
+
+#: how samples become uint8 images: as EDM does it, or as consistency models and CTM do
+Rounding = Literal["edm", "ctm"]
+
+#: stands for the objective of students that were trained elsewhere (`eval --student`)
+PUBLISHED = "published"
 
 
 class State(StrEnum):
@@ -81,11 +87,13 @@ class RunSpec:
     train: dict[str, Any]
     backbone: dict[str, Any] | None
     digests: dict[str, str]
+    #: the grid's `student` section less its defaults
+    student: dict[str, Any] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
         """A readable name ending in a hash of the identity."""
-        identity = asdict(self)
+        identity = self._fields()
         for axis in ("precond", "teacher", "objective", "dataset"):
             identity[axis] = getattr(self, axis).identity
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
@@ -95,7 +103,14 @@ class RunSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with the run id for whoever reads the file."""
-        return {"run_id": self.run_id, **asdict(self)}
+        return {"run_id": self.run_id, **self._fields()}
+
+    def _fields(self) -> dict[str, Any]:
+        """All fields; `student` only where it says something, as files from before have none."""
+        told = asdict(self)
+        if not self.student:
+            del told["student"]
+        return told
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunSpec:
@@ -106,6 +121,7 @@ class RunSpec:
             objective=PluginSpec(**data["objective"]),
             dataset=PluginSpec(**data["dataset"]),
             **{key: data[key] for key in ("seed", "train", "backbone", "digests")},
+            student=data.get("student", {}),
         )
 
 
@@ -118,11 +134,11 @@ class Measure:
     """What one number is: at which step, sampled how, measured how, on how many samples.
 
     `metric` is the label of a metric, e.g. `kid(subset_size=500)`. `extractor` is the name of an
-    extractor, with `.r2` where its revision is 2, and with `#` and the digest of a file of
-    statistics where samples are compared with that instead of the dataset; or `ode256` for a
-    trajectory metric. `sampler` is a name of harness/core/sampler.py, `ema` the rate of the average
-    that was sampled from, None for the objective's own (`train.ema`), `seed` the evaluation's.
-    Their defaults are what older rows mean.
+    extractor, with `.r2` where its revision is 2, with `~ctm` where images are rounded so, and with
+    `#` and the digest of a file of statistics where samples are compared with that instead of the
+    dataset; or `ode256` for a trajectory metric. `sampler` is a name of harness/core/sampler.py,
+    `ema` the rate of the average that was sampled from, None for the objective's own (`train.ema`),
+    `seed` the evaluation's. Their defaults are what older rows mean.
     """
 
     step: int
@@ -145,7 +161,12 @@ class Measure:
     @property
     def extractor_name(self) -> str:
         """The extractor alone."""
-        return re.sub(r"\.r\d+$", "", self.extractor.partition("#")[0])
+        return re.sub(r"\.r\d+$", "", self.extractor.partition("#")[0].partition("~")[0])
+
+    @property
+    def rounding(self) -> Rounding:
+        """How images were made for the extractor."""
+        return cast(Rounding, self.extractor.partition("#")[0].partition("~")[2] or "edm")
 
     @property
     def reference(self) -> str:
@@ -261,6 +282,7 @@ class Request:
     #: averages to evaluate: None is the objective's own, which is always kept
     emas: list[float | None] = field(default_factory=lambda: [None])
     evaluation_seed: int = 0
+    rounding: Rounding = "edm"
     ode_steps: int = 256
     evaluation_batch: int | None = None
     device: str = "auto"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import ArtifactError, ConfigError, DamagedError, nearest
 from harness.home import told_without_home, without_home
 from harness.store.files import read_json, write_json
-from harness.store.records import Measure
+from harness.store.records import PUBLISHED, Measure
 from harness.store.schema import read_versioned, write_versioned
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ def _measures(matrix: dict[str, Any]) -> dict[str, list[Measure]]:
 def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:
     """Read what `save_matrix` wrote.
 
+    Published students that were measured on its problems are among its cells.
+
     Raises:
         ConfigError: the results folder has seen no grid of that name.
         DamagedError: the file holds no such thing.
@@ -135,7 +137,36 @@ def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:
     path = store.root / "tables" / grid / "matrix.json"
     if not path.exists():
         raise ConfigError(f"{store.root} has no grid {grid!r}{nearest(grid, grids(store))}")
-    return read_versioned(path, MATRIX)
+    matrix = read_versioned(path, MATRIX)
+    _add_published(store, matrix)
+    return matrix
+
+
+def _add_published(store: ResultStore, matrix: dict[str, Any]) -> None:
+    """Add published students that were measured as the grid asks, on one of its teachers and data.
+
+    They are no part of the grid and so not of its file: another `run` neither owes nor loses them.
+    Such a cell says itself what is `wanted` of it: the numbers that it has.
+    """
+    problems = {
+        (cell["digests"]["teacher"], cell["digests"]["dataset"]) for cell in matrix["cells"]
+    }
+    asked = {_protocol(measure) for found in read_wanted(matrix).values() for measure in found}
+    steps = {measure["nfe"] for measure in matrix["wanted"]}
+    for path in sorted(store.root.glob(f"runs/*-{PUBLISHED}-s0-*/spec.json")):
+        run = store.run_at(path.parent.name)
+        digests = run.spec.digests
+        if (digests["teacher"], digests["dataset"]) not in problems:
+            continue
+        rows = [m for m in run.rows() if m.nfe in steps and _protocol(m) in asked]
+        if rows:
+            told = {"wanted": [measure.to_json() for measure in rows]}
+            matrix["cells"].append(run.spec.to_json() | told)
+
+
+def _protocol(measure: Measure) -> tuple[str, str, int, int]:
+    """How a number is measured, whatever the student and how it is sampled."""
+    return measure.metric, measure.extractor, measure.n, measure.seed
 
 
 def sources(store: ResultStore, grid: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from harness.backbones.base import Backbone
 from harness.config.workshop import check_command, resolve_dataset
 from harness.contract import refuse_broken
 from harness.core.group import Group
+from harness.core.random import derive_seed
 from harness.core.student import Student
 from harness.errors import ConfigError
 from harness.registry import own_source
@@ -148,16 +149,34 @@ def _array(precond: Preconditioning, name: str, value: torch.Tensor) -> np.ndarr
         ) from None
 
 
+def empty_network(spec: RunSpec, teacher: Teacher) -> Backbone:
+    """The student's network, on the host, for weights that are about to be read into it."""
+    network = teacher.network() or make_backbone(teacher, spec.backbone or {})
+    if spec.student:
+        network.adapt(spec.student, seed=0)
+    return network
+
+
 def _initial_network(
     spec: RunSpec, teacher: Teacher, dataset: Dataset, results: Path, device: torch.device
 ) -> Backbone:
-    """The student at step 0: the teacher's own network, or a backbone fitted to it."""
+    """The student at step 0: the teacher's own network, or a backbone fitted to it.
+
+    What is drawn at random is drawn from the run's seed. A fit is none of that: it stands for a
+    teacher's weights, and all seeds start from the same.
+    """
     network = teacher.network()
+    random = spec.train["init"] == "random"
+    # runs of an earlier version all drew the same
+    weights = derive_seed(spec.seed, "initial weights") if "init_seeded" in spec.train else 0
     if network is None:
         settings = spec.backbone or {}
-        if spec.train["init"] == "random":
-            return make_backbone(teacher, settings)
-        network, _ = fitted_backbone(teacher, dataset, settings, results, device)
-    elif spec.train["init"] == "random":
-        network.reset_parameters(seed=0)
+        if random:
+            network = make_backbone(teacher, settings, weights)
+        else:
+            network, _ = fitted_backbone(teacher, dataset, settings, results, device)
+    elif random:
+        network.reset_parameters(weights)
+    if spec.student:
+        network.adapt(spec.student, derive_seed(spec.seed, "initial s branch"))
     return network

@@ -22,10 +22,10 @@ REVISION = 1
 Device = torch.device | str
 
 
-def make_backbone(teacher: Teacher, settings: dict) -> Backbone:
-    """The backbone of a grid's `backbone` section, with reproducible initial weights."""
+def make_backbone(teacher: Teacher, settings: dict, seed: int = 0) -> Backbone:
+    """The backbone of a grid's `backbone` section, its initial weights drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         make = _make_unet if settings["name"] == "unet" else _make_mlp
         return make(teacher.spec, settings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
@@ -10,8 +11,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from harness.api import Batch, Dataset
+from harness.api.objective import misfit_of_groups
 from harness.backbones.dropout import hold_draws
 from harness.core.transfer import sent
+from harness.errors import ConfigError
 from harness.train.cell import Cell
 from harness.train.optimizer import Optimizer
 
@@ -84,28 +87,62 @@ def gradients(
 ) -> tuple[Gradients, dict[str, Tensor]]:
     """Gradients of the combined loss over the global batch, and each term's mean for the log.
 
+    The adaptive weight of a term is measured on the global batch, so it does not depend on
+    micro-batches or processes; or on `Objective.adaptive_batch` samples at a time, which no
+    micro-batch then exceeds.
+
+    Raises:
+        ConfigError: this process's share of the batch is no multiple of `adaptive_batch`.
+    """
+    share = cell.spec.train["batch"] // accelerator.num_processes
+    group = cell.objective.adaptive_batch or share
+    if share % group:
+        raise ConfigError(misfit_of_groups(group, share))
+    micro = math.gcd(micro, group)
+    parts = batches(
+        cell.dataset, cell.spec.seed, step, cell.spec.train["batch"], micro, accelerator
+    )
+    total: Gradients = []
+    logs: dict[str, Tensor] = {}
+    for _ in range(share // group):
+        found, told = _group_gradients(cell, parts, group // micro, accelerator, watch)
+        if total:
+            torch._foreach_add_(total, found)
+        else:
+            total = found
+        logs = {name: logs.get(name, 0) + value for name, value in told.items()}
+    if share > group:
+        torch._foreach_mul_(total, group / share)
+        logs = {name: value * (group / share) for name, value in logs.items()}
+    if accelerator.num_processes > 1:
+        total = _mean_over_processes(total, accelerator)
+        logs = {name: accelerator.reduce(value, "mean") for name, value in logs.items()}
+    return total, logs
+
+
+def _group_gradients(
+    cell: Cell, parts: Iterator[Batch], count: int, accelerator: Accelerator, watch: Watch
+) -> tuple[Gradients, dict[str, Tensor]]:
+    """Gradients and logs of the next `count` micro-batches, which share their adaptive weights.
+
     Terms are differentiated one after the other, so only one graph is alive at a time, and kept
     apart until the end: the adaptive weight of a term is then read off the last layer's gradients,
-    with no sweep of its own through any network. It is measured on the global batch, so it does
-    not depend on micro-batches or processes.
+    with no sweep of its own through any network.
     """
     parameters = list(cell.network.parameters())
     last = next(i for i, p in enumerate(parameters) if p is cell.network.last_layer)
-    batch = cell.spec.train["batch"]
-    share = batch // accelerator.num_processes
     sums: dict[str, Gradients] = {}
     logs: dict[str, Tensor] = {}
-    parts = batches(cell.dataset, cell.spec.seed, step, batch, micro, accelerator)
-    for _ in range(share // micro):
+    for _ in range(count):
         with watch("data"):
             part = next(parts)
         for network in (cell.network, cell.target):
-            hold_draws(network, part.seed, step, part.slots)
+            hold_draws(network, part.seed, part.step, part.slots)
         terms = cell.objective.terms(cell.student, cell.ema_student, cell.teacher, part)
         for name, term in terms.items():
             with watch(name):
                 with accelerator.autocast():
-                    loss = term() * (micro / share)
+                    loss = term() * (1 / count)
                 found = torch.autograd.grad(loss, parameters, allow_unused=True)
             grads = [
                 torch.zeros_like(p) if g is None else g
@@ -123,9 +160,6 @@ def gradients(
         torch._foreach_mul_(sums[name], weights[name])
         torch._foreach_add_(total, sums[name])
         logs[f"{name}_weight"] = weights[name]
-    if accelerator.num_processes > 1:
-        total = _mean_over_processes(total, accelerator)
-        logs = {name: accelerator.reduce(value, "mean") for name, value in logs.items()}
     return total, logs
 
 
@@ -141,8 +175,9 @@ def balance(
     names = list(last_layer)
     if not cell.objective.adaptive or len(names) < 2:
         return dict.fromkeys(names, one)
+    shared = accelerator.num_processes > 1 and cell.objective.adaptive_batch is None
     lengths = {
-        name: (accelerator.reduce(grad, "mean") if accelerator.num_processes > 1 else grad).norm()
+        name: (accelerator.reduce(grad, "mean") if shared else grad).norm()
         for name, grad in last_layer.items()
     }
     first = lengths[names[0]]

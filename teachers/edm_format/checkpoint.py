@@ -38,14 +38,19 @@ PUBLISHED = {
     "baseline/baseline-imagenet-64x64-cond-adm.pkl": "ImageNet, Dhariwal & Nichol's ADM",
 }
 BFLOAT16 = "bfloat16"
-MEND = f"get the file again from {BASE_URL}"
+AGAIN = "get it again from where it came from"
 CONVERT = "make it again with `python -m harness teacher convert`"
 TRAIN = "make it again with `python -m harness teacher train`"
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: `stored` elements of `dtype` from byte `start`, seen through strides."""
+    """A tensor in a file: `stored` elements of `dtype` from byte `start`, seen through strides.
+
+    `laid`, if given, is the shape that `stride` is about; `shape` is then what that is reshaped to,
+    which says any order of rows (see teachers/openai_format). `held`: the bytes, `start` counted in
+    them, where the file does not keep them as they are.
+    """
 
     path: Path
     start: int
@@ -54,6 +59,8 @@ class StoredTensor:
     shape: tuple[int, ...]
     offset: int = 0
     stride: tuple[int, ...] | None = None
+    laid: tuple[int, ...] | None = None
+    held: bytes | None = field(default=None, repr=False)
 
     @property
     def count(self) -> int:
@@ -78,7 +85,10 @@ class StoredTensor:
         first, count = (self.offset, self.count) if plain else (0, self.stored)
         begin = self.start + first * dtype.itemsize
         try:
-            flat = np.fromfile(self.path, dtype, count, offset=begin)
+            if self.held is None:
+                flat = np.fromfile(self.path, dtype, count, offset=begin)
+            else:
+                flat = np.frombuffer(self.held, dtype, count, begin).copy()
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
             raise refusal(self.path, problem, "check its permissions") from None
@@ -89,8 +99,35 @@ class StoredTensor:
         if plain:
             return flat.reshape(self.shape)
         steps = [step * dtype.itemsize for step in self.stride or ()]
-        view = np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, steps)
-        return np.ascontiguousarray(view)
+        laid = self.laid or self.shape
+        view = np.lib.stride_tricks.as_strided(flat[self.offset :], laid, steps)
+        return np.ascontiguousarray(view).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A tensor that a file leaves out because its values follow from the architecture."""
+
+    values: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `StoredTensor`."""
+        return self.values.shape
+
+    @property
+    def dtype(self) -> str:
+        """See `StoredTensor`."""
+        return self.values.dtype.str
+
+    @property
+    def count(self) -> int:
+        """See `StoredTensor`."""
+        return self.values.size
+
+    def read(self) -> np.ndarray:
+        """See `StoredTensor.read`."""
+        return self.values.copy()
 
 
 @dataclass(frozen=True)
@@ -98,21 +135,23 @@ class Checkpoint:
     """A checkpoint that was opened: the network's configuration and its tensors by state-dict key.
 
     `notes` are sentences for the user about what was assumed; `training` is what a teacher that was
-    trained here says of its data and recipe.
+    trained here says of its data and recipe; `reads_s` is whether the network is a student's, with
+    a branch for the end of its jump in every block.
     """
 
     path: Path
     config: NetworkConfig
-    tensors: dict[str, StoredTensor]
+    tensors: dict[str, StoredTensor | Constant]
     notes: tuple[str, ...] = field(default=())
     training: dict[str, Any] | None = None
+    reads_s: bool = False
 
     @property
     def mend(self) -> str:
         """What to do if the file turns out to be unusable: it is to be had where it came from."""
         if self.training is not None:
             return TRAIN
-        return MEND if self.path.suffix.lower() == ".pkl" else CONVERT
+        return CONVERT if self.path.suffix.lower() == ".safetensors" else again(self.path)
 
     def refuse_bad(self, name: str, values: np.ndarray, limit: float = math.inf) -> None:
         """Refuse weights that are not finite, or whose size passes `limit`, the dtype's largest.
@@ -140,6 +179,12 @@ def contiguous(shape: Iterable[int]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(size, 1)
     return tuple(reversed(strides))
+
+
+def again(path: Path) -> str:
+    """Where to get a file again: NVIDIA's address for NVIDIA's files alone."""
+    known = {Path(name).name: name for name in PUBLISHED}
+    return f"get it again from {BASE_URL}{known[path.name]}" if path.name in known else AGAIN
 
 
 def refusal(path: Path, problem: str, mend: str) -> ConfigError:

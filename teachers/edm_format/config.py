@@ -52,6 +52,11 @@ class Dhariwal(_Config):
     attn_resolutions: list[int] = Field(default=[32, 16, 8], max_length=16)
     dropout: Fraction = 0.10
     label_dropout: Fraction = 0.0
+    # not EDM's: what OpenAI's U-Nets differ in
+    scale_shift: bool = True
+    head_channels: Count = 64
+    group_channels: Count = 4
+    label_s: bool = True
 
 
 class EDMPrecond(_Config):
@@ -61,6 +66,8 @@ class EDMPrecond(_Config):
     sigma_min: float = Field(default=0.0, ge=0)
     sigma_max: float = Field(default=math.inf, gt=0)
     sigma_data: float = Field(default=0.5, gt=0, allow_inf_nan=False)
+    # not EDM's: OpenAI's networks are told 250 log(sigma)
+    noise_scale: float = Field(default=0.25, gt=0, allow_inf_nan=False)
 
     def range(self) -> tuple[float, float]:
         """The noise levels the network knows: (lowest, highest)."""

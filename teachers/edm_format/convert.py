@@ -21,7 +21,8 @@ def open_checkpoint(weights: str | Path) -> Checkpoint:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         known = " or ".join(_READERS)
-        raise refusal(path, "is of no known kind", f"name a file ending in {known}")
+        other = " (a .pt is for teacher `openai`, or load_student)" if path.suffix == ".pt" else ""
+        raise refusal(path, "is of no known kind", f"name a file ending in {known}{other}")
     return reader(path)
 
 

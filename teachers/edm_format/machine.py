@@ -100,7 +100,7 @@ class Machine:
                 break
             self._step(opcode)
         else:
-            raise Refused("is a pickle far longer than any EDM checkpoint")
+            raise Refused("is a pickle far longer than any network's")
         if len(self.stack) != 1 or self.marked:
             raise Refused("is a damaged pickle (it ends inside a value)")
         return self.stack.pop()
@@ -142,6 +142,8 @@ class Machine:
                 raise Refused("is a damaged pickle")
             del self.stack[-size:]
             push(items)
+        elif opcode == b"0":  # POP: of what was memoised, in recursive values
+            pop()
         elif opcode == b"\x94":  # MEMOIZE
             self.memo[len(self.memo)] = self.stack[-1]
         elif opcode == b"\x95":  # FRAME: only a hint for buffering
@@ -165,13 +167,14 @@ class Machine:
             push(target.make(*arguments))
         elif opcode == b"b":  # BUILD
             state, target = pop(), self.stack[-1]
-            if not isinstance(target, Buildable):
+            if isinstance(target, Buildable):
+                target.build(state)
+            elif type(target) is not dict:  # a dict's: the `_metadata` of torch's state dicts
                 raise Refused("sets the state of an object that has none")
-            target.build(state)
         elif opcode == b"Q" and self.persistent is not None:  # BINPERSID
             push(self.persistent(pop()))
         else:
-            raise Refused(f"uses pickle opcode {opcode!r}, which no EDM checkpoint needs")
+            raise Refused(f"uses pickle opcode {opcode!r}, which no network's file needs")
 
     def _since_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.marked.pop()
@@ -206,7 +209,7 @@ class Machine:
             name, module = self.stack.pop(), self.stack.pop()
         if type(module) is not str or type(name) is not str or (module, name) not in self.table:
             raise Refused(
-                f"names {short(f'{module}.{name}')}, which no EDM checkpoint needs and loading"
+                f"names {short(f'{module}.{name}')}, which no network's file needs and loading"
                 " could run"
             )
         self.stack.append(self.table[module, name])

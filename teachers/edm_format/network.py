@@ -22,8 +22,11 @@ _NETWORKS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
 _FLOATS = ("<f2", "<f4", "<f8", BFLOAT16)
 
 
-def build(config: NetworkConfig) -> UNetBackbone:
-    """An untrained backbone of this configuration, on torch's current default device."""
+def build(config: NetworkConfig, reads_s: bool = False) -> UNetBackbone:
+    """An untrained backbone of this configuration, on torch's current default device.
+
+    `reads_s`: a student's, which reads s in every block.
+    """
     mapping = _INNER[config.inner.class_name](**config.inner.model_dump(exclude={"class_name"}))
     net = _NETWORKS[config.model.model_type](
         img_resolution=config.img_resolution,
@@ -32,6 +35,8 @@ def build(config: NetworkConfig) -> UNetBackbone:
         label_dim=config.label_dim,
         **config.model.model_dump(exclude={"model_type"}),
     )
+    if reads_s:
+        net.second_time_per_block()
     return UNetBackbone(net, mapping, config.img_channels)
 
 
@@ -69,7 +74,7 @@ def check(checkpoint: Checkpoint) -> UNetBackbone:
     """
     try:
         with torch.device("meta"):
-            backbone = build(checkpoint.config)
+            backbone = build(checkpoint.config, checkpoint.reads_s)
     except (ValueError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:120]
         problem = f"describes a network that cannot be built ({reason})"

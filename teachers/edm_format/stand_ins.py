@@ -12,13 +12,15 @@ import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from teachers.edm_format.checkpoint import StoredTensor, contiguous
 from teachers.edm_format.machine import Buildable, Machine, Refused, Span, StandIn
 
-_DTYPES = {
+#: torch's storage classes by name
+DTYPES = {
     "HalfStorage": "<f2",
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
@@ -67,11 +69,19 @@ class ScalarType(Buildable):
 
 @dataclass(frozen=True)
 class Storage:
-    """Raw elements in the file."""
+    """Raw elements in the file, or in `held` where the file keeps them as text."""
 
     dtype: str
     start: int
     stored: int
+    held: bytes | None = None
+
+
+@dataclass(frozen=True)
+class BoundMethod:
+    """A method of a module of the pickle, which nobody calls: a loss's schedule, in ECT's files."""
+
+    name: str
 
 
 class StandIns:
@@ -79,21 +89,25 @@ class StandIns:
 
     def __init__(self, path: Path, data: Any) -> None:
         self.path, self.data = path, data
-        self.storages: dict[Span, Storage] = {}
+        self.storages: dict[Span | bytes, Storage] = {}
         self.table = {key: StandIn(make) for key, make in self._functions().items()}
         self.nested = {
-            ("torch", name): StandIn(lambda dtype=dtype: dtype) for name, dtype in _DTYPES.items()
+            ("torch", name): StandIn(lambda dtype=dtype: dtype) for name, dtype in DTYPES.items()
         }
 
     def _functions(self) -> dict[tuple[str, str], Callable[..., Any]]:
         """The allow-list: every name a checkpoint may use, and what stands in for it."""
         return {
             ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent_object,
-            ("collections", "OrderedDict"): _new_dict,
-            ("dnnlib.util", "EasyDict"): _new_dict,
+            ("collections", "OrderedDict"): new_dict,
+            ("dnnlib.util", "EasyDict"): new_dict,
             ("builtins", "set"): _new_set,
-            ("torch._utils", "_rebuild_parameter"): _parameter,
-            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+            ("__builtin__", "set"): _new_set,  # as protocol 2 calls it
+            ("builtins", "getattr"): _bound_method,
+            ("__builtin__", "getattr"): _bound_method,
+            ("_codecs", "encode"): _encoded,
+            ("torch._utils", "_rebuild_parameter"): parameter,
+            ("torch._utils", "_rebuild_tensor_v2"): partial(tensor, self.path),
             ("torch.storage", "_load_from_bytes"): self._storage,
             ("torch.nn.modules.container", "ModuleDict"): lambda: Node("ModuleDict"),
             ("numpy", "dtype"): _scalar_type,
@@ -101,41 +115,18 @@ class StandIns:
             ("numpy._core.multiarray", "scalar"): self._scalar,
         }
 
-    def _tensor(
-        self,
-        storage: Any,
-        offset: Any,
-        size: Any,
-        stride: Any,
-        requires_grad: Any,
-        hooks: Any,
-        metadata: Any = None,
-    ) -> StoredTensor:
-        if type(storage) is not Storage or type(size) is not tuple or type(stride) is not tuple:
-            raise Refused("has a tensor that is put together wrongly")
-        if len(size) != len(stride) or len(size) > 8 or metadata is not None:
-            raise Refused("has a tensor that is put together wrongly")
-        if any(type(n) is not int or not 0 <= n < 2**48 for n in (offset, *size, *stride)):
-            raise Refused("has a tensor with impossible sizes")
-        count = math.prod(size)
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if count and (count > storage.stored or last >= storage.stored):
-            raise Refused("has a tensor that reaches past its storage")
-        kept = None if stride == contiguous(size) else stride
-        if not count:
-            offset, kept = 0, None
-        return StoredTensor(
-            self.path, storage.start, storage.stored, storage.dtype, size, offset, kept
-        )
-
-    def _storage(self, span: Any) -> Storage:
+    def _storage(self, source: Any) -> Storage:
         """A legacy torch.save stream: five pickles, the number of elements, the elements."""
-        if type(span) is not Span:
+        if type(source) not in (Span, bytes):
             raise Refused("has a storage that is not made of bytes")
-        if span in self.storages:  # shared by two tensors: parse it once
-            return self.storages[span]
-        stop = span.start + span.length
-        stream = Machine(self.data, span.start, stop, self.nested, _storage_id)
+        if source in self.storages:  # shared by two tensors: parse it once
+            return self.storages[source]
+        held = source if isinstance(source, bytes) else None
+        data = self.data if held is None else held
+        start, stop = (
+            (0, len(data)) if held is not None else (source.start, source.start + source.length)
+        )
+        stream = Machine(data, start, stop, self.nested, _storage_id)
         magic, protocol, system = stream.load(), stream.load(), stream.load()
         if magic != _MAGIC or protocol != _STREAM or type(system) is not dict:
             raise Refused("has weights that are no torch.save stream")
@@ -146,17 +137,20 @@ class StandIns:
             raise Refused("has weights that are no single storage")
         dtype, _, count = kept
         header = stream.take(8)
-        (stored,) = struct.unpack("<q", self.data[header.start : header.start + 8])
+        (stored,) = struct.unpack("<q", data[header.start : header.start + 8])
         if stored != count or stored * ITEM[dtype] != stop - stream.position:
             raise Refused("has a storage whose size does not match its bytes")
-        self.storages[span] = Storage(dtype, stream.position, stored)
-        return self.storages[span]
+        self.storages[source] = Storage(dtype, stream.position, stored, held)
+        return self.storages[source]
 
     def _scalar(self, kind: Any, value: Any) -> Any:
-        if type(kind) is not ScalarType or type(value) is not Span:
+        if type(kind) is not ScalarType or type(value) not in (Span, bytes):
             raise Refused("has a number in an unknown form")
-        raw = self.data[value.start : value.start + value.length]
+        raw = value if type(value) is bytes else self._bytes(value)
         return struct.unpack(kind.form, raw)[0]
+
+    def _bytes(self, span: Span) -> bytes:
+        return bytes(self.data[span.start : span.start + span.length])
 
 
 def _persistent_object(record: Any) -> Node:
@@ -181,7 +175,40 @@ def _storage_id(value: Any) -> tuple[str, str, int]:
     return kind.make(), key, count
 
 
-def _parameter(tensor: Any, requires_grad: Any, hooks: Any) -> StoredTensor:
+def tensor(
+    path: Path,
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any,
+    hooks: Any,
+    metadata: Any = None,
+) -> StoredTensor:
+    """Stands in for torch's `_rebuild_tensor_v2`: a tensor is a window on a storage.
+
+    Raises:
+        Refused: the window reaches out of the storage, or shows elements many times.
+    """
+    if type(storage) is not Storage or type(size) is not tuple or type(stride) is not tuple:
+        raise Refused("has a tensor that is put together wrongly")
+    if len(size) != len(stride) or len(size) > 8 or metadata is not None:
+        raise Refused("has a tensor that is put together wrongly")
+    if any(type(n) is not int or not 0 <= n < 2**48 for n in (offset, *size, *stride)):
+        raise Refused("has a tensor with impossible sizes")
+    count = math.prod(size)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if count and (count > storage.stored or last >= storage.stored):
+        raise Refused("has a tensor that reaches past its storage")
+    kept = None if stride == contiguous(size) else stride
+    if not count:
+        offset, kept = 0, None
+    where = storage.start, storage.stored, storage.dtype
+    return StoredTensor(path, *where, size, offset, kept, held=storage.held)
+
+
+def parameter(tensor: Any, requires_grad: Any, hooks: Any) -> StoredTensor:
+    """Stands in for torch's `_rebuild_parameter`."""
     if not isinstance(tensor, StoredTensor):
         raise Refused("has a parameter that is not a tensor")
     return tensor
@@ -194,7 +221,8 @@ def _scalar_type(form: Any, *flags: Any) -> ScalarType:
     return ScalarType(forms[form])
 
 
-def _new_dict() -> dict[str, Any]:
+def new_dict() -> dict[str, Any]:
+    """Stands in for OrderedDict and EasyDict."""
     return {}
 
 
@@ -202,3 +230,17 @@ def _new_set(items: Any = ()) -> set[Any]:
     if type(items) not in (list, tuple) or any(type(item) is not str for item in items):
         raise Refused("has a set of something else than names")
     return set(items)
+
+
+def _bound_method(owner: Any, name: Any) -> BoundMethod:
+    """Stands in for getattr(object, "method"), by which pickle writes a bound method."""
+    if not isinstance(owner, Node) or type(name) is not str:
+        raise Refused("asks for an attribute of something that is no module (not a bound method)")
+    return BoundMethod(name)
+
+
+def _encoded(text: Any, encoding: Any) -> bytes:
+    """Stands in for `_codecs.encode`, by which protocol 2 writes bytes as text."""
+    if type(text) is not str or encoding != "latin1":
+        raise Refused("has bytes that are written in an unknown form")
+    return text.encode("latin1")

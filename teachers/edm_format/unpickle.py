@@ -3,44 +3,66 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.api import ConfigError
-from teachers.edm_format.checkpoint import MEND, Checkpoint, StoredTensor, refusal
+from teachers.edm_format.checkpoint import Checkpoint, StoredTensor, again, refusal
 from teachers.edm_format.config import INNER, NetworkConfig
 from teachers.edm_format.infer import infer_arguments
+from teachers.edm_format.kinds import hostile, refuse_other_kinds
 from teachers.edm_format.machine import Machine, Refused, short
 from teachers.edm_format.stand_ins import ITEM, Node, StandIns
 
 _MAX_DEPTH, _MAX_NODES = 16, 100_000
-HOSTILE = (
-    "it was not loaded and nothing in it was run, but do not open it with other tools; " + MEND
-)
+#: class name of a published network -> whose arguments it has: of teachers, its own
+TEACHERS = {name: name for name in INNER}
+#: class names of consistency models in such pickles
+STUDENTS = ("ECMPrecond", "CMPrecond", "CTPrecond", "iCTPrecond", "ICTPrecond")
+T = TypeVar("T")
+EXPECTED = "a pickle as EDM's training writes it (network-snapshot-*.pkl, edm-*.pkl)"
 
 
-def read_pickle(path: Path) -> Checkpoint:
+def read_pickle(path: Path, classes: Mapping[str, str] = TEACHERS) -> Checkpoint:
     """Open an EDM .pkl without running, or yet reading the weights of, anything in it.
+
+    Args:
+        path: the file.
+        classes: class name of the network in the file -> the one of `INNER` whose arguments it has.
 
     Raises:
         ConfigError: the file is hostile, damaged, foreign, or of a network that is not known here.
     """
+    return _opened(path, lambda reader: reader.checkpoint(classes))
+
+
+def class_of(path: Path) -> str:
+    """The class name of the network in an EDM .pkl.
+
+    Raises:
+        ConfigError: the file is hostile, damaged, or no such pickle.
+    """
+    return _opened(path, lambda reader: reader.network().class_name)
+
+
+def _opened(path: Path, use: Callable[[_Reader], T]) -> T:
     try:
-        if path.stat().st_size == 0:
-            raise Refused("is empty")
+        refuse_other_kinds(path, EXPECTED)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Reader(path, data).checkpoint()
+            return use(_Reader(path, data))
     except Refused as reason:
-        mend = HOSTILE if "could run" in str(reason) else MEND
+        mend = hostile(again(path)) if "could run" in str(reason) else again(path)
+        if "a student" in str(reason):
+            mend = "load it with load_student"
         raise refusal(path, str(reason), mend) from None
     except ConfigError:
         raise
     except OSError as error:
         raise refusal(path, f"cannot be read ({error.strerror})", "check its permissions") from None
     except Exception as error:  # whatever damage does: no traceback may come from a bad file
-        problem = f"is damaged, or no EDM checkpoint ({type(error).__name__})"
-        raise refusal(path, problem, MEND) from None
+        problem = f"is damaged, or not {EXPECTED} ({type(error).__name__})"
+        raise refusal(path, problem, again(path)) from None
 
 
 class _Reader:
@@ -49,18 +71,31 @@ class _Reader:
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self.path, self.data = path, data
 
-    def checkpoint(self) -> Checkpoint:
+    def network(self) -> Node:
+        """The record of the network, `ema` of the file."""
         top = Machine(self.data, 0, len(self.data), StandIns(self.path, self.data).table).load()
         if type(top) is not dict or "ema" not in top:
-            raise Refused("has no entry 'ema', so it is no EDM checkpoint")
-        net = top["ema"]
-        if not isinstance(net, Node) or net.class_name not in INNER:
-            known = ", ".join(INNER)
-            raise Refused(f"has an 'ema' that is no network of a known class (known: {known})")
+            names = ", ".join(short(name) for name in list(top)[:4]) if type(top) is dict else ""
+            instead = f" but {names}" if names else ""
+            raise Refused(f"has no entry 'ema'{instead}: it is no snapshot of a network by EDM")
+        if not isinstance(top["ema"], Node):
+            raise Refused("has an 'ema' that is no network of a known class")
+        return top["ema"]
+
+    def checkpoint(self, classes: Mapping[str, str]) -> Checkpoint:
+        """Configuration and tensors of the network."""
+        net = self.network()
+        if net.class_name not in classes:
+            name = net.class_name
+            if name in STUDENTS:
+                raise Refused(f"is a student ({name}), a consistency model, and no teacher")
+            known = ", ".join(classes)
+            raise Refused(f"has an 'ema' of class {short(name)}, no known class (known: {known})")
+        class_name = classes[net.class_name]
         tensors = self._state_dict(net)
-        arguments, notes = self._arguments(net, tensors)
+        arguments, notes = self._arguments(net, class_name, tensors)
         try:
-            config, unknown = NetworkConfig.from_arguments(net.class_name, arguments)
+            config, unknown = NetworkConfig.from_arguments(class_name, arguments)
         except ValueError as error:
             raise Refused(f"describes a network that cannot be built ({error})") from None
         if unknown:
@@ -69,15 +104,19 @@ class _Reader:
         return Checkpoint(self.path, config, tensors, tuple(notes))
 
     def _arguments(
-        self, net: Node, tensors: dict[str, StoredTensor]
+        self, net: Node, class_name: str, tensors: dict[str, StoredTensor]
     ) -> tuple[dict[str, Any], list[str]]:
         recorded = net.state.get("_init_kwargs")
         if recorded is not None:
             positional = net.state.get("_init_args", ())
             if type(recorded) is not dict or len(recorded) > 64 or positional != ():
                 raise Refused("records constructor arguments in a form EDM does not write")
-            return {str(key): plain(value) for key, value in recorded.items()}, []
-        fields = {*NetworkConfig.model_fields, *INNER[net.class_name].model_fields} - {"inner"}
+            given = {str(key): plain(value) for key, value in recorded.items()}
+            if net.class_name not in INNER:  # its defaults are its own, and kept among its state
+                own = {*INNER[class_name].model_fields} & {*net.state}
+                given = {name: plain(net.state[name]) for name in own} | given
+            return given, []
+        fields = {*NetworkConfig.model_fields, *INNER[class_name].model_fields} - {"inner"}
         state = {k: plain(v) for k, v in net.state.items() if k in fields and k != "model"}
         arguments = infer_arguments({key: value.shape for key, value in tensors.items()})
         note = "records no constructor arguments: the network was inferred from its tensors, and"

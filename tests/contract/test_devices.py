@@ -17,10 +17,12 @@ from tests.pretended_gpu import pretended_gpu
 from tests.unit.test_lpips import weights  # noqa: F401 - a fixture
 
 FIXTURE = ROOT / "tests/fixtures/edm/edm-imagenet-64x64-cond-adm-small.pkl"
+OPENAI = ROOT / "tests/fixtures/published/edm_small_ema.pt"
 TEACHERS = {
     "gmm": {},
     "unet": {},
     "edm": {"weights": str(FIXTURE)},
+    "openai": {"weights": str(OPENAI), "resolution": 16, "head_channels": 32},
     "empirical": {"dataset": {"name": "digits", "params": {"labels": True}}, "bandwidth": 0.1},
     "patches": {"side": 3, "components": 2, "crops": 100, "form": "image"},
     "diffusers": {"folder": "pipeline"},

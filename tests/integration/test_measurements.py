@@ -166,3 +166,38 @@ def test_eval_refuses_what_a_grid_would(small, harness, tmp_path):
         code, _, err = harness("eval", "--results", results, *words)
         assert (code, told in err, len(err.splitlines())) == (2, True, 1), err
     assert rows(results) == before
+
+
+def test_roundings_of_images_never_meet_in_one_column(tmp_path, harness):
+    results, grid = tmp_path / "results", tmp_path / "grid.yaml"
+    text = {
+        "version": 1,
+        "name": "rounded",
+        "axes": {"precond": ["ctm"], "teacher": ["unet"], "objective": [{"cd": {"nodes": 3}}]},
+        "train": {"batch": 4},
+        "budgets": [0],
+        "evaluate": {"nfe": [1], "samples": 8, "ode_steps": 16},
+        "launch": {"device": "cpu", "threads": 1},
+        "results": str(results),
+    }
+    grid.write_text(json.dumps(text))
+    ask(harness, grid)
+    edm = rows(results)
+    ask(harness, grid, "evaluate.rounding=ctm")
+    both = rows(results)
+    assert both[: len(edm)] == edm
+    (ctm,) = both[len(edm) :]
+    assert (ctm["metric"], ctm["extractor"]) == ("frechet", "raw~ctm"), "alignment rounds nothing"
+    (same,) = (row for row in edm if row["metric"] == "frechet")
+    assert same["extractor"] == "raw"
+    assert ctm["extractor_id"] == same["extractor_id"] + "~ctm"
+    assert ctm["value"] != same["value"]
+    table = (results / "tables" / "rounded" / "leaderboard.csv").read_text()
+    assert ctm["extractor_id"] in table
+    _, err = ask(harness, grid, "evaluate.rounding=floor", code=2)
+    assert "evaluate.rounding" in err
+
+
+def test_vectors_are_not_rounded(small, harness):
+    _, err = ask(harness, small, "evaluate.rounding=ctm", code=2)
+    assert "leave out evaluate.rounding" in err

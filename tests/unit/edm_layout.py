@@ -30,8 +30,8 @@ def _fake_global(module: str, name: str):
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, file, source: str) -> None:
-        super().__init__(file, protocol=4)
+    def __init__(self, file, source: str, protocol: int = 4) -> None:
+        super().__init__(file, protocol=protocol)
         self.source = source
         self.reconstruct = _fake_global("torch_utils.persistence", "_reconstruct_persistent_obj")
 
@@ -70,10 +70,10 @@ class Precond(nn.Module):
         self.more_state = more_state
 
 
-def write(path, ema, source: str = SOURCE) -> None:
+def write(path, ema, source: str = SOURCE, protocol: int = 4) -> None:
     """Write `ema` (a `Precond`, or any picklable thing) as a checkpoint at `path`."""
     with open(path, "wb") as file:
-        _Pickler(file, source).dump({"ema": ema, "loss_fn": None, "augment_pipe": None})
+        _Pickler(file, source, protocol).dump({"ema": ema, "loss_fn": None, "augment_pipe": None})
 
 
 def randomise(net: nn.Module, seed: int = 0) -> nn.Module:

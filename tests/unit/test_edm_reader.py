@@ -21,6 +21,7 @@ from harness.backbones.adm import DhariwalUNet
 from harness.backbones.inner import IDDPM
 from harness.backbones.song import SongUNet
 from harness.errors import ConfigError
+from teachers.edm_format.checkpoint import BASE_URL
 from teachers.edm_format.convert import convert, open_checkpoint
 from teachers.edm_format.network import check, load
 from tests.unit import edm_layout
@@ -153,6 +154,23 @@ def test_inference_finds_the_fixtures_networks(name):
     assert {key: found[key] for key in same} == same
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_protocol_reads_the_same(tmp_path, protocol):
+    path, outer = tmp_path / "file.pkl", tiny(label_dim=3)
+    edm_layout.write(path, outer, protocol=protocol)
+    backbone = load(open_checkpoint(path))
+    for key, value in outer.model.state_dict().items():
+        assert torch.equal(backbone.net.state_dict()[key], value), key
+
+
+def test_a_refusal_sends_to_nvidia_for_nvidias_files_alone(tmp_path):
+    for name, sent in (("edm-cifar10-32x32-uncond-vp.pkl", True), ("mine.pkl", False)):
+        path = tmp_path / name
+        for data in (b"\x80\x04}.", b"\x80\x04cbuiltins\neval\n.", b"\x80\x04K"):
+            path.write_bytes(data)
+            assert (BASE_URL in refused(path)) == sent
+
+
 @pytest.mark.parametrize("class_name", ["VPPrecond", "VEPrecond", "iDDPMPrecond"])
 def test_other_preconditioners_load(tmp_path, class_name):
     path = tmp_path / "file.pkl"
@@ -239,8 +257,11 @@ def test_a_call_anywhere_in_the_file_is_refused(tmp_path, protocol):
         (b"\x80\x04cbuiltins\neval\n.", "builtins.eval"),
         (b"\x80\x04c__builtin__\neval\n.", "eval"),
         (b"\x80\x04ccollections\nOrderedDict\nb.", "damaged"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "not a pickle"),
-        (b"PK\x03\x04" + b"\x00" * 100, "not a pickle"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"PK\x03\x04" + b"\x00" * 100, "is a zip"),
+        (b"\x80\x04cbuiltins\ngetattr\n(cbuiltins\nset\nX\x01\x00\x00\x00atR.", "bound method"),
+        (b"\x80\x040.", "damaged"),
+        (b"(dp0\n.", "not a pickle of protocol 2 to 5"),
     ],
 )
 def test_handmade_streams_are_refused(tmp_path, data, says):

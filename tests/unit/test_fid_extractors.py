@@ -55,6 +55,16 @@ def test_quantise_is_edms_and_inverts_its_normalisation():
     assert quantise(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
 
 
+def test_ctms_rounding_is_half_a_grey_level_darker():
+    u = torch.rand(10_000, generator=torch.Generator().manual_seed(0)) * 1.9 - 0.95
+    grey, edm, ctm = 127.5 * (u + 1), quantise(u), quantise(u, "ctm")
+    assert torch.equal(ctm, grey.floor().to(torch.uint8))
+    assert torch.equal(edm, (grey + 0.5).floor().to(torch.uint8))
+    assert float((ctm.float() - grey).mean()) == pytest.approx(-0.5, abs=0.02)
+    assert float((edm.float() - grey).mean()) == pytest.approx(0.0, abs=0.02)
+    assert quantise(torch.tensor([-3.0, 3.0]), "ctm").tolist() == [0, 255]
+
+
 def test_digits_weights_are_the_shipped_ones_and_small():
     assert hashlib.sha256(SHIPPED.read_bytes()).hexdigest() == DIGITS_SHA == FILE.sha256
     assert SHIPPED.stat().st_size < 500_000

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+ROOTS = ("harness", "preconds", "students", "teachers")
 
 #: package -> what of ours its modules may import at run time
 ALLOWED = {
@@ -60,8 +61,26 @@ ALLOWED = {
         "harness.registry",
         "harness.store",
     },
+    "harness.export": {
+        "harness.export",
+        "harness.api",
+        "harness.backbones",
+        "harness.core",
+        "harness.store",
+    },
+    "harness.export.student": set(),
     "preconds": {"preconds", "harness.api", "harness.core"},
     "teachers": {"teachers", "harness.api", "harness.core", "harness.backbones"},
+    "students": {
+        "students",
+        "harness.api",
+        "harness.core",
+        "harness.registry",
+        "harness.store",
+        "harness.train",
+        "teachers",
+    },
+    "teachers.openai_format": {"teachers", "harness.api"},
     "teachers.edm_format": {
         "teachers",
         "harness.api",
@@ -81,7 +100,7 @@ ALLOWED = {
 
 
 def modules():
-    for package in ("harness", "preconds", "teachers"):
+    for package in ROOTS:
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             yield name.removesuffix(".__init__"), path
@@ -116,7 +135,7 @@ def test_layers(name, path):
     rule = max((p for p in ALLOWED if within(name, p)), key=len, default=None)
     if rule is None:
         return
-    ours = [i for i in imports(path) if i.split(".")[0] in ("harness", "preconds", "teachers")]
+    ours = [i for i in imports(path) if i.split(".")[0] in ROOTS]
     wrong = [i for i in ours if not any(within(i, allowed) for allowed in ALLOWED[rule])]
     assert not wrong, f"{name} may not import {wrong}"
 

@@ -1,0 +1,195 @@
+"""Students that were trained elsewhere, or here: what is known of one, and the formats of files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from harness.api.plugin import Plugin
+from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.core.sampling import Walk
+    from harness.core.student import Student
+
+#: where a student's jumps may end: at any s <= t, or at sigma_min alone (a consistency model)
+Ends = Literal["any", "sigma_min"]
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """What a student is: shape [C, H, W] or [d], noise range, classes, a digest of its content.
+
+    `ends` is where the jumps that it was trained on end; `format` the plugin that read it; `facts`
+    what else its file tells (steps, images, objective), for whoever shows it.
+    """
+
+    shape: tuple[int, ...]
+    sigma_data: float
+    sigma_min: float
+    sigma_max: float
+    classes: int
+    digest: str
+    ends: Ends
+    format: str
+    facts: dict[str, Any]
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Kinds of sampler (harness/core/sampler.py) whose jumps it was trained on."""
+        return ("exact", "gamma", "stochastic") if self.ends == "any" else ("stochastic",)
+
+    def walk(self, sampler: str | None, nfe: int) -> Walk:
+        """How it is sampled in `nfe` steps, by default as it was trained to be.
+
+        Raises:
+            ConfigError: the sampler asks for jumps or times that the student does not know.
+        """
+        from harness.core.sampler import Sampler
+        from harness.core.sampling import Walk
+
+        name = sampler or self.samplers[0]
+        try:
+            read = Sampler.read(name)
+        except ValueError as error:
+            raise ConfigError(f"sampler: {error}") from None
+        reason = read.misfit(self.sigma_min, self.sigma_max)
+        if read.kind not in self.samplers:
+            reason = (
+                f"sampler {name!r}: a student of format {self.format!r} was trained on jumps to"
+                f" sigma_min alone; use {' or '.join(self.samplers)}"
+            )
+        elif read.times == "trained":
+            reason = (
+                f"sampler {name!r}: a file does not tell the times that its student was trained"
+                " at; give them as a list"
+            )
+        elif not read.serves(nfe):
+            reason = f"sampler {name!r}: its levels are for another number of steps than {nfe}"
+        if reason:
+            raise ConfigError(reason)
+        return Walk.of(name, nfe, self)
+
+
+class TrainedStudent:
+    """A trained student: jumps along the ODE, ready to be sampled; made by `load_student`.
+
+    Samplers (harness/core/sampling.py) take it as they take any `StudentLike`.
+    """
+
+    def __init__(self, spec: StudentSpec, student: Student) -> None:
+        self.spec, self.student = spec, student
+
+    def jump(self, x: Tensor, t: Any, s: Any, labels: Tensor | None = None) -> Tensor:
+        """f(x, t, s) [B, *shape] for noise levels t >= s, numbers or [B].
+
+        Args:
+            x: [B, *shape] at noise level t, data in [-1, 1].
+            labels: one-hot [B, classes], or the classes themselves, int64 [B]; None is no class.
+
+        Raises:
+            ConfigError: x or labels do not fit, or a consistency model is asked for another end
+                than sigma_min.
+        """
+        t, s = (self._levels(x, level) for level in (t, s))
+        if not self.student.tells_s and bool((s != self.spec.sigma_min).any()):
+            raise ConfigError(
+                f"student {self.spec.format!r}: a consistency model jumps to sigma_min ="
+                f" {self.spec.sigma_min:g} alone, not to {float(s.max()):g}: for several steps use"
+                " the stochastic sampler, which adds noise between them"
+            )
+        return self.student.jump(x, t, s, self._one_hot(x, labels))
+
+    def denoise(self, x: Tensor, t: Any, labels: Tensor | None = None) -> Tensor:
+        """The implied denoiser D(x, t) [B, *shape]; of a consistency model f(x, t, sigma_min)."""
+        if not self.student.tells_s:
+            return self.jump(x, t, self.spec.sigma_min, labels)
+        return self.student.denoise(x, self._levels(x, t), self._one_hot(x, labels))
+
+    def sample(
+        self,
+        n: int,
+        nfe: int = 1,
+        seed: int = 0,
+        sampler: str | None = None,
+        labels: Tensor | None = None,
+        first: int = 0,
+    ) -> Tensor:
+        """Samples [n, *shape], data in [-1, 1]; sample k is a function of (seed, first + k).
+
+        Args:
+            sampler: a name such as `exact`, `gamma0.5` or `stochastic`; by default what it was
+                trained for.
+            labels: classes int64 [n] or one-hot; drawn from the seed if there are classes.
+
+        Raises:
+            ConfigError: the student cannot be sampled so.
+        """
+        import torch
+
+        from harness.core.sampling import evaluation_labels, fresh_noise, initial_noise
+
+        spec, device = self.spec, next(self.student.backbone.parameters()).device
+        walk = spec.walk(sampler, nfe)
+        indices = torch.arange(first, first + n, device=device)
+        if labels is None:
+            labels = evaluation_labels(seed, indices, spec.classes)
+        noise = initial_noise(seed, indices, spec.shape, spec.sigma_max, torch.float32)
+        return walk.end(self, noise, fresh_noise(seed, indices, spec.shape), labels)
+
+    def to(self, device: Any) -> Self:
+        """Move to a device; returns self."""
+        self.student.backbone.to(device)
+        self.student.precond.to(device)
+        return self
+
+    def _levels(self, x: Tensor, level: Any) -> Tensor:
+        import torch
+
+        if tuple(x.shape[1:]) != self.spec.shape:
+            raise ConfigError(
+                f"student {self.spec.format!r}: samples of shape {list(x.shape[1:])} do not fit"
+                f" its {list(self.spec.shape)}"
+            )
+        return torch.as_tensor(level, dtype=torch.float64, device=x.device).expand(len(x))
+
+    def _one_hot(self, x: Tensor, labels: Tensor | None) -> Tensor | None:
+        import torch
+
+        classes = self.spec.classes
+        if labels is None or not classes:
+            return None
+        fit = labels.shape[-1] == classes
+        if labels.ndim == 1 and not labels.is_floating_point():
+            fit = bool((labels >= 0).all() and (labels < classes).all())
+            labels = torch.nn.functional.one_hot(labels, classes) if fit else labels
+        if not fit:
+            raise ConfigError(
+                f"student {self.spec.format!r}: labels of shape {list(labels.shape)} are not of its"
+                f" {classes} classes: give class numbers below that, or one-hot rows"
+            )
+        return labels.to(x.device, torch.float32)
+
+
+class StudentFormat(Plugin):
+    """A kind of file, or folder, that trained students are kept in."""
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether what is at `path` is of this format; cheap, without torch.
+
+        Raises:
+            ConfigError: it is of this kind of file, and damaged or hostile.
+        """
+        raise NotImplementedError
+
+    def load(self, path: Path) -> TrainedStudent:
+        """The student, its network frozen, float32, in eval mode.
+
+        Raises:
+            ConfigError: the file cannot be used; one sentence says why.
+        """
+        raise self.lacks("load(self, path)")

@@ -1,0 +1,1 @@
+"""A trained student as a folder that needs torch and safetensors alone."""

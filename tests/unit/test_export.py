@@ -1,0 +1,187 @@
+"""`export`: what a file for torch and safetensors alone makes is bit for bit the student's."""
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+import yaml
+
+from harness.api import ConfigError, StudentSpec, TrainedStudent, create_precond, load_student
+from harness.backbones.adm import DhariwalUNet
+from harness.backbones.inner import EDM, VP
+from harness.backbones.mlp import MLP
+from harness.backbones.song import SongUNet
+from harness.backbones.unet import UNetBackbone
+from harness.core.student import Student
+from harness.export.describe import describe
+from harness.export.student import Student as Alone
+from tests.unit.edm_layout import randomise
+from tests.unit.test_openai_teacher import PUBLISHED
+
+TINY = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
+SMALL = {"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0}
+
+
+def trained(backbone, shape, classes, precond="ctm", ends="any", **params):
+    spec = StudentSpec(shape, 0.5, 0.002, 80.0, classes, "x", ends, "run", {})
+    made = Student(backbone.eval(), create_precond(precond, **SMALL, **params))
+    return TrainedStudent(spec, made)
+
+
+def unet(kind, branch="shared", seed=0, inner=None, **options):
+    torch.manual_seed(seed)
+    width = {"model_channels": 64} if kind is DhariwalUNet else {}
+    net = randomise(kind(8, 3, 3, **{**TINY, **width, **options}))
+    net.add_second_time()
+    backbone = UNetBackbone(net, inner or EDM(), 3)
+    if branch == "per_block":
+        backbone.adapt({"s_branch": "per_block", "s_init": "reference"}, 1)
+    return backbone
+
+
+def same(student, labels=None):
+    """Every jump of the table is the student's, bit for bit, after a way through JSON."""
+    about, tensors = describe(student, [1, 2, 3])
+    alone = Alone(json.loads(json.dumps(about)), {k: v.clone() for k, v in tensors.items()})
+    x = torch.randn(3, *student.spec.shape, generator=torch.Generator().manual_seed(0))
+    for row in about["coefficients"]:
+        with torch.no_grad():
+            expected = student.jump(row["t"] * x, row["t"], row["s"], labels)
+            assert torch.equal(alone.jump(row["t"] * x, row["t"], row["s"], labels), expected)
+    return alone, about
+
+
+SKIP = {"encoder_type": "skip", "decoder_type": "skip"}
+NCSN = {"encoder_type": "residual", "embedding_type": "fourier", "resample_filter": [1, 3, 3, 1]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "branch", "options"),
+    [
+        (SongUNet, "shared", {"label_dim": 4, "augment_dim": 9}),
+        (SongUNet, "per_block", {"label_dim": 4}),
+        (SongUNet, "per_block", NCSN),
+        (SongUNet, "shared", SKIP),
+        (DhariwalUNet, "shared", {"label_dim": 4}),
+        (DhariwalUNet, "per_block", {"label_dim": 4, "label_s": False, "scale_shift": False}),
+    ],
+)
+def test_u_nets(kind, branch, options):
+    classes = options.get("label_dim", 0)
+    student = trained(unet(kind, branch, **options), (3, 8, 8), classes)
+    labels = torch.eye(4)[:3] if classes else None
+    alone, _ = same(student, labels)
+    x = alone.sample(3, nfe=2, seed=1)
+    assert torch.equal(x, alone.sample(3, nfe=2, seed=1))
+    assert not torch.equal(x, alone.sample(3, nfe=2, seed=2))
+
+
+@pytest.mark.parametrize(
+    ("precond", "params"),
+    [("ctm", {"inner": "s"}), ("bcm", {}), ("edm", {}), ("trigflow", {}), ("ctm", {})],
+)
+def test_an_mlp_in_every_closed_form(precond, params):
+    torch.manual_seed(0)
+    net = MLP(2, sigma_data=0.5, width=16, depth=2, classes=3)
+    torch.nn.init.normal_(net.embed_s[2].weight)
+    same(trained(net, (2,), 3, precond, **params), torch.eye(3))
+
+
+def test_a_mean_and_a_level_that_is_told_go_along():
+    class Shifted(type(create_precond("ctm", **SMALL))):
+        """CTM's outer form around a mean."""
+
+        def coeffs(self, t, s):
+            return super().coeffs(t, s)._replace(shift=(t - s) / (t + s))
+
+    student = trained(MLP(2, sigma_data=0.5, width=16, depth=1), (2,), 0)
+    precond = Shifted(student.student.precond.params.model_copy(update={"inner": "s"}), **SMALL)
+    student.student.precond = precond.load({"offset": torch.tensor([0.3, -1.0]).double()})
+    # the offset is float32 there: its last bit may differ where x is scaled around it
+    about, tensors = describe(student, [2])
+    alone, x = Alone(about, tensors), torch.randn(5, 2)
+    for row in about["coefficients"]:
+        with torch.no_grad():
+            expected = student.jump(x, row["t"], row["s"])
+        assert torch.allclose(alone.jump(x, row["t"], row["s"]), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_what_it_cannot_build_or_jump_is_refused():
+    with pytest.raises(ConfigError, match="is no network that the exported file can build"):
+        describe(trained(unet(SongUNet, inner=VP()), (3, 8, 8), 0), [1])
+    alone, _ = same(trained(MLP(2, sigma_data=0.5, width=16, depth=1), (2,), 0))
+    with pytest.raises(ValueError, match=r"no coefficients for a jump 5 -> 1"):
+        alone.jump(torch.zeros(1, 2), 5.0, 1.0)
+    with pytest.raises(ValueError, match="numbers of steps 1, 2, 3"):
+        alone.sample(2, nfe=7)
+
+
+@pytest.mark.parametrize(
+    ("file", "params"),
+    [
+        ("ctm_small.pt", {}),
+        ("ect.pkl", {}),
+        ("edm_small_ema.pt", {"format": "cm", "resolution": 16, "head_channels": 32}),
+        ("ctm_imagenet_small.pt", {"resolution": 16, "head_channels": 16}),
+    ],
+)
+def test_published_students(file, params):
+    student = load_student(PUBLISHED / file, **params)
+    classes = student.spec.classes
+    same(student, torch.eye(classes)[:3] if classes else None)
+
+
+BLOCKED = """
+import sys
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("harness", "numpy", "accelerate", "pydantic", "scipy", "PIL"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Only())
+sys.path.insert(0, sys.argv[1])
+import torch
+from student import Student
+student = Student.load(sys.argv[1])
+sample = student.sample(4, nfe=2, seed=3)
+torch.save(sample, sys.argv[2])
+"""
+
+
+def test_a_run_is_exported_and_samples_without_the_harness(tmp_path, grid, harness):
+    text = yaml.safe_load(grid.read_text())
+    text["axes"]["precond"], text["budgets"] = ["ctm"], [2]
+    grid.write_text(yaml.safe_dump(text))
+    assert harness("run", "--matrix", grid)[0] == 0
+    results, out = tmp_path / "results", tmp_path / "out"
+    run = next((results / "runs").iterdir())
+    code, _, err = harness("export", run.name, "--results", results, "--out", out, "--nfe", "7")
+    assert code == 0, err
+    assert {path.name for path in out.iterdir()} == {
+        *("README.md", "model.safetensors", "student.json", "student.py")
+    }
+    about = json.loads((out / "student.json").read_text())
+    assert about["training"]["run_id"] == run.name
+    assert {row["metric"] for row in about["results"]} == {"frechet", "alignment"}
+    assert "7" in about["levels"]
+    card = (out / "README.md").read_text()
+    assert "## Leaderboard" in card
+    assert "| frechet" in card
+    (tmp_path / "alone.py").write_text(BLOCKED)
+    command = [sys.executable, "-I", tmp_path / "alone.py", out, tmp_path / "x.pt"]
+    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
+    found = torch.load(tmp_path / "x.pt", weights_only=True)
+    student = load_student(run)
+    draw = torch.Generator().manual_seed(3)
+    x = 80.0 * torch.randn(4, 2, generator=draw)
+    with torch.no_grad():
+        for t, s in pairwise(about["levels"]["2"]):
+            x = student.jump(x, t, s)
+    assert torch.equal(found, x)
+    command = [sys.executable, out / "student.py", "--n", "2", "--out", tmp_path / "y.pt"]
+    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
+    code, _, err = harness("export", run.name, "--results", results, "--out", out)
+    assert code == 2
+    assert "is there already" in err
