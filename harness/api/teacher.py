@@ -94,7 +94,7 @@ class Teacher(Plugin):
 
         The default finds those that are attributes of this teacher.
         """
-        return [value for value in vars(self).values() if hasattr(value, "core")]
+        return [value for value in vars(self).values() if hasattr(value, "fuse")]
 
     def to(self, device: Any) -> Self:
         """Move to a device; returns self."""

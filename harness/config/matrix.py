@@ -119,12 +119,12 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
         if len(plugins_here) < len(AXES):  # told at the end, with whatever else is wrong
             make.dataset(found["dataset"], make.teacher(found["teacher"]))
             continue
-        if not make.fits(plugins_here["precond"], plugins_here["teacher"]):
-            continue
         for seed in grid.axes.seed:
             if not all(
                 labels_match(plugins_here, seed, axis, names) for axis, names in keep.items()
             ):
+                continue
+            if not make.fits(plugins_here["precond"], plugins_here["teacher"]):
                 continue
             cell = _cell(grid, make, plugins_here, seed)
             if isinstance(cell, RunSpec) and cell.run_id in specs:

@@ -9,7 +9,7 @@ import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import PurePath
-from typing import Any, Literal, cast, get_args, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from harness.visible import visible
 
@@ -126,7 +126,11 @@ class RunSpec:
 
 
 #: keys of spec.json, without which it is none
-SPEC = tuple(each.name for each in fields(RunSpec))
+SPEC = tuple(
+    each.name
+    for each in fields(RunSpec)
+    if each.default is MISSING and each.default_factory is MISSING
+)
 
 
 @dataclass(frozen=True)
@@ -254,7 +258,7 @@ class EvalRow:
 
 def _is_a(value: Any, kind: Any, *, finite: bool) -> bool:
     """Whether what JSON holds is of a type, such as `int` or `float | None`; True is no number."""
-    kinds = get_args(kind) or (kind,)
+    kinds = [get_origin(each) or each for each in get_args(kind) or (kind,)]
     if isinstance(value, int) and not isinstance(value, bool):
         return not {int, float}.isdisjoint(kinds)
     if finite and isinstance(value, float) and not math.isfinite(value):

@@ -133,11 +133,11 @@ def test_what_calibrate_gives_is_what_is_read_back(monkeypatch, tmp_path, kind):
     [
         (lambda: torch.ones(2).bfloat16(), "'a' as torch.bfloat16; give float64"),
         (lambda: torch.ones(2, 2).to_sparse(), "'a' as torch.sparse_coo, no tensor"),
-        (lambda: [1.0, 2.0], "'a' as list, no tensor"),
+        (lambda: [1.0, 2.0], "a dict of 1, expected {name: tensor}"),
     ],
 )
 def test_what_cannot_be_kept_is_told(monkeypatch, tmp_path, find, told):
-    with pytest.raises(ConfigError, match="precond 'measured': calibrate gave") as caught:
+    with pytest.raises(ConfigError, match=r"precond 'measured'.*: calibrate gave") as caught:
         measured(monkeypatch, tmp_path, find)
     assert told in str(caught.value)
     assert not list(tmp_path.rglob("*.safetensors"))

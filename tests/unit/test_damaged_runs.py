@@ -196,6 +196,7 @@ TAKEN = {
     **dict.fromkeys(("std", "ema"), (0.5, None)),
     "value": (math.nan, math.inf, -math.inf, 0.5),  # tables call those diverged
     "lower_is_better": (True,),
+    "plugins": ({}, None),
 }
 
 
