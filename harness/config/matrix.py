@@ -116,8 +116,6 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
         if len(plugins_here) < len(AXES):  # told at the end, with whatever else is wrong
             make.dataset(found["dataset"], make.teacher(found["teacher"]))
             continue
-        if not make.fits(plugins_here["precond"], plugins_here["teacher"]):
-            continue
         for seed in grid.axes.seed:
             if not all(
                 labels_match(plugins_here, seed, axis, names) for axis, names in keep.items()
@@ -169,6 +167,7 @@ def _cell(
         return Skip(name, data if isinstance(data, str) else "it has no teacher")
     if reason := _mismatch(teacher, data) or _misfit(grid, len(teacher.spec.shape) == 3):
         return Skip(name, reason)
+    make.fits(plugins["precond"], teacher)
     make.samplers(grid.evaluate.samplers, plugins, teacher)
     own = type(teacher).is_network
     spec = RunSpec(
