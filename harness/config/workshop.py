@@ -78,7 +78,7 @@ class Workshop:
         return self._teachers[key]
 
     def fits(self, precond: PluginSpec, teacher: Teacher) -> None:
-        """Note a strategy that cannot be made for a teacher, in whose noise range it has to work."""
+        """Note a strategy that cannot be made for a teacher, whose noise range it works in."""
         sigma = {name: getattr(teacher.spec, name) for name in SIGMA}
         key = f"{precond.name} {precond.params} for {sigma}"
         if key in self._made:
