@@ -172,6 +172,7 @@ def _cell(
         return Skip(name, data if isinstance(data, str) else "it has no teacher")
     if reason := _mismatch(teacher, data) or _misfit(grid, len(teacher.spec.shape) == 3):
         return Skip(name, reason)
+    make.fits(plugins["precond"], teacher)
     make.samplers(grid.evaluate.samplers, plugins, teacher)
     make.weights(plugins["objective"], grid.train.batch // grid.launch.processes)
     own = type(teacher).is_network

@@ -91,20 +91,19 @@ class Workshop:
                 self.broken[key] = str(error)
         return self._teachers[key]
 
-    def fits(self, precond: PluginSpec, teacher: PluginSpec) -> bool:
-        """Whether a strategy can be made for a teacher, in whose noise range it has to work."""
-        model = self.teacher(teacher)
-        key = f"{precond.name} {precond.params} for {teacher.name} {teacher.params}"
-        if model is not None and key not in self._made:
-            self._made.add(key)
-            sigma = {name: getattr(model.spec, name) for name in SIGMA}
-            try:
-                create("precond", precond.name, precond.params, **sigma)
-            except HarnessError as error:
-                self.broken[key] = str(error)
-            except Exception:
-                log.debug("left to the cell, which fails alone", exc_info=True)
-        return model is not None and key not in self.broken
+    def fits(self, precond: PluginSpec, teacher: Teacher) -> None:
+        """Note a strategy that cannot be made for a teacher, whose noise range it works in."""
+        sigma = {name: getattr(teacher.spec, name) for name in SIGMA}
+        key = f"{precond.name} {precond.params} for {sigma}"
+        if key in self._made:
+            return
+        self._made.add(key)
+        try:
+            create("precond", precond.name, precond.params, **sigma)
+        except HarnessError as error:
+            self.broken[key] = str(error)
+        except Exception:
+            log.debug("left to the cell, which fails alone", exc_info=True)
 
     def samplers(
         self, names: Sequence[str], plugins: Mapping[str, PluginSpec], teacher: Teacher
