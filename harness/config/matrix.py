@@ -124,8 +124,6 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
                 labels_match(plugins_here, seed, axis, names) for axis, names in keep.items()
             ):
                 continue
-            if not make.fits(plugins_here["precond"], plugins_here["teacher"]):
-                continue
             cell = _cell(grid, make, plugins_here, seed)
             if isinstance(cell, RunSpec) and cell.run_id in specs:
                 cell = Skip(_name(plugins_here, seed), "the same cell is listed twice")
