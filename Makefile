@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 RESULTS ?= results
 
-.PHONY: quickstart test lint bench docs figures browser clean
+.PHONY: quickstart test lint bench gpu docs figures browser clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m harness run --matrix grids/quickstart.yaml --set results=$(RESULTS)
@@ -15,6 +15,10 @@ test: $(VENV)/.installed-dev
 # ratios of times against the stored ones; not part of CI: a busy machine scatters
 bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/guard.py
+
+# whatever is to be known on a GPU, in ten minutes; see docs/speed.md for a machine without a network
+gpu: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/gpu.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -36,13 +36,13 @@ SCHEDULE: list[dict[str, int]] = [
         "cifar10 bf16 channels_last compile": 420,
         "cifar10 bf16 compile": 420,
         "imagenet64 bf16 channels_last compile": 420,
-        "tests": 240,
-        "cifar10 fp32": 420,
-        "cifar10 tf32": 420,
         "cifar10 bf16": 420,
         "cifar10 bf16 channels_last": 420,
+        "cifar10 tf32": 420,
+        "cifar10 fp32": 420,
         "evaluation": 420,
     },
+    {"tests": 240},
     {"matrix": 300},
 ]
 
@@ -50,7 +50,8 @@ SCHEDULE: list[dict[str, int]] = [
 def main() -> int:
     """Run what is missing; exit code 1 if a part failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks", help="where gpu.json lies")
+    out = ROOT / "build" / "gpu"
+    parser.add_argument("--out", type=Path, default=out, help="where gpu.json lies: build/gpu")
     parser.add_argument("--only", metavar="A,B", help="parts; * stands for any letters")
     parser.add_argument("--limit", type=float, default=570, help="seconds for all, by default 570")
     parser.add_argument("--commit", help="of a copy that has no repository of its own")
