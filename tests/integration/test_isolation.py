@@ -107,7 +107,7 @@ class Patient(Metric):
     needs = "trajectory"
 
     def compute(self, samples, reference):
-        if "RANK" in os.environ:  # in a worker, not where it is tried before
+        if "HARNESS_ATTEMPT" in os.environ:  # in a worker, not where it is tried before
             pathlib.Path(os.environ["ONCE"]).touch()
             time.sleep(float(os.environ["SECONDS_A_NUMBER"]))
         return Score(1.0)
