@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -110,8 +111,9 @@ class UNetBackbone(Backbone):
             labels = labels.to(torch.float32).reshape(-1, self.net.label_dim)
         augment = None if augment is None else augment.to(torch.float32)
         kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
-        with torch.autocast(kind, enabled=False):
+        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if cast else self.dtype
+        with torch.autocast(kind, enabled=False) if cast else nullcontext():
             raw = self.net(x.to(dtype), noise_t, labels, augment, noise_s)
         return raw[:, : self.channels].to(torch.float32)
 

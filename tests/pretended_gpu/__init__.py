@@ -70,7 +70,6 @@ def pretended_gpu(*, may_wait: bool = True) -> Iterator[torch.device]:
     Args:
         may_wait: False: whatever makes the host wait for the device raises an AssertionError.
     """
-    enabled = torch.is_autocast_enabled
     tolist, swaps = Tensor.tolist, torch.__future__.get_swap_module_params_on_conversion()
     with ExitStack() as stack:
         for owner, name, instead in (
@@ -79,7 +78,6 @@ def pretended_gpu(*, may_wait: bool = True) -> Iterator[torch.device]:
             (Tensor, "tolist", lambda x: tolist(x.values if isinstance(x, OnGPU) else x)),
             (Tensor, "pin_memory", lambda x: x),
             (torch, "autocast", _plain_on_gpu(torch.autocast)),
-            (torch, "is_autocast_enabled", lambda kind: kind != GPU.type and enabled(kind)),
         ):
             stack.enter_context(mock.patch.object(owner, name, instead))
         stack.callback(torch.__future__.set_swap_module_params_on_conversion, swaps)
