@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from itertools import pairwise
 
 import pytest
 import torch
@@ -59,6 +58,15 @@ def same(student, labels=None):
     return alone, about
 
 
+def drawn(student, sampler, nfe, seed):
+    """Four samples by the harness's own sampler, from the noise that the exported file draws."""
+    spec, draw = student.spec, torch.Generator().manual_seed(seed)
+    x = spec.sigma_max * torch.randn(4, *spec.shape, generator=draw)
+    labels = torch.randint(spec.classes, (4,), generator=draw) if spec.classes else None
+    walk = spec.walk(sampler, nfe)
+    return walk.end(student, x, lambda _: torch.randn(4, *spec.shape, generator=draw), labels)
+
+
 SKIP = {"encoder_type": "skip", "decoder_type": "skip"}
 NCSN = {"encoder_type": "residual", "embedding_type": "fourier", "resample_filter": [1, 3, 3, 1]}
 
@@ -92,7 +100,12 @@ def test_an_mlp_in_every_closed_form(precond, params):
     torch.manual_seed(0)
     net = MLP(2, sigma_data=0.5, width=16, depth=2, classes=3)
     torch.nn.init.normal_(net.embed_s[2].weight)
-    same(trained(net, (2,), 3, precond, **params), torch.eye(3))
+    student = trained(net, (2,), 3, precond, **params)
+    alone, about = same(student, torch.eye(3))
+    assert about["samplers"] == ["exact", "stochastic"]
+    for sampler in about["samplers"]:  # vectors are not clipped
+        found = alone.sample(4, nfe=3, seed=5, sampler=sampler)
+        assert torch.equal(found, drawn(student, sampler, nfe=3, seed=5))
 
 
 def test_a_mean_and_a_level_that_is_told_go_along():
@@ -130,7 +143,10 @@ def test_what_it_cannot_build_or_jump_is_refused():
 def test_published_students(file, params):
     student = load_student(PUBLISHED / file, **params)
     classes = student.spec.classes
-    same(student, torch.eye(classes)[:3] if classes else None)
+    alone, about = same(student, torch.eye(classes)[:3] if classes else None)
+    for sampler in about["samplers"]:
+        found = alone.sample(4, nfe=3, seed=5, sampler=sampler)
+        assert torch.equal(found, drawn(student, sampler, nfe=3, seed=5))
 
 
 ALONE = """
@@ -161,14 +177,7 @@ def samples_are_the_runs(tmp_path, out, run):
     (tmp_path / "alone.py").write_text(ALONE)
     isolated(tmp_path, tmp_path / "alone.py", out, tmp_path / "x.pt")
     found = torch.load(tmp_path / "x.pt", weights_only=True)
-    student, about = load_student(run), json.loads((out / "student.json").read_text())
-    spec, draw = student.spec, torch.Generator().manual_seed(3)
-    x = spec.sigma_max * torch.randn(4, *spec.shape, generator=draw)
-    labels = torch.randint(spec.classes, (4,), generator=draw) if spec.classes else None
-    with torch.no_grad():
-        for t, s in pairwise(about["levels"]["2"]):
-            x = student.jump(x, t, s, labels)
-    assert torch.equal(found, x)
+    assert torch.equal(found, drawn(load_student(run), "exact", nfe=2, seed=3))
 
 
 @pytest.mark.parametrize(
