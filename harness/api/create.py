@@ -81,14 +81,12 @@ def create(kind: str, name: str, params: Mapping[str, Any] | None = None, **cont
         raise ConfigError(
             f"{kind} {name!r}: its parameters do not go together ({type(error).__name__}: {error})"
         ) from error
-    if isinstance(made, Teacher):
-        _check_range(name, getattr(made, "spec", None))
+    if isinstance(made, Teacher) and isinstance(getattr(made, "spec", None), TeacherSpec):
+        _check_range(name, made.spec)
     return made
 
 
-def _check_range(name: str, spec: TeacherSpec | None) -> None:
-    if spec is None:
-        raise ConfigError(f"teacher {name!r} has set no `spec`, which says what it is")
+def _check_range(name: str, spec: TeacherSpec) -> None:
     low, high, sd = spec.sigma_min, spec.sigma_max, spec.sigma_data
     if not 0 < low < high < math.inf:
         raise ConfigError(

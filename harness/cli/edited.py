@@ -21,7 +21,7 @@ def tell_edited(store: ResultStore, matrix: Matrix) -> None:
         run = store.run_at(spec.run_id)
         try:
             rows, earlier = run.rows(), run.plugins()
-        except HarnessError:
+        except (HarnessError, OSError):
             continue  # a damaged file is told by whoever needs it
         then = [rows[m].plugins or earlier for m in matrix.wanted(spec) if m in rows]
         for plugin, digest in now.items():

@@ -63,7 +63,8 @@ def main(args: argparse.Namespace) -> int:
         **about,
     }
     about = without_home(about)
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
+    whole = out.resolve()  # "." has no name
+    aside = whole.with_name(f".{whole.name}.{os.getpid()}")
     aside.mkdir(parents=True)
     try:
         save_file(tensors, aside / "model.safetensors")
@@ -71,9 +72,9 @@ def main(args: argparse.Namespace) -> int:
         (aside / "student.json").write_text(json.dumps(about, indent=1))
         (aside / "README.md").write_text(card(about, list(standing(run)) if run else []))
         shutil.copyfile(Path(alone.__file__), aside / "student.py")
-        if out.is_dir():
-            out.rmdir()
-        aside.replace(out)
+        if whole.is_dir():
+            whole.rmdir()
+        aside.replace(whole)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     print(f"{out}: {sum(t.numel() for t in tensors.values()):,} numbers; python {out}/student.py")

@@ -122,7 +122,7 @@ def test_filters_choose_metric_and_number_of_steps(opened):
     page = opened()
     captions = page.locator(".table:visible caption")
     assert all("alignment" in text for text in captions.all_inner_texts())
-    page.select_option("#protocol", label="frechet, raw, n=10000")
+    page.select_option("#protocol", label="frechet, raw, n=10000, sampler exact")
     assert all("frechet" in text for text in captions.all_inner_texts())
     assert "frechet" in page.locator("#curves figcaption").first.inner_text()
     page.check("input[name=nfe][value='2']")
@@ -154,7 +154,7 @@ def test_a_teacher_is_chosen_and_only_its_metrics_are_offered(opened, tmp_path):
     assert captions.count() == 4
     assert all(text.startswith("two / ") for text in captions.all_inner_texts())
     offered = page.locator("#protocol option:not([disabled])").all_inner_texts()
-    assert offered == ["frechet, raw, n=50"]
+    assert offered == ["frechet, raw, n=50, sampler exact"]
 
 
 def test_charts_tell_values_to_mouse_and_keys_and_strategies_can_be_hidden(opened):

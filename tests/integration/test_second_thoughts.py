@@ -155,7 +155,8 @@ def test_damage_that_was_repaired_leaves_no_trace(done):
     spec = run_of(folder, "ctm") / "spec.json"
     before = spec.read_text()
     spec.unlink()
-    assert say("run", *words)[0] == 0
+    code, _, err = say("run", *words)
+    assert code == 0, err
     assert json.loads(spec.read_text()) == json.loads(before)
 
 

@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-from itertools import pairwise
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from harness.api import ConfigError, StudentSpec, TrainedStudent, create_precond, load_student
 from harness.backbones.adm import DhariwalUNet
@@ -19,9 +19,13 @@ from harness.core.student import Student
 from harness.export.describe import describe
 from harness.export.student import Student as Alone
 from tests.unit.edm_layout import randomise
+from tests.unit.image_files import layout, write_zip
 from tests.unit.test_openai_teacher import PUBLISHED
+from tests.unit.untrained import untrained_run
 
 TINY = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
+SMALL_ADM = str(PUBLISHED / "edm_small_ema.pt")
+CALIBRATED = {"analytic": {"levels": 12, "samples": 64, "centre": True, "inner": "s", "told": "s"}}
 SMALL = {"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0}
 
 
@@ -52,6 +56,15 @@ def same(student, labels=None):
             expected = student.jump(row["t"] * x, row["t"], row["s"], labels)
             assert torch.equal(alone.jump(row["t"] * x, row["t"], row["s"], labels), expected)
     return alone, about
+
+
+def drawn(student, sampler, nfe, seed):
+    """Four samples by the harness's own sampler, from the noise that the exported file draws."""
+    spec, draw = student.spec, torch.Generator().manual_seed(seed)
+    x = spec.sigma_max * torch.randn(4, *spec.shape, generator=draw)
+    labels = torch.randint(spec.classes, (4,), generator=draw) if spec.classes else None
+    walk = spec.walk(sampler, nfe)
+    return walk.end(student, x, lambda _: torch.randn(4, *spec.shape, generator=draw), labels)
 
 
 SKIP = {"encoder_type": "skip", "decoder_type": "skip"}
@@ -87,7 +100,15 @@ def test_an_mlp_in_every_closed_form(precond, params):
     torch.manual_seed(0)
     net = MLP(2, sigma_data=0.5, width=16, depth=2, classes=3)
     torch.nn.init.normal_(net.embed_s[2].weight)
-    same(trained(net, (2,), 3, precond, **params), torch.eye(3))
+    torch.nn.init.constant_(net.outlet.bias, 9.0)
+    student = trained(net, (2,), 3, precond, **params)
+    alone, about = same(student, torch.eye(3))
+    assert about["samplers"] == ["exact", "stochastic"]
+    for sampler in about["samplers"]:
+        found = alone.sample(4, nfe=3, seed=5, sampler=sampler)
+        if not params:  # with `inner: s` the network counts for little so close to s = 0
+            assert found.abs().max() > 1, "vectors are not clipped"
+        assert torch.equal(found, drawn(student, sampler, nfe=3, seed=5))
 
 
 def test_a_mean_and_a_level_that_is_told_go_along():
@@ -100,13 +121,7 @@ def test_a_mean_and_a_level_that_is_told_go_along():
     student = trained(MLP(2, sigma_data=0.5, width=16, depth=1), (2,), 0)
     precond = Shifted(student.student.precond.params.model_copy(update={"inner": "s"}), **SMALL)
     student.student.precond = precond.load({"offset": torch.tensor([0.3, -1.0]).double()})
-    # the offset is float32 there: its last bit may differ where x is scaled around it
-    about, tensors = describe(student, [2])
-    alone, x = Alone(about, tensors), torch.randn(5, 2)
-    for row in about["coefficients"]:
-        with torch.no_grad():
-            expected = student.jump(x, row["t"], row["s"])
-        assert torch.allclose(alone.jump(x, row["t"], row["s"]), expected, rtol=1e-6, atol=1e-6)
+    same(student)
 
 
 def test_what_it_cannot_build_or_jump_is_refused():
@@ -131,10 +146,13 @@ def test_what_it_cannot_build_or_jump_is_refused():
 def test_published_students(file, params):
     student = load_student(PUBLISHED / file, **params)
     classes = student.spec.classes
-    same(student, torch.eye(classes)[:3] if classes else None)
+    alone, about = same(student, torch.eye(classes)[:3] if classes else None)
+    for sampler in about["samplers"]:
+        found = alone.sample(4, nfe=3, seed=5, sampler=sampler)
+        assert torch.equal(found, drawn(student, sampler, nfe=3, seed=5))
 
 
-BLOCKED = """
+ALONE = """
 import sys
 class Only:
     def find_spec(self, name, path=None, target=None):
@@ -144,44 +162,99 @@ sys.meta_path.insert(0, Only())
 sys.path.insert(0, sys.argv[1])
 import torch
 from student import Student
-student = Student.load(sys.argv[1])
-sample = student.sample(4, nfe=2, seed=3)
-torch.save(sample, sys.argv[2])
+torch.save(Student.load(sys.argv[1]).sample(4, nfe=2, seed=3), sys.argv[2])
 """
 
 
-def test_a_run_is_exported_and_samples_without_the_harness(tmp_path, grid, harness):
+def isolated(tmp_path, *command):
+    """Run Python with neither this folder, nor the environment's variables, nor the harness."""
+    done = subprocess.run(
+        [sys.executable, "-I", *command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def samples_are_the_runs(tmp_path, out, run):
+    """Samples of an exported folder, made without the harness, are those of the run's own jumps."""
+    (tmp_path / "alone.py").write_text(ALONE)
+    isolated(tmp_path, tmp_path / "alone.py", out, tmp_path / "x.pt")
+    found = torch.load(tmp_path / "x.pt", weights_only=True)
+    assert torch.equal(found, drawn(load_student(run), "exact", nfe=2, seed=3))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "family"),
+    [
+        ("unet", {"s_branch": "per_block", "s_init": "reference"}, "song"),
+        (
+            {"openai": {"weights": SMALL_ADM, "resolution": 16, "head_channels": 32}},
+            {"s_branch": "shared"},
+            "adm",
+        ),
+    ],
+)
+def test_a_u_net_is_exported_and_samples_without_the_harness(
+    tmp_path, harness, teacher, student, family
+):
+    images = write_zip(tmp_path / "images.zip", layout(10, classes=10, size=16))
+    dataset = "teacher" if teacher == "unet" else {"zip": {"path": str(images), "labels": True}}
+    run = untrained_run(tmp_path / "results", teacher, dataset, random=True, student=student)
+    out = tmp_path / "out"
+    code, _, err = harness("export", run, "--out", out)
+    assert code == 0, err
+    assert json.loads((out / "student.json").read_text())["network"]["family"] == family
+    kept, own = load_file(out / "model.safetensors"), load_student(run).student.backbone.net
+    expected = {k: v for k, v in own.state_dict().items() if not k.startswith("map_augment.")}
+    assert kept.keys() == expected.keys()
+    assert all(torch.equal(kept[key], value) for key, value in expected.items())
+    samples_are_the_runs(tmp_path, out, run)
+    done = isolated(tmp_path, out / "student.py", "--n", "2", "--nfe", "2", "--out", "y.pt")
+    assert "torch.uint8" in done
+
+
+def test_runs_are_exported_and_sample_without_the_harness(tmp_path, grid, harness):
     text = yaml.safe_load(grid.read_text())
-    text["axes"]["precond"], text["budgets"] = ["ctm"], [2]
+    text["axes"]["precond"], text["budgets"] = ["ctm", CALIBRATED], [2]
     grid.write_text(yaml.safe_dump(text))
     assert harness("run", "--matrix", grid)[0] == 0
-    results, out = tmp_path / "results", tmp_path / "out"
-    run = next((results / "runs").iterdir())
-    code, _, err = harness("export", run.name, "--results", results, "--out", out, "--nfe", "7")
-    assert code == 0, err
-    assert {path.name for path in out.iterdir()} == {
-        *("README.md", "model.safetensors", "student.json", "student.py")
-    }
-    about = json.loads((out / "student.json").read_text())
-    assert about["training"]["run_id"] == run.name
-    assert {row["metric"] for row in about["results"]} == {"frechet", "alignment"}
-    assert "7" in about["levels"]
-    card = (out / "README.md").read_text()
-    assert "## Leaderboard" in card
-    assert "| frechet" in card
-    (tmp_path / "alone.py").write_text(BLOCKED)
-    command = [sys.executable, "-I", tmp_path / "alone.py", out, tmp_path / "x.pt"]
-    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
-    found = torch.load(tmp_path / "x.pt", weights_only=True)
-    student = load_student(run)
-    draw = torch.Generator().manual_seed(3)
-    x = 80.0 * torch.randn(4, 2, generator=draw)
-    with torch.no_grad():
-        for t, s in pairwise(about["levels"]["2"]):
-            x = student.jump(x, t, s)
-    assert torch.equal(found, x)
-    command = [sys.executable, out / "student.py", "--n", "2", "--out", tmp_path / "y.pt"]
-    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
-    code, _, err = harness("export", run.name, "--results", results, "--out", out)
-    assert code == 2
-    assert "is there already" in err
+    results, offsets = tmp_path / "results", set()
+    for run in (results / "runs").iterdir():
+        out = tmp_path / run.name
+        code, _, err = harness("export", run.name, "--results", results, "--out", out, "--nfe", "7")
+        assert code == 0, err
+        assert {path.name for path in out.iterdir()} == {
+            *("README.md", "model.safetensors", "student.json", "student.py")
+        }
+        about = json.loads((out / "student.json").read_text())
+        assert about["training"]["run_id"] == run.name
+        assert {row["metric"] for row in about["results"]} == {"frechet", "alignment"}
+        assert "7" in about["levels"]
+        card = (out / "README.md").read_text()
+        assert "## Leaderboard" in card
+        assert "| frechet" in card
+        samples_are_the_runs(tmp_path, out, run)
+        offsets.add("precond.offset" in load_file(out / "model.safetensors"))
+    assert offsets == {True, False}, "a mean goes along where there is one"
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch, harness):
+    file = PUBLISHED / "ect.pkl"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    for options, says in (
+        ([file, "--out", tmp_path / "full"], "is there already"),
+        ([file, "--out", tmp_path / "new", "--nfe", "0"], "--nfe must be 1 or more"),
+        ([file, "--out", tmp_path / "new", "--format", "ectt"], "did you mean 'ect'"),
+        ([PUBLISHED / "edm_small_ema.pt", "--out", tmp_path / "new"], "is a teacher"),
+        (["no-such-run", "--results", tmp_path, "--out", tmp_path / "new"], str(tmp_path)),
+    ):
+        code, _, err = harness("export", *options)
+        assert code == 2
+        assert says in err
+        assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert harness("export", file, "--out", ".")[0] == 0
+    assert (tmp_path / "here" / "student.py").exists()

@@ -3,14 +3,17 @@
 import json
 import os
 import pickle
+import random
 import shutil
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 
 from harness.api import HarnessError, load_student
 from tests.unit.test_openai_teacher import PUBLISHED, Runs, pickled
+from tests.unit.untrained import untrained_run
 
 
 def pickle_is(data):
@@ -75,6 +78,77 @@ def test_state_dicts(tmp_path, monkeypatch, name, file, what):
     assert list(tmp_path.iterdir()) == [path], "something was executed"
 
 
+# -- snapshots in EDM's pickles ----------------------------------------------------------------
+
+ECT = (PUBLISHED / "ect.pkl").read_bytes()
+EDM = Path(__file__).parents[1] / "fixtures" / "edm" / "hostile"
+
+
+def instead(old: bytes, new: bytes) -> bytes:
+    """The snapshot with some bytes replaced by as many others."""
+    assert old in ECT
+    assert len(old) == len(new)
+    return ECT.replace(old, new)
+
+
+def of_edm(name: str) -> bytes:
+    """A hostile file of EDM's layout, said to be a consistency model's."""
+    return (EDM / f"{name}.pkl").read_bytes().replace(b"EDMPrecond", b"ECMPrecond")
+
+
+def getattr_of(what: bytes) -> bytes:
+    return b"\x80\x04cbuiltins\ngetattr\n(" + what + b"X\x06\x00\x00\x00systemtR."
+
+
+SNAPSHOTS = {
+    "a call of os.system": pickle.dumps({"ema": Runs("touch was-run")}, 4),
+    "a call beside the network": ECT[:-1] + b"\x8c\x01xcos\nsystem\n(\x8c\x01xtRs.",
+    "a call in a storage": of_edm("bad_nested_storage_first"),
+    "a call as the network": of_edm("bad_reduce_ema"),
+    "a dotted global": of_edm("bad_dotted_global"),
+    "a tensor past its storage": of_edm("bad_tensor_past_storage"),
+    "an attribute that is no name": instead(b"\x8c\x0et_to_r_sigmoid", b"K\x05" + b"0" * 14),
+    "another module": instead(b"\x8c\x08builtins", b"\x8c\x08posixxxx"),
+    "another function": instead(b"\x8c\x07getattr", b"\x8c\x07execeva"),
+    "another class": instead(b"\x8c\x0aECMPrecond", b"\x8c\x0aStyleGAN_x"),
+    "a module of os": instead(b"\x8c\x0bcollections", b"\x8c\x0bos.path.sys"),
+    "another reader of storages": instead(b"_load_from_bytes", b"_load_from_bytez"),
+    "another maker of parameters": instead(b"_rebuild_parameter", b"_rebuild_from_type"),
+    "another storage": instead(b"FloatStorage", b"FloatSt0rage"),
+    "another maker of networks": instead(
+        b"_reconstruct_persistent_obj", b"_reconstruct_persistent_obk"
+    ),
+    "no network": instead(b"\x8c\x03ema", b"\x8c\x03EMA"),
+    "a layer of another name": instead(b"map_layer0", b"map_layer7"),
+    "getattr of os.system": getattr_of(b"cos\nsystem\n"),
+    "getattr of a set": getattr_of(b"cbuiltins\nset\n"),
+    "getattr of a string": getattr_of(b"X\x01\x00\x00\x00a"),
+    "getattr of a number": getattr_of(b"K\x01"),
+    "marks without end": b"\x80\x04" + b"(" * 10**5 + b".",
+    "a memo index without end": b"\x80\x04}r\xff\xff\xff\x7f.",
+    "a length without end": b"\x80\x04\x8e" + b"\xff" * 8 + b".",
+    "a zip": b"PK\x03\x04" + b"\0" * 100,
+}
+
+
+@pytest.mark.parametrize("what", [*SNAPSHOTS, *FILES])
+def test_snapshots(tmp_path, monkeypatch, what):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "ect.pkl"
+    path.write_bytes(FILES[what](ECT) if what in FILES else SNAPSHOTS[what])
+    refused(path, "ect")
+    refused(path, "auto")
+    assert list(tmp_path.iterdir()) == [path], "something was executed"
+
+
+@pytest.mark.parametrize("file", ["ect.pkl", "ctm_small.pt"])
+def test_files_that_end_anywhere(tmp_path, file):
+    path, rng, data = tmp_path / file, random.Random(0), (PUBLISHED / file).read_bytes()
+    for _ in range(10):
+        path.write_bytes(data[: rng.randrange(1, len(data))])
+        refused(path, "auto")
+
+
 # -- a run's folder ----------------------------------------------------------------------------
 
 
@@ -115,27 +189,9 @@ RUNS = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run's folder with weights of step 0, made without training."""
-    import torch
-
-    from harness.config.grid import make_grid
-    from harness.config.matrix import expand
-    from harness.store.store import ResultStore
-    from harness.train.cell import build_cell
-    from harness.train.checkpoint import save_ema
-
-    results = tmp_path_factory.mktemp("results")
-    grid = {
-        "version": 1,
-        "name": "x",
-        "axes": {"precond": ["ctm"], "teacher": ["unet"]},
-        "budgets": [0],
-        "results": str(results),
-    }
-    (spec,) = expand(make_grid(grid, [], "grid.yaml")).specs
-    made = ResultStore(results).open(spec)
-    save_ema(made.weights(0), build_cell(spec, results, torch.device("cpu")).network)
-    assert load_student(made.path).spec.format == "run"
-    return made.path
+    path = untrained_run(tmp_path_factory.mktemp("results"), "unet")
+    assert load_student(path).spec.format == "run"
+    return path
 
 
 @pytest.mark.parametrize("what", RUNS)

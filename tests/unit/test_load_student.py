@@ -1,6 +1,5 @@
 """Published students and our own: outputs of the reference codes, and what is refused."""
 
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,11 @@ import yaml
 from harness.api import ConfigError, StudentLike, create_teacher, list_students, load_student
 from harness.core.sampling import exact, initial_noise
 from harness.core.schedule import karras
-from tests.unit.test_openai_teacher import PUBLISHED, pickle_is, pickled, rewritten, saved, weights
+from tests.unit.test_openai_teacher import PUBLISHED, saved, weights
 
 OPENAI = {"resolution": 16, "head_channels": 16}
 ROOT = Path(__file__).parents[2]
+ECT = (PUBLISHED / "ect.pkl").read_bytes()
 
 
 def stored(name: str) -> dict[str, torch.Tensor]:
@@ -263,56 +263,6 @@ def test_what_can_be_read_all_the_same_is_said(tmp_path, change, says):
 )
 def test_networks_that_are_not_whole_are_refused(tmp_path, change, says):
     assert says in refused(saved(tmp_path / "w.pt", change(weights("ctm_small.pt"))))
-
-
-@pytest.mark.parametrize(
-    "data", [b"\x80\x02cbuiltins\neval\n.", pickled(size=(2**40,), stride=(0,)), b"\x80\x02"]
-)
-def test_hostile_state_dicts_are_refused(tmp_path, data):
-    refused(rewritten(tmp_path, pickle_is(data)))
-
-
-ECT = (PUBLISHED / "ect.pkl").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        (b"\x8c\x0et_to_r_sigmoid", b"K\x05000000000000000"[:16]),  # an attribute that is no name
-        (b"\x8c\x08builtins", b"\x8c\x08posixxxx"),
-        (b"\x8c\x07getattr", b"\x8c\x07execeva"),
-        (b"\x8c\x0aECMPrecond", b"\x8c\x0aStyleGAN_x"),
-        (b"\x8c\x0bcollections", b"\x8c\x0bos.path.sys"),
-        (b"_load_from_bytes", b"_load_from_bytez"),
-        (b"_rebuild_parameter", b"_rebuild_from_type"),
-        (b"\x8c\x03ema", b"\x8c\x03EMA"),
-        (b"FloatStorage", b"FloatSt0rage"),
-        (b"_reconstruct_persistent_obj", b"_reconstruct_persistent_obk"),
-        (b"map_layer0", b"map_layer7"),
-    ],
-)
-def test_hostile_snapshots_are_refused(tmp_path, monkeypatch, old, new):
-    monkeypatch.chdir(tmp_path)
-    assert old in ECT
-    assert len(old) == len(new)
-    path = tmp_path / "ect.pkl"
-    path.write_bytes(ECT.replace(old, new))
-    assert str(path) in refused(path)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_getattr_that_reaches_for_more_is_refused(tmp_path):
-    path = tmp_path / "x.pkl"
-    for what in (b"cos\nsystem\n", b"cbuiltins\nset\n", b"X\x01\x00\x00\x00a", b"K\x01"):
-        path.write_bytes(b"\x80\x04cbuiltins\ngetattr\n(" + what + b"X\x06\x00\x00\x00systemtR.")
-        refused(path)
-
-
-def test_truncated_snapshots_are_refused(tmp_path):
-    path, rng = tmp_path / "ect.pkl", random.Random(0)
-    for _ in range(10):
-        path.write_bytes(ECT[: rng.randrange(1, len(ECT))])
-        refused(path)
 
 
 def test_recognising_imports_no_torch():

@@ -8,7 +8,7 @@ import torch
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from harness.api import Params, Preconditioning, create, make_params
+from harness.api import Params, Preconditioning, make_params
 from harness.api.plugin import Settings, _kinds
 from harness.config.grid import load_grid
 from harness.config.matrix import expand
@@ -225,11 +225,3 @@ def test_a_run_id_fits_into_a_file_name(tmp_path, monkeypatch):
     assert all(isinstance(each, RunSpec) for each in specs)
     assert max(len(each.run_id) for each in specs) == 222
     (tmp_path / specs[-1].run_id).mkdir()
-
-
-def test_a_teacher_without_spec_is_told(monkeypatch):
-    from harness.api import Teacher
-
-    monkeypatch.setitem(registry._classes["teacher"], "bare", type("Bare", (Teacher,), {}))
-    with pytest.raises(ConfigError, match="teacher 'bare' has set no `spec`"):
-        create("teacher", "bare")
