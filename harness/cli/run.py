@@ -123,7 +123,7 @@ def _owes(run: Run, wanted: Sequence[Measure]) -> bool:
     try:
         owes = bool(run.missing(wanted))
         _ = owes or run.spec
-    except DamagedError:
+    except (DamagedError, FileNotFoundError):
         return owes  # spec.json, which is written anew
     except ArtifactError:
         return True  # told where it is run, so that its neighbours are run too
