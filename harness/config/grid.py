@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -103,7 +104,21 @@ def _unset_variables(path: str | Path, unset: dict[str, str], data: dict[str, An
     ]
     if isinstance(extractors, list):
         lines += missing_weights(str(name) for name in extractors)
-    return told_at_once(lines, str(path))
+    message = told_at_once(lines, str(path))
+    return ConfigError(f"{message}\nWith them: {_extent(data)}")
+
+
+def _extent(data: dict[str, Any]) -> str:
+    """How much a grid asks for, counted before it can be validated."""
+    axes = data["axes"] if isinstance(data.get("axes"), dict) else {}
+    sizes = {axis: len(v) if isinstance(v, list) else 1 for axis, v in axes.items()}
+    text = f"{math.prod(sizes.values())} cells or fewer"
+    text += f" ({' x '.join(f'{size} {axis}' for axis, size in sizes.items())})"
+    budgets, train = data.get("budgets"), data.get("train")
+    if isinstance(budgets, list) and all(isinstance(step, int) for step in budgets) and budgets:
+        batch = train.get("batch") if isinstance(train, dict) else None
+        text += f", {max(budgets):,} steps each" + (f" of batch {batch}" if batch else "")
+    return text
 
 
 def _about(override: str, keys: Sequence[str]) -> bool:
