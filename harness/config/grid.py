@@ -104,8 +104,8 @@ def _unset_variables(path: str | Path, unset: dict[str, str], data: dict[str, An
     ]
     if isinstance(extractors, list):
         lines += missing_weights(str(name) for name in extractors)
-    message = told_at_once(lines, str(path))
-    return ConfigError(f"{message}\nWith them: {_extent(data)}")
+    error = told_at_once(lines, str(path))
+    return error if len(lines) == 1 else ConfigError(f"{error}\nWith them: {_extent(data)}")
 
 
 def _extent(data: dict[str, Any]) -> str:
