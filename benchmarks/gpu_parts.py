@@ -24,13 +24,13 @@ from benchmarks.gpu import locked, note
 from benchmarks.straight import StraightStep
 from harness.backbones.dropout import hold_draws
 from harness.bench.evaluation import measure_evaluation
-from harness.bench.machine import Machine
 from harness.bench.problem import bench_cell
 from harness.bench.steps import StepBench, variants
 from harness.config.grid import make_grid
 from harness.config.matrix import Matrix, expand
 from harness.store.provenance import collect
 from harness.train.cell import Cell, calibrated
+from harness.train.machine import Machine
 from harness.train.tuning import arithmetic, repeatable, tune
 
 ROOT = Path(__file__).parents[1]

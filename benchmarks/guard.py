@@ -28,7 +28,6 @@ from tabulate import tabulate
 
 from harness.api import create
 from harness.backbones.dropout import Dropout, hold_draws
-from harness.bench.machine import Machine
 from harness.bench.problem import bench_cell
 from harness.bench.stand_in import StandIn
 from harness.bench.steps import StepBench
@@ -37,6 +36,7 @@ from harness.config.matrix import expand
 from harness.core.sampling import Walk, fresh_noise
 from harness.store.files import write_json
 from harness.store.store import ResultStore
+from harness.train.machine import Machine
 from harness.train.optimizer import Optimizer
 from harness.train.tuning import repeatable
 

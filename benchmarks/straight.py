@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.bench.machine import Machine
 from harness.core.schedule import karras
 from harness.core.solver import heun, per_sample
 from harness.train.cell import Cell
+from harness.train.machine import Machine
 
 
 class StraightStep:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from harness.api import Extractor, HarnessError, Metric, create
-from harness.bench.machine import Machine
 from harness.bench.meter import clock
 from harness.core.sampling import Walk, evaluation_labels, fresh_noise, initial_noise
 from harness.evaluate.evaluator import BLOCK, IMAGE_BLOCK
@@ -24,6 +23,7 @@ from harness.evaluate.images import is_image, quantise
 from harness.evaluate.moments import Accumulator
 from harness.store.records import Request
 from harness.train.cell import Cell
+from harness.train.machine import Machine
 
 #: samples on which a metric is timed at most; one that needs all vectors is taken to be quadratic
 MOST = 4096

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -12,15 +11,13 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from harness.api import Teacher, create
 from harness.bench.evaluation import measure_evaluation
 from harness.bench.forecast import FORMAT, Record, duration, label_of, problem_of
-from harness.bench.machine import Machine
 from harness.bench.steps import StepBench
-from harness.config.workshop import resolve_dataset
 from harness.store.provenance import collect
 from harness.store.records import Request, RunSpec
-from harness.train.cell import Cell, calibrated, empty_network
+from harness.train.cell import Cell, build_cell
+from harness.train.machine import Machine
 from harness.train.tuning import tune
 
 
@@ -69,14 +66,10 @@ def bench_cell(spec: RunSpec, request: Request, results: Path, device: torch.dev
     """
     share = spec.train["batch"] // request.processes
     spec = replace(spec, train={**spec.train, "batch": share})
-    teacher: Teacher = create("teacher", spec.teacher.name, spec.teacher.params)
-    dataset = resolve_dataset(spec.dataset, teacher)
-    teacher = teacher.to(device)
-    precond, _ = calibrated(spec.precond, teacher, dataset, results, device)
-    network = empty_network(spec, teacher).to(device).train()
-    target = copy.deepcopy(network).requires_grad_(False)
-    objective = create("objective", spec.objective.name, spec.objective.params)
-    return Cell(spec, teacher, dataset, objective, precond.to(device), network, target, {})
+    cell = build_cell(spec, results, device, fit=False)
+    cell.network.train()
+    cell.target.train()
+    return cell
 
 
 def at_mean(steps: Sequence[dict[str, Any]], name: str, mean_h: float | None) -> float:

@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.api import Objective, create
 from harness.backbones.dropout import hold_draws
-from harness.bench.machine import Machine
 from harness.bench.meter import Meter, clock
 from harness.store.records import State
 from harness.store.store import Run
 from harness.train.cell import Cell
+from harness.train.machine import Machine
 from harness.train.optimizer import Optimizer
 from harness.train.step import take_step
 from harness.train.tuning import arithmetic

@@ -10,10 +10,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from harness.bench.machine import Machine
 from harness.bench.problem import bench_cell
 from harness.bench.steps import StepBench, variants
 from harness.store.records import Request, RunSpec
+from harness.train.machine import Machine
 from harness.train.tuning import tune
 
 

@@ -17,7 +17,7 @@ from harness.runner.devices import cores
 from harness.store.store import ResultStore
 
 if TYPE_CHECKING:
-    from harness.bench.machine import Machine
+    from harness.train.machine import Machine
 
 NETWORKS = ("small", "cifar10", "imagenet64")
 SWITCHES = ("bf16", "channels_last", "compile")
@@ -167,7 +167,7 @@ def _machine(grid: Grid, *, by_grid: bool) -> Machine:
     """The device and the threads that a worker of this grid would have."""
     import torch
 
-    from harness.bench.machine import Machine
+    from harness.train.machine import Machine
     from harness.train.tuning import repeatable
 
     if by_grid:

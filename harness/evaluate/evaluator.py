@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -43,6 +43,8 @@ class Evaluator:
     images are quantised to uint8 first.
 
     Args:
+        accelerator: or a `Machine` (harness/train), which has what is asked for here.
+        results: the folder whose artifacts hold references and the teacher's solutions, if any.
         trained_times: the objective's own grid, for samplers that walk on it.
         sigma_min: where samples end; the teacher's, unless a student has its own.
     """
@@ -52,8 +54,8 @@ class Evaluator:
         teacher: Teacher,
         dataset: Dataset,
         request: Request,
-        accelerator: Accelerator,
-        results: Path,
+        accelerator: Any,
+        results: Path | None,
         heartbeat: Callable[[], None] = lambda: None,
         trained_times: Tensor | None = None,
         sigma_min: float | None = None,

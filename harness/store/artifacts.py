@@ -25,14 +25,17 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 class Artifact:
     """Arrays, what they were made from, and the seconds that took."""
 
-    path: Path
+    path: Path | None
     arrays: Arrays
     seconds: float
 
 
-def get_or_make(root: Path, kind: str, key: dict[str, Any], make: Callable[[], Arrays]) -> Artifact:
+def get_or_make(
+    root: Path | None, kind: str, key: dict[str, Any], make: Callable[[], Arrays]
+) -> Artifact:
     """Return the artifact for `key`, making it under a lock if nobody has.
 
+    Without a results folder (`root` is None) it is made, with the same bits, and not kept.
     Several processes may ask at once: one makes it, the others wait and read. A damaged file is
     refused, never silently recomputed: something on this disk is wrong and the user should know.
 
@@ -40,6 +43,10 @@ def get_or_make(root: Path, kind: str, key: dict[str, Any], make: Callable[[], A
         ArtifactError: the stored file does not match its digest.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    if root is None:
+        started = time.perf_counter()
+        arrays = load(packed(make(), f"artifact {kind}"))
+        return Artifact(None, arrays, time.perf_counter() - started)
     path = root / "artifacts" / kind / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with held(path.with_suffix(".lease")):

@@ -61,8 +61,16 @@ class Cell:
             network.load_state_dict(self.network.state_dict())
 
 
-def build_cell(spec: RunSpec, results: Path, device: torch.device) -> Cell:
-    """Make everything a cell needs; calibration and fitted backbone come from the artifact store.
+def build_cell(
+    spec: RunSpec, results: Path | None, device: torch.device, *, fit: bool = True
+) -> Cell:
+    """Make everything a cell needs, in one way for who trains it, times it or looks into it.
+
+    Args:
+        results: the folder whose artifacts hold calibration and fitted backbone; None keeps
+            neither.
+        fit: whether the network of a teacher that has none is fitted to it; else its weights are
+            drawn, for whoever does not mind what they are.
 
     Raises:
         ConfigError: the teacher or the data are no longer those the run was planned with.
@@ -81,7 +89,7 @@ def build_cell(spec: RunSpec, results: Path, device: torch.device) -> Cell:
     costs = {"calibration_seconds": calibration.seconds if calibration else 0.0}
     if calibration:
         costs["calibration_evaluations"] = float(calibration.arrays["evaluations"])
-    network = _initial_network(spec, teacher, dataset, results, device).to(device)
+    network = _initial_network(spec, teacher, dataset, results, device, fit).to(device)
     target = copy.deepcopy(network).requires_grad_(False)
     return Cell(
         spec=spec,
@@ -96,7 +104,11 @@ def build_cell(spec: RunSpec, results: Path, device: torch.device) -> Cell:
 
 
 def calibrated(
-    plugin: PluginSpec, teacher: Teacher, dataset: Dataset, results: Path, device: torch.device
+    plugin: PluginSpec,
+    teacher: Teacher,
+    dataset: Dataset,
+    results: Path | None,
+    device: torch.device,
 ) -> tuple[Preconditioning, Artifact | None]:
     """A preconditioning ready to give coefficients, with the artifact it was calibrated from.
 
@@ -158,7 +170,12 @@ def empty_network(spec: RunSpec, teacher: Teacher) -> Backbone:
 
 
 def _initial_network(
-    spec: RunSpec, teacher: Teacher, dataset: Dataset, results: Path, device: torch.device
+    spec: RunSpec,
+    teacher: Teacher,
+    dataset: Dataset,
+    results: Path | None,
+    device: torch.device,
+    fit: bool,
 ) -> Backbone:
     """The student at step 0: the teacher's own network, or a backbone fitted to it.
 
@@ -171,7 +188,7 @@ def _initial_network(
     weights = derive_seed(spec.seed, "initial weights") if "init_seeded" in spec.train else 0
     if network is None:
         settings = spec.backbone or {}
-        if random:
+        if random or not fit:
             network = make_backbone(teacher, settings, weights)
         else:
             network, _ = fitted_backbone(teacher, dataset, settings, results, device)

@@ -59,7 +59,11 @@ def _make_unet(spec: TeacherSpec, settings: dict) -> Backbone:
 
 
 def fitted_backbone(
-    teacher: Teacher, dataset: Dataset, settings: dict, results: Path, device: Device = "cpu"
+    teacher: Teacher,
+    dataset: Dataset,
+    settings: dict,
+    results: Path | None,
+    device: Device = "cpu",
 ) -> tuple[Backbone, Artifact]:
     """The backbone whose denoiser approximates the teacher's, from the artifact store."""
     key = {

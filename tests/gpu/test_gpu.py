@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from harness.api import create
-from harness.bench.machine import Machine
 from harness.core.group import Group
+from harness.train.machine import Machine
 from harness.train.optimizer import Optimizer
 from harness.train.step import gradients, take_step
 from harness.train.tuning import arithmetic, repeatable, tune

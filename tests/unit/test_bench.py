@@ -9,17 +9,16 @@ from accelerate import Accelerator
 
 from harness.api import create
 from harness.bench.forecast import duration, find
-from harness.bench.machine import Machine
 from harness.bench.meter import Meter
 from harness.bench.problem import at_mean
 from harness.bench.stand_in import NETWORKS
 from harness.bench.steps import StepBench
 from harness.cli import bench as verb
 from harness.core.random import integers
-from harness.store.records import PluginSpec, RunSpec
 from harness.store.store import ResultStore
-from harness.train.cell import Cell
+from harness.train.machine import Machine
 from harness.train.step import gradients
+from tests.cells import cell_of
 from tests.unit.test_imports import run_without_torch
 from tests.unit.test_training import make_cell
 
@@ -77,12 +76,7 @@ def test_bench_measures_a_network_teacher_and_counts_its_evaluations(harness, tm
 
 def test_flop_of_a_published_network():
     """EDM's DDPM++ for CIFAR-10 takes 42.4 GFLOP an image, a second time hardly more."""
-    teacher = create("teacher", "stand-in", {"network": "cifar10"})
-    plugin = PluginSpec("x", 1)
-    train = {"batch": 1, "optimizer": "adam", "lr": 1e-3}
-    spec = RunSpec(plugin, plugin, plugin, plugin, 0, train, None, {})
-    network = teacher.network()
-    cell = Cell(spec, teacher, teacher.dataset(), None, None, network, network, {})
+    cell = cell_of({"stand-in": {"network": "cifar10"}}, train={"batch": 1})
     assert StepBench(cell, Machine(torch.device("cpu")), None).unit_flop() == pytest.approx(
         42.4e9, rel=0.01
     )

@@ -9,8 +9,7 @@ import yaml
 from accelerate import Accelerator
 from PIL import Image
 
-from harness import api
-from harness.api import Teacher, TeacherSpec, create, create_precond
+from harness.api import Teacher, TeacherSpec
 from harness.backbones.inner import EDM
 from harness.backbones.mlp import MLP
 from harness.backbones.song import SongUNet
@@ -18,9 +17,8 @@ from harness.backbones.unet import UNetBackbone
 from harness.core.sampling import Walk
 from harness.core.student import Student
 from harness.evaluate.pictures import save_pictures
-from harness.store.records import PluginSpec, RunSpec
-from harness.train.cell import Cell
 from harness.train.step import gradients
+from tests.cells import cell_of
 from tests.conftest import ROOT
 from tests.unit.edm_layout import randomise
 from tests.unit.image_files import layout, write_zip
@@ -36,8 +34,10 @@ def small_unet(classes=10):
 class Conditional(Teacher):
     """A tiny conditional network that remembers what it was asked."""
 
-    def __init__(self):
-        super().__init__()
+    is_network = True
+
+    def __init__(self, params=None):
+        super().__init__(params)
         self.spec = TeacherSpec((1, 8, 8), 0.5, "x", classes=10)
         self.backbone = small_unet().eval().requires_grad_(False)
         self.asked = []
@@ -46,27 +46,25 @@ class Conditional(Teacher):
         self.asked.append(labels)
         return self.backbone.denoise(x, torch.as_tensor(sigma), labels)
 
+    def network(self):
+        fresh = small_unet()
+        fresh.net.add_second_time()
+        return fresh
+
     def to(self, device):
         self.backbone.to(device)
         return self
 
 
 def make_image_cell(precond="ctm", objective="ctm"):
-    teacher = Conditional()
-    networks = []
-    for _ in range(2):
-        network = small_unet()
-        network.net.add_second_time()
-        networks.append(network)
-    networks[1].requires_grad_(False)
-    data = create("dataset", "digits", {"labels": True})
-    plugin = PluginSpec("x", 1)
-    spec = RunSpec(plugin, plugin, plugin, plugin, 0, {"batch": 4}, None, {})
-    made = create_precond(precond, sigma_data=0.5)
-    if made.needs_calibration():
-        api.calibrate(made, teacher, dataset=data, levels=12, samples=8)
-    objective = api.create("objective", objective, {"nodes": 4})
-    return Cell(spec, teacher, data, objective, made, *networks, {})
+    few = {"levels": 12, "samples": 8} if precond == "analytic" else {}
+    return cell_of(
+        f"{__name__}:Conditional",
+        {precond: few},
+        {objective: {"nodes": 4}},
+        {"digits": {"labels": True}},
+        train={"batch": 4},
+    )
 
 
 @pytest.fixture

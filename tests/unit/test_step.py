@@ -4,9 +4,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from harness.bench.machine import Machine
 from harness.core.random import integers, normal, uniform
 from harness.core.schedule import karras
+from harness.train.machine import Machine
 from harness.train.optimizer import Optimizer
 from harness.train.step import batches, gradients, take_step
 from tests.pretended_gpu import pretended_gpu

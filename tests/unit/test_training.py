@@ -8,39 +8,23 @@ import torch
 from accelerate import Accelerator
 
 from harness import api
-from harness.api import create_precond, create_teacher, edm_inner
-from harness.backbones.mlp import MLP
+from harness.api import create_teacher, edm_inner
 from harness.core.schedule import karras
 from harness.core.student import Student
-from harness.store.records import PluginSpec, RunSpec
-from harness.train.cell import Cell
 from harness.train.step import gradients
-
-
-class Counting(MLP):
-    """Counts the samples that pass through the network."""
-
-    seen = 0
-
-    def network(self, x, *rest):
-        self.seen += len(x)
-        return super().network(x, *rest)
+from tests.cells import cell_of
 
 
 def make_cell(precond="ctm", objective="ctm", batch=64, seed=0, **params):
-    teacher = create_teacher("gmm")
-    torch.manual_seed(1)
-    network = Counting(2, sigma_data=teacher.spec.sigma_data, width=16, depth=2)
-    target = Counting(2, sigma_data=teacher.spec.sigma_data, width=16, depth=2)
-    target.load_state_dict(network.state_dict())
-    target.requires_grad_(False)
-    plugin = PluginSpec("x", 1)
-    spec = RunSpec(plugin, plugin, plugin, plugin, seed, {"batch": batch}, None, {})
-    made = create_precond(precond, sigma_data=teacher.spec.sigma_data)
-    if made.needs_calibration():
-        api.calibrate(made, teacher, levels=20, samples=256)
-    objective = api.create("objective", objective, params)
-    return Cell(spec, teacher, teacher.dataset(), objective, made, network, target, {})
+    fewer = {"levels": 20, "samples": 256} if precond in ("analytic", "arc") else {}
+    return cell_of(
+        "gmm",
+        {precond: fewer},
+        {objective: params},
+        seed=seed,
+        train={"batch": batch},
+        backbone={"width": 16, "depth": 2},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +78,18 @@ def test_ctm_spends_no_pass_on_identities(accelerator):
 
     cell, batch = make_cell(), 64
     for step in range(6):
-        cell.network.seen = cell.target.seen = 0
+        seen = Counter()
+        for network in (cell.network, cell.target):
+            network.inlet.register_forward_pre_hook(
+                lambda _, given, network=network, seen=seen: seen.update({network: len(given[0])})
+            )
         gradients(cell, step, batch, accelerator)
         h = cell.objective.draw_steps(0, step)
         slots = torch.arange(batch)
         i = integers(0, "time", step, slots, 0, 17 - h)
         j = integers(0, "end", step, slots, i + h, 17)
-        assert cell.network.seen == 2 * batch + int((j > i + h).sum())
-        assert cell.target.seen == 2 * int((j < 17).sum())
+        assert seen[cell.network] == 2 * batch + int((j > i + h).sum())
+        assert seen[cell.target] == 2 * int((j < 17).sum())
 
 
 def test_solver_steps_are_drawn_in_proportion_to_h():

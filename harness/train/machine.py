@@ -1,4 +1,7 @@
-"""The part of an Accelerator that a step asks for, so that one process can measure several."""
+"""One process on one device: what a cell asks of an Accelerator, without its global state.
+
+An Accelerator fixes the device and the precision of a whole process; of these there may be several.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ class Machine:
     precision: str = "fp32"
     num_processes: int = 1
     process_index: int = 0
+    is_main_process: bool = True
 
     @classmethod
     def named(cls, device: str, precision: str) -> Machine:
@@ -28,8 +32,11 @@ class Machine:
         """
         gpu = torch.cuda.is_available()
         if device == "cuda" and not gpu:
-            raise ConfigError("bench: torch sees no GPU here; use --device cpu")
+            raise ConfigError("device cuda: torch sees no GPU here; use device cpu")
         return cls(torch.device("cuda" if gpu and device != "cpu" else "cpu"), precision)
+
+    def wait_for_everyone(self) -> None:
+        """As `Accelerator.wait_for_everyone`; there is nobody else."""
 
     def autocast(self) -> AbstractContextManager:
         """As `Accelerator.autocast`."""
