@@ -19,7 +19,7 @@ def cell_of(
     seed: int = 0,
     **sections: Any,
 ) -> Cell:
-    """The cell of these plugins on the CPU, its network not fitted; `sections` are those of a grid."""
+    """The cell of these plugins on the CPU, its network not fitted; sections as in a grid."""
     axes = {"precond": precond, "teacher": teacher, "objective": objective, "dataset": dataset}
     grid = {
         "version": 1,
