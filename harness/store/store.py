@@ -186,6 +186,11 @@ class Run:
                 ) from None
         return clock
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where training keeps its newest states."""
+        return self.path / "checkpoints"
+
     def weights(self, step: int, ema: float | None = None) -> Path:
         """Where the evaluation weights of a budget are kept, of the target or another average."""
         rate = "" if ema is None else f"-ema{ema}"
@@ -198,7 +203,7 @@ class Run:
 
     def without_averages(self, rates: Iterable[float]) -> list[float]:
         """Those of `rates` that training did not keep, by its newest checkpoint or its weights."""
-        steps, checkpoints = self.weighed(), sorted(self.path.glob("checkpoints/step-*"))
+        steps, checkpoints = self.weighed(), sorted(self.checkpoints.glob("step-*"))
         lacking = []
         for rate in rates:
             places = [self.weights(step, rate) for step in steps]

@@ -15,6 +15,7 @@ from harness.store.records import Request
 from harness.store.store import Run
 from harness.train.cell import Cell
 from harness.train.checkpoint import TrainingState, load_checkpoint, save_checkpoint, save_ema
+from harness.train.machine import Machine
 from harness.train.optimizer import Optimizer
 from harness.train.status import Interrupted
 from harness.train.step import take_step
@@ -29,6 +30,7 @@ class Trainer:
     """Trains one cell from its newest checkpoint, stopping at budgets for evaluation.
 
     Args:
+        run: where checkpoints, evaluation weights and the log are kept; None keeps none of them.
         heartbeat: called now and then with the current step, to show that the cell is alive.
         stopping: asked after every step whether to save and raise `Interrupted`.
     """
@@ -36,9 +38,9 @@ class Trainer:
     def __init__(
         self,
         cell: Cell,
-        run: Run,
+        run: Run | None,
         request: Request,
-        accelerator: Accelerator,
+        accelerator: Accelerator | Machine,
         heartbeat: Callable[[int], None] = lambda step: None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -54,19 +56,19 @@ class Trainer:
         for rate in request.averages:
             cell.averages[rate] = copy.deepcopy(cell.target).eval()
         self.state = TrainingState(cell.network, cell.target, optimizer, cell.averages)
-        self.checkpoints = run.path / "checkpoints"
         self._logs: list[dict[str, torch.Tensor]] = []
 
     def resume(self, at_most: int) -> None:
-        """Continue from the newest whole checkpoint not past `at_most`; from step 0 if none.
+        """Continue from the run's newest whole checkpoint not past `at_most`; from step 0 if none.
 
         Raises:
             ConfigError: that checkpoint lacks an average which is asked for.
         """
-        load_checkpoint(self.checkpoints, self.state, at_most=at_most)
+        if self.run:
+            load_checkpoint(self.run.checkpoints, self.state, at_most=at_most)
 
     def train_to(self, budget: int) -> None:
-        """Train until `budget` steps are done; checkpoint and evaluation weights are then on disk.
+        """Train until `budget` steps are done; what a run keeps of them is then on disk.
 
         Raises:
             DivergedError: a loss or a weight stopped being finite.
@@ -95,7 +97,7 @@ class Trainer:
                 started = self._clock()
         if budget == 0:
             self._save()
-        if self.accelerator.is_main_process:
+        if self.run and self.accelerator.is_main_process:
             for rate in (*cell.averages, None):  # the target's last: where it is, all are
                 save_ema(self.run.weights(budget, rate), cell.average(rate))
         self.accelerator.wait_for_everyone()
@@ -117,7 +119,7 @@ class Trainer:
         if not table.isfinite().all():
             row, column = (~table.isfinite()).nonzero()[0].tolist()
             raise DivergedError(self.state.step - len(table) + row, f"loss {list(names)[column]!r}")
-        if self.accelerator.is_main_process:
+        if self.run and self.accelerator.is_main_process:
             record = {name: float(table[:, i].mean()) for i, name in enumerate(names)}
             self.run.log(
                 {
@@ -135,8 +137,8 @@ class Trainer:
             raise DivergedError(self.state.step, "a weight")
 
     def _save(self) -> None:
-        if self.accelerator.is_main_process:
-            save_checkpoint(self.checkpoints, self.state)
+        if self.run and self.accelerator.is_main_process:
+            save_checkpoint(self.run.checkpoints, self.state)
         self.accelerator.wait_for_everyone()
 
     def _clock(self) -> float:

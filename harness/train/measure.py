@@ -1,8 +1,8 @@
-"""From weights to rows: evaluate a budget, append every number as soon as it is known."""
+"""From weights to rows: what is asked of a budget, one way of sampling after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from harness.config.workshop import sources_of
 from harness.core.sampling import Walk
@@ -26,65 +26,86 @@ def measure(
     status: Status,
     plugins: Mapping[str, str],
 ) -> None:
-    """Measure the students of one budget, sampling by sampling, and append one row per number.
-
-    `plugins` are digests of the files of plugins from outside (`own_sources`), which rows keep.
-    There is a student for each average of the weights that `measures` name; their weights are those
-    of the budget.
+    """Measure the students of one budget and append every row to the run as soon as it is known.
 
     Raises:
         DivergedError: a number is not finite; no row is written for it.
         Interrupted: a stop was asked for; the rows of the samplings so far are written.
     """
-    accelerator = status.accelerator
-    students = {}
-    for ema in dict.fromkeys(measure.ema for measure in measures):
-        students[ema] = Student(cell.average(ema).eval(), cell.precond)
-    groups: dict[tuple[float | None, str, int], list[Measure]] = {}
-    for measure in measures:
-        groups.setdefault((measure.ema, measure.sampler, measure.nfe), []).append(measure)
+    accelerator, groups = status.accelerator, by_sampling(measures)
     if accelerator.is_main_process:  # before the rows: who has those is never asked again
         walks: Walks = {}
-        for (ema, sampler, nfe), (measure, *_) in groups.items():
-            walk = Walk.of(sampler, nfe, cell.teacher.spec, evaluator.trained_times)
-            walks[run.path / "samples" / sampling_name(measure)] = (students[ema], walk)
+        for first, *_ in groups:
+            walk = Walk.of(first.sampler, first.nfe, cell.teacher.spec, evaluator.trained_times)
+            walks[run.path / "samples" / sampling_name(first)] = (student_of(cell, first), walk)
         seed, device = run.request.evaluation_seed, accelerator.device
         save_pictures(walks, cell.teacher.spec, seed, device)
         save_trajectories(walks, cell.teacher, seed, device)
-    for last, ((ema, sampler, nfe), group) in enumerate(groups.items(), 1 - len(groups)):
-        scores = evaluator.measure(students[ema], group)
-        for measure, (value, std) in scores.items():
-            if value != value or abs(value) == float("inf"):
-                raise DivergedError(measure.step, f"{measure.metric} at NFE {nfe}, {sampler}")
-            extractor_id, reference_n = evaluator.protocol(measure)
-            row = EvalRow(
-                step=measure.step,
-                images=measure.step * cell.spec.train["batch"],
-                seconds=round(seconds, 4),
-                nfe=nfe,
-                metric=measure.metric,
-                extractor=measure.extractor,
-                n=measure.n,
-                reference_n=reference_n,
-                value=value,
-                lower_is_better=evaluator.metrics[measure.metric].lower_is_better,
-                std=std,
-                extractor_id=extractor_id,
-                sampler=sampler,
-                ema=ema,
-                seed=measure.seed,
-                plugins=sources_of(measure, plugins),
-            )
+    for last, group in enumerate(groups, 1 - len(groups)):
+        for row in rows(cell, evaluator, group, seconds, plugins):
             run.append(row)
             if run.request.track:
-                how = "" if sampler == "exact" else f" {sampler}"
-                how += "" if ema is None else f" ema {ema}"
-                accelerator.log({f"{row.metric}/nfe {nfe}{how}": value}, step=row.step)
+                how = "" if row.sampler == "exact" else f" {row.sampler}"
+                how += "" if row.ema is None else f" ema {row.ema}"
+                accelerator.log({f"{row.metric}/nfe {row.nfe}{how}": row.value}, step=row.step)
         if last and status.stopping():
             raise Interrupted(
-                f"stopped after {sampler} at NFE {nfe} of step {measures[0].step}, rows written"
+                f"stopped after {group[0].sampler} at NFE {group[0].nfe} of step {group[0].step},"
+                " rows written"
             )
     accelerator.wait_for_everyone()
+
+
+def by_sampling(measures: Iterable[Measure]) -> list[list[Measure]]:
+    """Measures of one budget in groups that are of the same samples."""
+    groups: dict[tuple[float | None, str, int], list[Measure]] = {}
+    for each in measures:
+        groups.setdefault((each.ema, each.sampler, each.nfe), []).append(each)
+    return list(groups.values())
+
+
+def student_of(cell: Cell, measure: Measure) -> Student:
+    """The average of the weights that is measured, through the cell's preconditioning."""
+    return Student(cell.average(measure.ema).eval(), cell.precond)
+
+
+def rows(
+    cell: Cell,
+    evaluator: Evaluator,
+    group: list[Measure],
+    seconds: float,
+    plugins: Mapping[str, str],
+) -> Iterator[EvalRow]:
+    """One row for each of a group of `by_sampling`; of several processes the main one has them.
+
+    The cell's weights are those of the group's budget, which was reached after `seconds` of
+    training; `plugins` are digests of the files of plugins from outside (`own_sources`).
+
+    Raises:
+        DivergedError: a number is not finite; there is no row for it.
+    """
+    for each, (value, std) in evaluator.measure(student_of(cell, group[0]), group).items():
+        if value != value or abs(value) == float("inf"):
+            raise DivergedError(each.step, f"{each.metric} at NFE {each.nfe}, {each.sampler}")
+        extractor_id, reference_n = evaluator.protocol(each)
+        yield EvalRow(
+            step=each.step,
+            images=each.step * cell.spec.train["batch"],
+            seconds=round(seconds, 4),
+            nfe=each.nfe,
+            metric=each.metric,
+            extractor=each.extractor,
+            n=each.n,
+            reference_n=reference_n,
+            value=value,
+            lower_is_better=evaluator.metrics[each.metric].lower_is_better,
+            std=std,
+            extractor_id=extractor_id,
+            sampler=each.sampler,
+            ema=each.ema,
+            seed=each.seed,
+            plugins=sources_of(each, plugins),
+        )
 
 
 def seconds_at(run: Run, step: int) -> float:

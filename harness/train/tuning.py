@@ -29,6 +29,22 @@ def repeatable() -> None:
 
 
 @contextmanager
+def repeatably() -> Iterator[None]:
+    """`repeatable` within; torch's settings are the caller's again afterwards."""
+    backends, fill = (torch.backends.cudnn, torch.backends.cuda.matmul), torch.utils.deterministic
+    mode, filled = torch.get_deterministic_debug_mode(), fill.fill_uninitialized_memory
+    allowed = [backend.allow_tf32 for backend in backends]
+    repeatable()
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        fill.fill_uninitialized_memory = filled
+        for backend, was in zip(backends, allowed, strict=True):
+            backend.allow_tf32 = was
+
+
+@contextmanager
 def arithmetic(precision: str) -> Iterator[None]:
     """Within, float32 convolutions and products are TF32 on a GPU if `train.precision` says so."""
     _allow_tf32(precision == "tf32")
