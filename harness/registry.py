@@ -67,13 +67,19 @@ class Registry:
         self.broken: list[Broken] = []
 
     def add(self, kind: str, name: str, cls: type[Any]) -> None:
-        """Register `cls` as the `kind` called `name`; a second class of that name is refused."""
+        """Register `cls` as the `kind` called `name`; a second class of that name is refused.
+
+        In a notebook a class may be written anew: the last one counts.
+        """
         if not NAME.fullmatch(name):
             raise ConfigError(
                 f"{kind} name {name!r} in {origin(cls)}: use lower-case words joined by hyphens"
             )
+        if not is_built_in(cls):
+            self._scan(kind)  # what is built in comes first
         known = self._classes[kind].get(name)
-        if known is not None and origin(known) != origin(cls):
+        again = known is not None and known.__module__ == cls.__module__ == "__main__"
+        if known is not None and not again and origin(known) != origin(cls):
             raise ConfigError(
                 f"two {kind} plugins are called {name!r}: {origin(known)} and {origin(cls)};"
                 " rename one"
@@ -168,7 +174,7 @@ class Registry:
         Ready to be appended to a sentence; empty where it came through none.
         """
         files = {
-            inspect.getsourcefile(cls): f"{kind} {name!r}"
+            _source_file(cls): f"{kind} {name!r}"
             for kind, classes in self._classes.items()
             for name, cls in classes.items()
             if not is_built_in(cls)
@@ -230,19 +236,26 @@ def origin(cls: type[Any]) -> str:
         return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def _source_file(cls: type[Any]) -> str | None:
+    """The file that a class was written in; None where there is none, as in a notebook."""
+    try:
+        return inspect.getsourcefile(cls)
+    except (OSError, TypeError):
+        return None
+
+
 def place(cls: type[Any], error: BaseException | None = None, method: str = "") -> str:
     """`file:line` of a plugin's code: where an error came through last, or where a method begins.
 
     The class itself, where the error did not come through its file or the method is not in it.
     """
-    try:
-        source = inspect.getsourcefile(cls)
-    except TypeError:
+    source = _source_file(cls)
+    if source is None:
         return origin(cls)
     if error is not None:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == source]
-        if source and lines:
+        if lines:
             return f"{source}:{lines[-1]}"
     code = getattr(getattr(cls, method, None), "__code__", None)
     if code is not None and code.co_filename == source:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from harness.cli import add_plugin_argument
-from harness.cli.run import misfitting_times
 from harness.config.matrix import named_metrics
 from harness.config.needs import told_at_once
 from harness.config.schema import Launch, PluginRef
@@ -24,6 +23,7 @@ from harness.errors import (
     HarnessError,
 )
 from harness.registry import registry
+from harness.runner.prepare import misfitting_times
 from harness.runner.scheduler import Scheduler, told
 from harness.store.lease import taken
 from harness.store.records import Request, State

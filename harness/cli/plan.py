@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from tabulate import tabulate
 
 from harness.bench.forecast import forecast
 from harness.cli import add_grid_arguments
-from harness.cli.edited import tell_edited
 from harness.config.grid import load_grid
 from harness.config.matrix import Matrix, expand, shard
 from harness.config.needs import missing_weights
 from harness.config.schema import Launch
 from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ArtifactError
 from harness.runner import devices
+from harness.runner.prepare import edited
 from harness.store.store import ResultStore
 from harness.visible import visible
 
@@ -30,7 +31,8 @@ def main(args: argparse.Namespace) -> int:
     whole = expand(grid, args.only, args.plugin)
     matrix = shard(whole, args.shard)
     store = ResultStore(grid.results)
-    tell_edited(store, matrix)
+    for note in edited(store, matrix):
+        print(f"note: {note}", file=sys.stderr)
     rows = []
     owed, code = 0, EXIT_DONE
     for spec in matrix.specs:

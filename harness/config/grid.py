@@ -1,11 +1,13 @@
-"""Reading grid.yaml: environment variables, and `--set` overrides."""
+"""Reading a grid, from a file or a dict: environment variables, and values that override it."""
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,37 @@ from harness.errors import ConfigError
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
-def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
+@dataclass(frozen=True)
+class Override:
+    """A value in place of the one that a grid has at `key.path`; `told` is how its user gave it."""
+
+    key: str
+    value: Any
+    told: str
+
+    @classmethod
+    def read(cls, text: str) -> Override:
+        """What `--set KEY=VALUE` says, the value as YAML.
+
+        Raises:
+            ConfigError: it is not of that form.
+        """
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {text}: write key.path=value, e.g. --set train.lr=1e-4")
+        try:
+            return cls(key, parse(value), f"--set {text}")
+        except yaml.YAMLError as error:
+            problem = getattr(error, "problem", None) or "it ends too early"
+            raise ConfigError(f"--set {text}: the value is not valid YAML: {problem}") from None
+
+
+def load_grid(path: str | Path, overrides: Iterable[str | Override] = ()) -> Grid:
     """Read, override and validate a grid.
 
     Args:
         path: a YAML file.
-        overrides: `key.path=value` strings, the value read as YAML.
+        overrides: `key.path=value` strings, the value read as YAML, or what they say.
 
     Raises:
         ConfigError: missing or malformed file, unknown key, wrong type, unset variable.
@@ -34,40 +61,34 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     return make_grid(data, overrides, path)
 
 
-def make_grid(data: dict[str, Any], overrides: Sequence[str], path: str | Path) -> Grid:
+def make_grid(data: dict[str, Any], overrides: Iterable[str | Override], path: str | Path) -> Grid:
     """Override and validate what a grid file holds; errors name it by `path`.
 
     Raises:
         ConfigError: see `load_grid`.
     """
-    for override in overrides:
-        _override(data, override)
+    data = copy.deepcopy(data)
+    changes = [Override.read(each) if isinstance(each, str) else each for each in overrides]
+    for change in changes:
+        _apply(change, data)
     unset: dict[str, str] = {}
     data = _expand(data, "", unset)
     if unset:
         raise _unset_variables(path, unset, data)
 
     def source(keys: Sequence[str]) -> str:
-        return next((f"--set {o}" for o in reversed(overrides) if _about(o, keys)), str(path))
+        return next((each.told for each in reversed(changes) if _about(each, keys)), str(path))
 
     return validate(Grid, data, source)
 
 
-def _override(data: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {override}: write key.path=value, e.g. --set train.lr=1e-4")
-    try:
-        value = parse(text)
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or "it ends too early"
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {problem}") from None
-    *parents, last = key.split(".")
+def _apply(change: Override, data: dict[str, Any]) -> None:
+    *parents, last = change.key.split(".")
     for parent in parents:
         data = data.setdefault(parent, {})
         if not isinstance(data, dict):
-            raise ConfigError(f"--set {override}: {parent!r} is not a section")
-    data[last] = value
+            raise ConfigError(f"{change.told}: {parent!r} is not a section")
+    data[last] = change.value
 
 
 def _expand(value: Any, where: str, unset: dict[str, str]) -> Any:
@@ -121,8 +142,8 @@ def _extent(data: dict[str, Any]) -> str:
     return text
 
 
-def _about(override: str, keys: Sequence[str]) -> bool:
+def _about(change: Override, keys: Sequence[str]) -> bool:
     """Whether an override set what lies at `keys`, all of it or a part."""
     return bool(keys) and all(
-        one == two for one, two in zip(override.partition("=")[0].split("."), keys, strict=False)
+        one == two for one, two in zip(change.key.split("."), keys, strict=False)
     )

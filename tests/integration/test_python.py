@@ -1,10 +1,14 @@
 """The harness from Python: cells in this process, grids in processes of their own."""
 
+import copy
+
 import pytest
 import torch
 
+from harness.api import ConfigError
 from harness.config.grid import load_grid
 from harness.config.matrix import expand
+from harness.registry import registry
 from harness.store.store import ResultStore
 from harness.train.in_process import run_cell
 
@@ -36,3 +40,13 @@ def test_a_cell_in_this_process_has_the_numbers_of_a_worker(grid, harness, one_t
             assert (row.seconds > 0) == (row.step > 0)
     assert sorted(tmp_path.rglob("*")) == before
     assert torch.get_deterministic_debug_mode() == 0
+
+
+def test_a_notebook_may_write_its_class_anew_and_take_no_built_in_name(monkeypatch):
+    monkeypatch.setattr(registry, "_classes", copy.deepcopy(registry._classes))
+    cell = "from harness.api import *\n@register_precond({!r})\nclass Mine(DenoiserForm):\n  {}"
+    for body in ("pass", "tangent = False"):
+        exec(cell.format("anew", body), {"__name__": "__main__"})
+    assert registry.get("precond", "anew").tangent is False
+    with pytest.raises(ConfigError, match="two precond plugins are called 'ctm'"):
+        exec(cell.format("ctm", "pass"), {"__name__": "__main__"})

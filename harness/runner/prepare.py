@@ -1,0 +1,176 @@
+"""Before the first cell of a grid starts: what is owed, and whether all that is needed is there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.config.matrix import Matrix
+from harness.config.needs import missing_trackers, missing_weights, told_at_once
+from harness.config.workshop import is_untried, own_sources
+from harness.core.sampler import Sampler
+from harness.errors import ArtifactError, DamagedError, HarnessError
+from harness.store.lease import taken
+from harness.store.records import Measure, RunSpec, State
+from harness.store.store import ResultStore, Run, without_average
+from harness.store.tables import save_matrix
+
+
+def owed_cells(store: ResultStore, matrix: Matrix) -> list[RunSpec]:
+    """The cells of a grid that lack numbers."""
+    return [s for s in matrix.specs if _owes(store.run_at(s.run_id), matrix.wanted(s))]
+
+
+def check(store: ResultStore, matrix: Matrix, owed: Sequence[RunSpec]) -> None:
+    """Check whatever can be before cells start: files, packages, and plugins on a few samples.
+
+    Raises:
+        ConfigError: with all that is wrong.
+    """
+    if owed:
+        check_machine(store, matrix)
+        try_plugins(matrix, owed)
+
+
+def is_whole(only: Iterable[str], changed: Iterable[str]) -> bool:
+    """Whether a grid with `only` some cells and these keys changed is run as it was written.
+
+    Where and how it is run is no part of that.
+    """
+    elsewhere = (key in ("results", "name") or key.startswith("launch.") for key in changed)
+    return not list(only) and all(elsewhere)
+
+
+def enter(store: ResultStore, matrix: Matrix, owed: Sequence[RunSpec], *, whole: bool) -> str:
+    """Write down what the grid consists of, and that the cells without debts are done.
+
+    `whole`: see `save_matrix`, whose note is returned.
+
+    Raises:
+        ConfigError: the results folder cannot be written.
+    """
+    note = save_matrix(store.prepare(), matrix, whole=whole)
+    for spec in matrix.specs:
+        if spec not in owed:
+            _settle(store.open(spec))
+    return note
+
+
+def edited(store: ResultStore, matrix: Matrix) -> list[str]:
+    """Which plugins differ from what existing numbers of a grid were made with, in sentences."""
+    changed: Counter[str] = Counter()
+    for spec in matrix.specs:
+        now = own_sources(spec, matrix.request)
+        if not now:
+            continue
+        run = store.run_at(spec.run_id)
+        try:
+            rows, earlier = run.rows(), run.plugins()
+        except (HarnessError, OSError):
+            continue  # a damaged file is told by whoever needs it
+        then = [rows[m].plugins or earlier for m in matrix.wanted(spec) if m in rows]
+        for plugin, digest in now.items():
+            changed[plugin] += any(known.get(plugin, digest) != digest for known in then)
+    return [
+        f"the file of {plugin} was edited since {runs} of these runs, whose numbers stay; if the"
+        " edit changes numbers, raise `revision` on the class and they are made anew"
+        for plugin, runs in changed.items()
+        if runs
+    ]
+
+
+def check_machine(store: ResultStore, matrix: Matrix) -> None:
+    """Weights, statistics and packages that lack or do not fit are told now, not after training.
+
+    Raises:
+        ConfigError: with all of them.
+    """
+    wrong = missing_weights(matrix.extractors)
+    wrong += missing_trackers(matrix.request.track)
+    config = matrix.grid.launch.accelerate_config
+    if config and not Path(config).is_file():
+        wrong.append(
+            f"launch.accelerate_config: {config}: no such file; `accelerate config` makes one"
+        )
+    for name, file in matrix.request.references.items():
+        from harness.api import create
+        from harness.evaluate.reference import load_reference
+
+        try:
+            load_reference(Path(file["file"]), create("extractor", name), file["n"])
+        except HarnessError as error:
+            wrong.append(f"evaluate.references.{name}: {error}")
+    for spec in matrix.specs:
+        run = store.run_at(spec.run_id)
+        if lacking := run.without_averages(matrix.request.averages):
+            wrong.append(without_average(run.path, lacking))
+    request = matrix.request
+    wrong += misfitting_times(request.samplers, request.nfe, matrix.specs)
+    if wrong:
+        raise told_at_once(wrong, f"grid {matrix.grid.name!r}")
+
+
+def try_plugins(matrix: Matrix, owed: Sequence[RunSpec]) -> None:
+    """Plugins of cells that are about to start are tried on a few samples.
+
+    Raises:
+        ConfigError: with all that fail.
+    """
+    request = matrix.request
+    plugins: list[tuple[str, str, Mapping[str, Any]]] = [
+        *(("teacher", spec.teacher.name, {}) for spec in owed),
+        *(("dataset", spec.dataset.name, {}) for spec in owed if spec.dataset.name != "teacher"),
+        *(("precond", spec.precond.name, {}) for spec in owed),
+        *(("objective", spec.objective.name, spec.objective.changed) for spec in owed),
+        *(("extractor", name, {}) for name in matrix.extractors),
+        *(("metric", *request.metric_plugin(label).values()) for label in request.metrics),
+    ]
+    if not any(is_untried(*plugin) for plugin in plugins):
+        return  # before torch is imported, which takes longer than all trials
+    from harness.train.trial import failures
+
+    if wrong := failures(matrix, owed):
+        raise told_at_once(wrong, f"grid {matrix.grid.name!r}", "plugins fail")
+
+
+def misfitting_times(
+    samplers: Iterable[str], nfe: Iterable[int], specs: Iterable[RunSpec]
+) -> list[str]:
+    """Samplers that take more steps than the grid has that the cells' objectives train on."""
+    walked = [text for text in samplers if Sampler.read(text).times == "trained"]
+    if not walked:
+        return []  # before torch is imported
+    from harness.api import TeacherSpec, create
+    from harness.core.sampling import nodes
+
+    wrong: dict[str, None] = {}
+    spec, most = TeacherSpec((1,), 0.5, "any"), max(nfe)
+    for plugin in {cell.objective.label: cell.objective for cell in specs}.values():
+        grid = create("objective", plugin.name, plugin.params).trained_times(spec)
+        for text in walked:
+            try:
+                nodes(Sampler.read(text), most, spec, grid)
+            except ValueError as error:
+                wrong[f"evaluate.samplers: {error} (objective {plugin.label})"] = None
+    return list(wrong)
+
+
+def _owes(run: Run, wanted: Sequence[Measure]) -> bool:
+    try:
+        owes = bool(run.missing(wanted))
+        _ = owes or run.spec
+    except (DamagedError, FileNotFoundError):
+        return owes  # spec.json, which is written anew
+    except ArtifactError:
+        return True  # told where it is run, so that its neighbours are run too
+    return owes
+
+
+def _settle(run: Run) -> None:
+    """A cell with all its numbers is done, also if it was killed before it could say so."""
+    whole = run.known_status()["state"] == State.DONE and not run.is_torn()
+    if not whole and taken(lease := run.lease()):
+        run.settle()  # else it is at work, for another grid
+        lease.release()

@@ -1,0 +1,48 @@
+"""How far a grid is, on a terminal or in a log."""
+
+from __future__ import annotations
+
+import sys
+
+from harness.config.matrix import Matrix
+from harness.runner.scheduler import Scheduler
+from harness.runner.slurm import Slurm
+
+
+class Progress:
+    """A bar over all training steps on a terminal, a line per finished cell elsewhere."""
+
+    def __init__(self, matrix: Matrix) -> None:
+        from tqdm import tqdm
+
+        self.last = max(matrix.request.budgets)
+        self.cells = len(matrix.specs)
+        self.told: set[str] = set()
+        self.bar = tqdm(
+            total=self.last * self.cells,
+            unit="step",
+            unit_scale=True,
+            disable=not sys.stderr.isatty(),
+            bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}",
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def update(self, runner: Scheduler | Slurm) -> None:
+        """Show where the matrix is; called about ten times a second."""
+        outcome = runner.outcome
+        ended = len(outcome.done) + len(outcome.failed)
+        if not self.bar.disable:
+            steps = [work.run.known_status().get("step", 0) for work in runner.working]
+            self.bar.n = ended * self.last + sum(steps)
+            self.bar.set_postfix_str(f"{ended}/{self.cells} cells; {runner.now}", refresh=True)
+            return
+        for run_id in [*outcome.fresh, *outcome.failed]:
+            if run_id not in self.told:
+                self.told.add(run_id)
+                how = outcome.failed.get(run_id, "done")
+                print(f"[{ended}/{self.cells}] {run_id}: {how}", flush=True)
