@@ -6,11 +6,13 @@ assert not [f for f in check_precond(create_precond("mine", sigma_data=0.5)) if 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from harness.api import Coeffs, ConfigError, DenoiserForm, Preconditioning, edm_inner
 from harness.core.schedule import karras
@@ -48,23 +50,29 @@ def check_precond(precond: Preconditioning) -> list[Finding]:
         _boundary,
         _tangency,
         _denoiser,
+        _differentiable,
+        _upward,
         _deterministic,
     ]
     return [_run(check, precond) for check in checks]
 
 
-def refuse_broken(precond: Preconditioning, command: str = "") -> None:
+def refuse_broken(
+    precond: Preconditioning, command: str = "", *, differentiates: bool = False
+) -> None:
     """Refuse to train a preconditioning without what every jump needs.
 
     Coefficients are finite float64 tensors, one for every pair, and exact at s = t.
 
     Args:
         command: what to type to see all checks of it; told with the refusal.
+        differentiates: whether the objective asks for derivatives along t.
 
     Raises:
         ContractError: says which check failed, on what, and in which file and line.
     """
-    for check in (_coeffs, _shape, _dtype, _finite, _boundary):
+    needed = [_coeffs, _shape, _dtype, _finite, _boundary]
+    for check in [*needed, _differentiable] if differentiates else needed:
         finding = _run(check, precond)
         if not finding.ok:
             raise ContractError(
@@ -232,6 +240,45 @@ def _denoiser(precond: Preconditioning) -> str:
         worst = max(worst, float(error.max()))
     _require(worst < 1e-3, f"denoiser_coeffs is {worst:.1e} from the slope of coeffs")
     return f"within {worst:.0e} of the slope"
+
+
+def _differentiable(precond: Preconditioning) -> str:
+    """Forward-mode derivatives of `coeffs` along t, towards sigma_min, are those of differences."""
+    grid, h = _grid(precond)[1:-1], 1e-5
+    end, worst = grid * 0 + precond.sigma_min, 0.0
+    near = [precond.coeffs(grid * (1 + side * h), end) for side in (-1, 1)]
+    with forward_ad.dual_level():
+        moving = forward_ad.make_dual(grid, grid)  # along log t
+        parts = dict(_parts(precond.coeffs(moving, end)))
+        slopes = {name: forward_ad.unpack_dual(value).tangent for name, value in parts.items()}
+    for name, slope in slopes.items():
+        below, above = (dict(_parts(each))[name] for each in near)
+        expected = (above - below) / (2 * h)
+        found = torch.zeros_like(expected) if slope is None else slope
+        error = (found - expected).abs() / expected.abs().clamp_min(1)
+        worst = max(worst, float(error.nan_to_num(math.inf).max()))
+    _require(worst < 1e-4, f"derivatives of coeffs along log t are off by {worst:.1e}")
+    return f"within {worst:.0e} of differences"
+
+
+def _upward(precond: Preconditioning) -> str:
+    """A strategy that says so holds for s > t too: no larger than noise at s, smooth at s = t."""
+    if not precond.upward:
+        return "not for s > t, as declared"
+    grid = _grid(precond)
+    i, j = torch.triu_indices(NODES, NODES)
+    radius = (grid**2 + precond.sigma_data**2).sqrt()
+    sizes = {"skip": radius[i] / radius[j], "out": radius[i]}  # of Gaussian data and noise at s
+    for name, value in _parts(precond.coeffs(grid[j], grid[i])):
+        largest = (value.abs() / sizes.get(name, 1)).nan_to_num(math.inf).max()
+        _require(float(largest) < 4, f"{name} is {largest:.1e} times too large for some s > t")
+    t, h = grid[1:-1], 1e-7
+    sides = [dict(_parts(precond.coeffs(t, t * (1 + side * h)))) for side in (-1, 1)]
+    for name in sides[0]:
+        kink = (sides[0][name] + sides[1][name]) / 2 - float(name == "skip")
+        gap = float(kink.abs().max()) / h
+        _require(gap < 1e-2, f"{name} has a kink at s = t: its slopes differ by {gap:.1e}")
+    return "for s > t too"
 
 
 def _deterministic(precond: Preconditioning) -> str:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class BCM(Preconditioning):
     """skip = (t s + sd^2) / (t^2 + sd^2), out = sd (t-s) / sqrt(t^2 + sd^2)."""
 
+    upward = True
+
     def coeffs(self, t: Tensor, s: Tensor) -> Coeffs:
         """See `Preconditioning.coeffs`."""
         var = self.sigma_data**2

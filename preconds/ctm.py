@@ -41,6 +41,7 @@ class CTM(DenoiserForm):
     def __init__(self, params: Any = None, **context: float) -> None:
         super().__init__(params, **context)
         self.tangent = self.params.outer == "euler"
+        self.upward = self.tangent and self.params.inner == "t"
 
     def outer(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """See `DenoiserForm.outer`."""

@@ -19,6 +19,7 @@ class EDM(Preconditioning):
     """skip = sd^2 / ((t-s)^2 + sd^2), out = sd (t-s) / sqrt(t^2 + sd^2)."""
 
     tangent = False
+    upward = True
 
     def coeffs(self, t: Tensor, s: Tensor) -> Coeffs:
         """See `Preconditioning.coeffs`."""

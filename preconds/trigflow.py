@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class TrigFlow(Preconditioning):
     """TrigFlow's rotation (the same function as `ctm`), or its arc: F is the mean velocity."""
 
+    upward = True
+
     class Params(Params):
         """`step`: which of the two."""
 

@@ -38,7 +38,9 @@ from harness.api.evaluation import (
 from harness.api.objective import (
     Batch,
     Objective,
+    StudentInTraining,
     StudentLike,
+    Trained,
 )
 from harness.api.plugin import (
     Params,
@@ -64,6 +66,7 @@ from harness.api.teacher import (
     Teacher,
     TeacherSpec,
 )
+from harness.core.tangent import JumpTangent
 from harness.errors import ConfigError, HarnessError
 
 __all__ = [
@@ -75,6 +78,7 @@ __all__ = [
     "DenoiserForm",
     "Extractor",
     "HarnessError",
+    "JumpTangent",
     "Metric",
     "Objective",
     "Params",
@@ -82,10 +86,12 @@ __all__ = [
     "Preconditioning",
     "Score",
     "StudentFormat",
+    "StudentInTraining",
     "StudentLike",
     "StudentSpec",
     "Teacher",
     "TeacherSpec",
+    "Trained",
     "TrainedStudent",
     "calibrate",
     "carried_inner",

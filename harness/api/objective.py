@@ -4,23 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
 from harness.api.plugin import Plugin
 from harness.api.teacher import Teacher, TeacherSpec
+from harness.core.tangent import JumpTangent
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from harness.api.preconditioning import Preconditioning
+
+#: what an objective may need of a strategy, and how its lack is told
+NEEDS = {
+    "tangent": "is not tangent: at s = t its network does not give the teacher's velocity",
+    "upward": "is not defined for s > t (`Preconditioning.upward`)",
+}
 
 
 class StudentLike(Protocol):
-    """What an objective may ask of a student: jumps and a denoiser, never their coefficients."""
+    """What samplers ask of a student: jumps and a denoiser, never their coefficients."""
 
     def jump(self, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None = None) -> Tensor:
         """f(x, t, s), [B, *shape]; t and s are float64 [B]."""
 
     def denoise(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The implied denoiser D(x, t), [B, *shape]."""
+
+
+class StudentInTraining(StudentLike, Protocol):
+    """What an objective may ask of it beside that."""
+
+    def jump_tangent(
+        self, x: Tensor, t: Tensor, s: Tensor, dx: Tensor, dt: Tensor, labels: Tensor | None = None
+    ) -> JumpTangent:
+        """f(x, t, s) and its derivative along dx [B, *shape] and dt, float64 [B], s held fixed.
+
+        By forward-mode differentiation of network and coefficients: a second forward pass.
+        """
+
+    def conditioning(self, t: Tensor) -> Tensor:
+        """The number c_noise(t) that tells the network a noise level, float32 [B]."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A module that an objective trains beside the student: a discriminator, a learned weighting.
+
+    `by` names the term that trains it and nothing else; None: every term that reaches it does, and
+    the student as well. `optimizer` and `lr` are those of the grid's `train` section unless given.
+    """
+
+    module: nn.Module
+    by: str | None = None
+    optimizer: Literal["radam", "adam", "adamw"] | None = None
+    lr: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
 
 
 @dataclass(frozen=True)
@@ -58,6 +97,11 @@ class Objective(Plugin):
     #: kinds of sampler (harness.core.sampler) whose jumps it trains, the default one first; another
     #: is measured only where a grid names it, and noted in its tables
     samplers: ClassVar[tuple[str, ...]] = ("exact", "gamma", "stochastic")
+    #: what it needs of a strategy, of the keys of `NEEDS`: a cell with another one is skipped
+    needs: ClassVar[tuple[str, ...]] = ()
+    #: whether it differentiates the student (`jump_tangent`), which rules out
+    #: `train.compile`
+    differentiates: ClassVar[bool] = False
 
     def trained_times(self, spec: TeacherSpec) -> Tensor | None:
         """Noise levels that students are trained at, float64 [N], sigma_max to sigma_min.
@@ -67,10 +111,56 @@ class Objective(Plugin):
         return None
 
     def terms(
-        self, student: StudentLike, target: StudentLike, teacher: Teacher, batch: Batch
+        self,
+        student: StudentInTraining,
+        target: StudentInTraining,
+        teacher: Teacher,
+        batch: Batch,
     ) -> Mapping[str, Callable[[], Tensor]]:
         """Return the loss terms as callables, each giving a scalar with its graph, mean over B."""
         raise self.lacks("terms(self, student, target, teacher, batch)")
+
+    def modules(self, spec: TeacherSpec) -> Mapping[str, Trained]:
+        """Modules that are trained beside the student, by name; keep them for `terms`.
+
+        Called once, before the first step, with torch's generator seeded by the run. The harness
+        moves them to the device, steps their optimizers and saves both in checkpoints.
+        """
+        return {}
+
+    def unsuited(self, spec: TeacherSpec, precond: Preconditioning) -> str:
+        """Why students of a teacher in this strategy cannot be trained by it; empty if they can.
+
+        Such cells are skipped, with this reason. `precond` is not calibrated yet.
+        """
+        for need in self.needs:
+            if not getattr(precond, need):
+                return f"precond {precond.name!r} {NEEDS[need]}, which {self.name!r} needs"
+        return ""
+
+    def last_step(self) -> int | None:
+        """The step at which its schedule ends, beyond which training is refused; None: never."""
+        return None
+
+    def solver_steps(self) -> Mapping[int, float]:
+        """Numbers h of the teacher's solver steps in a training step, with their probabilities.
+
+        Empty if it solves nothing. `bench` measures a step at several h.
+        """
+        return {}
+
+    def at_solver_steps(self, h: int) -> Self:
+        """The same objective, its modules included, with that number of solver steps each time."""
+        return self
+
+    def evaluations(self) -> float | None:
+        """What a step costs on average, in forward passes of the network for the whole batch.
+
+        The teacher is taken for a network of the same size. A backward pass counts 2 where weights
+        learn and 1 where only the gradient of the input is needed, a derivative along a direction
+        1. None: it does not say, and `bench` only measures.
+        """
+        return None
 
 
 def misfit_of_groups(group: int, share: int) -> str:

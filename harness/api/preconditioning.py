@@ -54,6 +54,8 @@ class Preconditioning(Plugin):
 
     #: whether d f/ds at s = t is the teacher's (x - D)/t when F is the teacher's own raw output.
     tangent: ClassVar[bool] = True
+    #: whether `coeffs` hold for s > t as well, towards noise; a strategy has to say so.
+    upward: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ class Backbone(nn.Module):
     ) -> Tensor:
         """Raw output for x [B, *shape] at noise t, told where the jump ends (None: not told)."""
         c_in = (t.double().square() + self.sigma_data**2).rsqrt()
-        t, s = self._c_noise(t, len(x)), None if s is None else self._c_noise(s, len(x))
+        t, s = (None if level is None else self.c_noise(level).expand(len(x)) for level in (t, s))
         return self.network(per_sample(c_in, x) * x, t, s, labels)
 
     def network(
@@ -75,6 +75,6 @@ class Backbone(nn.Module):
         """The weight whose gradient balances the loss terms."""
         raise NotImplementedError
 
-    @staticmethod
-    def _c_noise(t: Tensor, batch: int) -> Tensor:
-        return (t.double().log() / 4).to(torch.float32).expand(batch)
+    def c_noise(self, t: Tensor) -> Tensor:
+        """The number that tells the network a noise level, float32 like t."""
+        return (t.double().log() / 4).to(torch.float32)

@@ -117,6 +117,10 @@ class UNetBackbone(Backbone):
             raw = self.net(x.to(dtype), noise_t, labels, augment, noise_s)
         return raw[:, : self.channels].to(torch.float32)
 
+    def c_noise(self, t: Tensor) -> Tensor:
+        """See `Backbone.c_noise`: as the inner map has it."""
+        return self.inner.c_noise(t.double()).float()
+
     def _raw(
         self,
         x: Tensor,
@@ -127,8 +131,7 @@ class UNetBackbone(Backbone):
     ) -> Tensor:
         t, s = t.double(), None if s is None else s.double()
         noise_t, noise_s = (
-            None if time is None else self.inner.c_noise(time).float().expand(len(x))
-            for time in (t, s)
+            None if time is None else self.c_noise(time).expand(len(x)) for time in (t, s)
         )
         return self.network(
             per_sample(self.inner.c_in(t), x) * x, noise_t, noise_s, labels, augment

@@ -2,7 +2,8 @@
 
 One evaluation is one forward pass of a network for the cell's whole batch; a pass on some rows
 counts their share. A backward pass counts 2 where weights learn (their gradient and the input's are
-as much work as the forward pass each) and 1 where only the gradient of the input is needed.
+as much work as the forward pass each) and 1 where only the gradient of the input is needed. A pass
+with a derivative along a direction counts 2, the second for the derivative.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from harness.backbones.base import Backbone
 from harness.train.cell import Cell
@@ -111,7 +113,8 @@ class Meter:
             began = self.now()
             output = network(x, *rest)
             share, graph = len(x) / self.batch, output.requires_grad
-            self.passes.append(Pass(name, self._part, False, graph, share, self.now() - began))
+            forward = share * (1 if forward_ad.unpack_dual(x).tangent is None else 2)
+            self.passes.append(Pass(name, self._part, False, graph, forward, self.now() - began))
             if graph:
                 output.register_hook(lambda _: self._start(name, share * (2 if learns else 1)))
                 if x.requires_grad:

@@ -37,7 +37,8 @@ def measure(
     tune(cell, **request.switches)
     steps = [asdict(cost) for cost in bench.measure(rounds, hs)]
     unit = bench.unit_seconds(rounds)
-    mean_h = getattr(cell.objective, "mean_steps", None)
+    drawn = cell.objective.solver_steps()
+    mean_h = sum(h * share for h, share in drawn.items()) if drawn else None
     origin = collect({}, machine, bench.micro)
     return {
         "format": FORMAT,
@@ -52,6 +53,7 @@ def measure(
         "F_flop": flop,
         "steps": steps,
         "mean_h": mean_h,
+        "stated": cell.objective.evaluations(),
         "step_seconds": unit * at_mean(steps, "measured_F", mean_h),
         "step_flop": flop * at_mean(steps, "evaluations", mean_h),
         "memory_bytes": bench.memory(),
@@ -109,6 +111,11 @@ def text(record: Record) -> str:
     mean_h = record["mean_h"]
     average = "" if mean_h is None else f" (h is {mean_h:.2f} on average)"
     tail = [
+        *(
+            [f"the objective says that a step is {record['stated']:.4g} evaluations on average"]
+            if record.get("stated")
+            else []
+        ),
         f"a step takes {record['step_seconds']:.4g} s{average},"
         f" {batch / record['step_seconds']:.4g} images/s,"
         f" {record['step_flop'] / record['step_seconds'] / 1e12:.3g} TFLOP/s in networks;"

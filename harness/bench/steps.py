@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.api import Objective, create
+from harness.api import Objective
 from harness.backbones.dropout import hold_draws
 from harness.bench.meter import Meter, clock
 from harness.store.records import State
@@ -200,14 +200,9 @@ class StepBench:
 
 def variants(cell: Cell, hs: Sequence[int]) -> dict[int | None, Objective]:
     """The cell's objective with its number of solver steps fixed, for each h that it can have."""
-    objective, plugin = cell.objective, cell.spec.objective
-    fields = type(objective.params).model_fields
-    if not {"steps", "steps_drawn", "nodes"} <= set(fields):
-        return {getattr(objective.params, "steps", None): objective}
-    p = objective.params
-    most = min(p.steps or p.nodes - 1, p.nodes - 1)
-    chosen = sorted({h for h in hs if h <= most} | {most if most < max(hs) else 1})
-    fixed = {"steps_drawn": "fixed"}
-    return {
-        h: create("objective", plugin.name, {**plugin.params, **fixed, "steps": h}) for h in chosen
-    }
+    drawn = cell.objective.solver_steps()
+    if not drawn:
+        return {None: cell.objective}
+    least, most = min(drawn), max(drawn)
+    chosen = sorted({h for h in hs if h in drawn} | {most if most < max(hs) else least})
+    return {h: cell.objective.at_solver_steps(h) for h in chosen}

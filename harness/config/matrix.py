@@ -170,7 +170,9 @@ def _cell(
         return Skip(name, data if isinstance(data, str) else "it has no teacher")
     if reason := _mismatch(teacher, data) or _misfit(grid, len(teacher.spec.shape) == 3):
         return Skip(name, reason)
-    make.fits(plugins["precond"], teacher)
+    if reason := make.suited(plugins["objective"], plugins["precond"], teacher):
+        return Skip(name, reason)
+    make.schedule(plugins["objective"], max(grid.budgets), compiled=grid.train.compile)
     make.samplers(grid.evaluate.samplers, plugins, teacher)
     make.weights(plugins["objective"], grid.train.batch // grid.launch.processes)
     own = type(teacher).is_network

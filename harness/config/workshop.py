@@ -15,6 +15,7 @@ from harness.api import (
     Dataset,
     DatasetSpec,
     Objective,
+    Preconditioning,
     Teacher,
     TeacherSpec,
     create,
@@ -48,7 +49,8 @@ class Workshop:
         self.absent: dict[tuple[str, str], str] = {}
         self._specs: dict[str, PluginSpec] = {}
         self._teachers: dict[str, Teacher | None] = {}
-        self._made: set[str] = set()
+        self._preconds: dict[str, Preconditioning | None] = {}
+        self._objectives: dict[str, Objective | None] = {}
         self._data: dict[tuple[str, str], DatasetSpec | str] = {}
 
     def spec(self, axis: str, ref: PluginRef) -> PluginSpec | None:
@@ -91,19 +93,58 @@ class Workshop:
                 self.broken[key] = str(error)
         return self._teachers[key]
 
-    def fits(self, precond: PluginSpec, teacher: Teacher) -> None:
-        """Note a strategy that cannot be made for a teacher, whose noise range it works in."""
+    def suited(self, objective: PluginSpec, precond: PluginSpec, teacher: Teacher) -> str:
+        """Why an objective cannot train a strategy for a teacher; empty if it can.
+
+        A strategy that cannot be made for the teacher, whose noise range it works in, is noted.
+        """
         sigma = {name: getattr(teacher.spec, name) for name in SIGMA}
         key = f"{precond.name} {precond.params} for {sigma}"
-        if key in self._made:
+        if key not in self._preconds:
+            self._preconds[key] = None
+            try:
+                self._preconds[key] = create("precond", precond.name, precond.params, **sigma)
+            except HarnessError as error:
+                self.broken[key] = str(error)
+            except Exception:
+                log.debug("left to the cell, which fails alone", exc_info=True)
+        made, loss = self._preconds[key], self.objective(objective)
+        if made is None or loss is None:
+            return ""
+        with blaming("objective", type(loss), "unsuited"):
+            return loss.unsuited(teacher.spec, made)
+
+    def objective(self, spec: PluginSpec) -> Objective | None:
+        """The objective, or None if it cannot be made."""
+        key = f"{spec.name} {spec.params}"
+        if key not in self._objectives:
+            self._objectives[key] = None
+            try:
+                self._objectives[key] = create("objective", spec.name, spec.params)
+            except HarnessError as error:
+                self.broken[key] = str(error)
+            except Exception:
+                log.debug("left to the cell, which fails alone", exc_info=True)
+        return self._objectives[key]
+
+    def schedule(self, objective: PluginSpec, budget: int, *, compiled: bool) -> None:
+        """Note an objective whose schedule ends before training, or that cannot be compiled."""
+        made, reason = self.objective(objective), ""
+        if made is None:
             return
-        self._made.add(key)
-        try:
-            create("precond", precond.name, precond.params, **sigma)
-        except HarnessError as error:
-            self.broken[key] = str(error)
-        except Exception:
-            log.debug("left to the cell, which fails alone", exc_info=True)
+        last = made.last_step()
+        if last is not None and last < budget:
+            reason = (
+                f"its schedule ends at step {last}, and budgets go to {budget}: give it a longer"
+                " schedule or smaller budgets"
+            )
+        if compiled and made.differentiates:
+            reason = (
+                "it differentiates the student along (x, t), which compiled code cannot; leave out"
+                " train.compile"
+            )
+        if reason:
+            self.broken[f"{objective.label} {reason}"] = f"objective {objective.label!r}: {reason}"
 
     def samplers(
         self, names: Sequence[str], plugins: Mapping[str, PluginSpec], teacher: Teacher

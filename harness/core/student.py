@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.core.solver import per_sample
+from harness.core.tangent import JumpTangent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,14 +35,53 @@ class Student:
         """The implied denoiser x - t d f/ds at s = t, which the DSM loss must use."""
         return self._apply(self.precond.denoiser_coeffs(t), x, t, t, labels)
 
+    def jump_tangent(
+        self, x: Tensor, t: Tensor, s: Tensor, dx: Tensor, dt: Tensor, labels: Tensor | None = None
+    ) -> JumpTangent:
+        """See `StudentInTraining.jump_tangent`."""
+        from torch.autograd import forward_ad
+
+        with forward_ad.dual_level():
+            moving_x = forward_ad.make_dual(x, dx.to(x.dtype))
+            moving_t = forward_ad.make_dual(t, dt.to(t.dtype))
+            raw = self._raw(moving_x, moving_t, s, labels).to(x.dtype)
+            output, change = forward_ad.unpack_dual(raw)
+            pairs = [
+                forward_ad.unpack_dual(each)
+                for each in self.precond.coeffs(moving_t, s)
+                if each is not None
+            ]
+        scales, slopes = (
+            [0 * t if each is None else each for each in side] for side in zip(*pairs, strict=True)
+        )
+        skip, out, *shift = (per_sample(each, x) for each in scales)
+        d_skip, d_out, *d_shift = (per_sample(each, x) for each in slopes)
+        value = skip * x + out * output
+        carried = skip * dx.to(x.dtype) + d_out * output.detach()
+        changed = d_skip * x
+        if change is not None:
+            changed = changed + out * change.detach()
+        if shift:
+            offset = self.precond.offset.to(x.dtype)
+            value, changed = value + shift[0] * offset, changed + d_shift[0] * offset
+        return JumpTangent(value, carried, changed)
+
+    def conditioning(self, t: Tensor) -> Tensor:
+        """See `StudentInTraining.conditioning`."""
+        return self.backbone.c_noise(t)
+
     def _apply(
         self, coeffs: Coeffs, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None
     ) -> Tensor:
-        raw = self.backbone(*self._shown(x, t, s), s if self.tells_s else None, labels)
+        raw = self._raw(x, t, s, labels)
         value = per_sample(coeffs.skip, x) * x + per_sample(coeffs.out, x) * raw.to(x.dtype)
         if coeffs.shift is not None:
             value = value + per_sample(coeffs.shift, x) * self.precond.offset.to(x.dtype)
         return value
+
+    def _raw(self, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None) -> Tensor:
+        """F as it comes out of the network."""
+        return self.backbone(*self._shown(x, t, s), s if self.tells_s else None, labels)
 
     def _shown(self, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """x and the noise level that the network is told, x brought to that level's scale."""

@@ -53,6 +53,16 @@ class ConsistencyDistillation(Objective):
 
         return karras(self.params.nodes, spec.sigma_min, spec.sigma_max, self.params.rho)
 
+    def solver_steps(self) -> Mapping[int, float]:
+        """See `Objective.solver_steps`."""
+        return {min(self.params.steps, self.params.nodes - 1): 1.0}
+
+    def evaluations(self) -> float:
+        """See `Objective.evaluations`: no pass where the target is x_u itself."""
+        (steps,) = self.solver_steps()
+        jumps = 1 - 1 / (self.params.nodes - steps)
+        return (2 if self.params.solver == "heun" else 1) * steps + jumps + 3
+
     def terms(
         self, student: StudentLike, target: StudentLike, teacher: Teacher, batch: Batch
     ) -> Mapping[str, Callable[[], Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -89,12 +90,31 @@ class ConsistencyTrajectory(Objective):
             terms["dsm"] = lambda: self._denoising(student, teacher, batch)
         return terms
 
-    @property
-    def mean_steps(self) -> float:
-        """The mean of `draw_steps`, which decides what a step costs on average."""
+    def solver_steps(self) -> Mapping[int, float]:
+        """See `Objective.solver_steps`: the law of `draw_steps`."""
         most = min(self.params.steps or self.params.nodes - 1, self.params.nodes - 1)
-        means = {"weighted": (2 * most + 1) / 3, "uniform": (most + 1) / 2, "fixed": most}
-        return means[self.params.steps_drawn]
+        if self.params.steps_drawn == "fixed":
+            return {most: 1.0}
+        shares = range(1, most + 1) if self.params.steps_drawn == "weighted" else [1] * most
+        return {h: share / sum(shares) for h, share in enumerate(shares, 1)}
+
+    def at_solver_steps(self, h: int) -> Self:
+        """See `Objective.at_solver_steps`."""
+        fixed = copy.copy(self)
+        fixed.params = self.params.model_copy(update={"steps": h, "steps_drawn": "fixed"})
+        return fixed
+
+    def evaluations(self) -> float:
+        """See `Objective.evaluations`: passes on identities are not made, see the class."""
+        solver, last = 2 if self.params.solver == "heun" else 1, self.params.nodes - 1
+        rest = 0.0
+        for h, share in self.solver_steps().items():
+            # i is uniform on 0..last - h, j on i + h..last: of m = last - i - h + 1 nodes, one is u
+            # and one sigma_min
+            lengths = range(1, last - h + 2)
+            moving = sum(1 - 1 / m for m in lengths) / len(lengths)
+            rest += share * (solver * h + moving + 3 * moving * self.params.project)
+        return rest + 3 + 3 * (self.params.dsm_weight > 0)
 
     def draw_steps(self, seed: int, step: int) -> int:
         """h, the number of solver steps of this iteration: P(h) ~ h on 1..H by default."""

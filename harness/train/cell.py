@@ -22,6 +22,7 @@ from harness.registry import own_source
 from harness.store.artifacts import Artifact, get_or_make
 from harness.store.records import PluginSpec, RunSpec
 from harness.train.fit import fitted_backbone, make_backbone
+from harness.train.owned import Owned, own_modules
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Cell:
     """The living objects of a cell. `target` is the EMA of `network` that the objective uses.
 
     It is also what is evaluated, unless other `averages` of the network are kept for that: by rate.
+    `owned` are the modules that the objective trains beside it, by name.
     """
 
     spec: RunSpec
@@ -40,6 +42,7 @@ class Cell:
     target: Backbone
     costs: dict[str, float]
     averages: dict[float, Backbone] = field(default_factory=dict)
+    owned: dict[str, Owned] = field(default_factory=dict)
 
     @property
     def student(self) -> Student:
@@ -85,7 +88,9 @@ def build_cell(
             )
     teacher = teacher.to(device)
     precond, calibration = calibrated(spec.precond, teacher, dataset, results, device)
-    refuse_broken(precond, check_command(spec))
+    objective: Objective = api.create("objective", spec.objective.name, spec.objective.params)
+    command = check_command(spec)
+    refuse_broken(precond, command, differentiates=objective.differentiates)
     costs = {"calibration_seconds": calibration.seconds if calibration else 0.0}
     if calibration:
         costs["calibration_evaluations"] = float(calibration.arrays["evaluations"])
@@ -95,11 +100,12 @@ def build_cell(
         spec=spec,
         teacher=teacher,
         dataset=dataset,
-        objective=api.create("objective", spec.objective.name, spec.objective.params),
+        objective=objective,
         precond=precond.to(device),
         network=network,
         target=target,
         costs=costs,
+        owned=own_modules(objective, teacher.spec, spec.train, spec.seed, device),
     )
 
 

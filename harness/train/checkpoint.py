@@ -40,6 +40,18 @@ class HasState(Protocol):
         """Inverse of `state_dict`."""
 
 
+class Companion(Protocol):
+    """A module that is trained beside the network, with its optimizer."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Its weights."""
+
+    @property
+    def optimizer(self) -> HasState:
+        """What steps them."""
+
+
 @dataclass
 class TrainingState:
     """Everything a step reads and writes; draws need no state, they are counter-based."""
@@ -48,6 +60,7 @@ class TrainingState:
     target: nn.Module
     optimizer: HasState
     averages: Mapping[float, nn.Module] = field(default_factory=dict)
+    owned: Mapping[str, Companion] = field(default_factory=dict)
     step: int = 0
     seconds: float = 0.0
 
@@ -60,17 +73,24 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     tensors, scalars = _flatten_optimizer(state.optimizer)
-    digests = {}
-    for name, content in {
+    files = {
         "network": state.network.state_dict(),
         "target": state.target.state_dict(),
         "optimizer": tensors,
         **{average_name(rate): each.state_dict() for rate, each in state.averages.items()},
-    }.items():
+    }
+    others = {}
+    for name, each in state.owned.items():
+        files[f"module-{name}"] = each.module.state_dict()
+        files[f"module-{name}-optimizer"], others[name] = _flatten_optimizer(each.optimizer)
+    digests = {}
+    for name, content in files.items():
         data = save(plain(content))
         digests[name] = hashlib.sha256(data).hexdigest()
         write_atomic(temporary / f"{name}.safetensors", data)
     meta = {"step": state.step, "seconds": state.seconds, "optimizer": scalars}
+    if others:
+        meta["modules"] = others
     digests["state"] = _digest_json(meta)
     write_json(temporary / "state.json", {**meta, "sha256": digests})
     if final.exists():
@@ -88,7 +108,7 @@ def load_checkpoint(folder: Path, state: TrainingState, *, at_most: int) -> None
     A damaged checkpoint is reported in the log and the one before is used.
 
     Raises:
-        ConfigError: it was written without one of the state's averages.
+        ConfigError: it was written without one of the state's averages or modules.
     """
     for path in sorted(folder.glob("step-*"), reverse=True):
         if int(path.name.removeprefix("step-")) > at_most:
@@ -164,6 +184,12 @@ def _read(path: Path, state: TrainingState) -> Callable[[], None]:
 
     if lacking := [rate for rate in state.averages if average_name(rate) not in files]:
         raise ConfigError(without_average(path.parent.parent, lacking))
+    for name in state.owned:
+        if f"module-{name}" not in files:
+            raise ConfigError(
+                f"checkpoint {path} was written without {name!r}, which the objective trains now;"
+                f" remove {path.parent.parent} to train from the start"
+            )
 
     def apply() -> None:
         state.network.load_state_dict(files["network"])
@@ -171,6 +197,10 @@ def _read(path: Path, state: TrainingState) -> Callable[[], None]:
         for rate, network in state.averages.items():
             network.load_state_dict(files[average_name(rate)])
         _restore_optimizer(state.optimizer, files["optimizer"], meta["optimizer"])
+        for name, each in state.owned.items():
+            each.module.load_state_dict(files[f"module-{name}"])
+            tensors = files[f"module-{name}-optimizer"]
+            _restore_optimizer(each.optimizer, tensors, meta["modules"][name])
         state.step, state.seconds = int(meta["step"]), float(meta["seconds"])
 
     return apply

@@ -55,7 +55,7 @@ class Trainer:
         optimizer = Optimizer(train["optimizer"], cell.network.parameters(), train["lr"])
         for rate in request.averages:
             cell.averages[rate] = copy.deepcopy(cell.target).eval()
-        self.state = TrainingState(cell.network, cell.target, optimizer, cell.averages)
+        self.state = TrainingState(cell.network, cell.target, optimizer, cell.averages, cell.owned)
         self._logs: list[dict[str, torch.Tensor]] = []
 
     def resume(self, at_most: int) -> None:
@@ -112,15 +112,20 @@ class Trainer:
         """Mean of each term since the last line; the first one that is not finite ends it all."""
         if not self._logs:
             return
-        names = self._logs[0].keys()
-        table = torch.stack([torch.stack([log[n].float() for n in names]) for log in self._logs])
+        first = self.state.step - len(self._logs)
+        told = [(first + i, name) for i, log in enumerate(self._logs) for name in log]
+        table = torch.stack([value.float() for log in self._logs for value in log.values()])
         self._logs = []
         table = table.cpu()  # the one host synchronisation per log interval
         if not table.isfinite().all():
-            row, column = (~table.isfinite()).nonzero()[0].tolist()
-            raise DivergedError(self.state.step - len(table) + row, f"loss {list(names)[column]!r}")
+            step, name = told[int((~table.isfinite()).nonzero()[0])]
+            raise DivergedError(step, f"loss {name!r}")
         if self.run and self.accelerator.is_main_process:
-            record = {name: float(table[:, i].mean()) for i, name in enumerate(names)}
+            # a term may begin in the middle of an interval
+            record = {
+                name: float(table[[name == other for _, other in told]].mean())
+                for name in dict.fromkeys(name for _, name in told)
+            }
             self.run.log(
                 {
                     "step": self.state.step,
@@ -133,7 +138,9 @@ class Trainer:
                 self.accelerator.log(record, step=self.state.step)
 
     def _check_weights(self) -> None:
-        if not all(bool(p.isfinite().all()) for p in self.cell.network.parameters()):
+        networks = [self.cell.network, *(each.module for each in self.cell.owned.values())]
+        weights = (weight for network in networks for weight in network.parameters())
+        if not all(bool(weight.isfinite().all()) for weight in weights):
             raise DivergedError(self.state.step, "a weight")
 
     def _save(self) -> None:

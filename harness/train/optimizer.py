@@ -22,7 +22,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Optimizer:
-    """One optimizer for all parameters, with torch's default betas, eps and weight decay.
+    """One optimizer for all parameters, with torch's default eps and weight decay.
 
     `state_dict` has the layout of `torch.optim`, so that either can read what the other wrote.
 
@@ -31,8 +31,14 @@ class Optimizer:
         lr: the learning rate; `self.lr` may be changed between steps.
     """
 
-    def __init__(self, name: str, parameters: Iterable[nn.Parameter], lr: float) -> None:
-        self.name, self.lr = name, lr
+    def __init__(
+        self,
+        name: str,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        betas: tuple[float, float] = BETAS,
+    ) -> None:
+        self.name, self.lr, self.betas = name, lr, betas
         self.parameters = list(parameters)
         self.fused = name != "radam"
         self.steps: list[Tensor] = []
@@ -43,7 +49,7 @@ class Optimizer:
         """Update the parameters by gradients given in their order; waits for no device."""
         if not self.steps:
             self._start()
-        beta1, beta2 = BETAS
+        beta1, beta2 = self.betas
         shared = {"beta1": beta1, "beta2": beta2, "eps": EPS, "lr": self.lr}
         shared["weight_decay"] = DECAY[self.name]
         lists = (self.parameters, list(gradients), *(self.moments[name] for name in MOMENTS))
@@ -60,7 +66,7 @@ class Optimizer:
             i: {"step": self.steps[i], **{name: self.moments[name][i] for name in MOMENTS}}
             for i in (numbers if self.steps else ())
         }
-        group = {"lr": self.lr, "betas": list(BETAS), "eps": EPS, "params": list(numbers)}
+        group = {"lr": self.lr, "betas": list(self.betas), "eps": EPS, "params": list(numbers)}
         return {"state": state, "param_groups": [group]}
 
     def load_state_dict(self, content: dict[str, Any]) -> None:

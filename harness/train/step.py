@@ -17,6 +17,7 @@ from harness.core.transfer import sent
 from harness.errors import ConfigError
 from harness.train.cell import Cell
 from harness.train.optimizer import Optimizer
+from harness.train.owned import alone, together
 
 Gradients = list[Tensor]
 #: names the part of a step that is about to be done, for whoever measures it (harness/bench)
@@ -45,7 +46,14 @@ def take_step(
     with watch("optimizer"):
         if train["warmup"]:
             optimizer.lr = train["lr"] * min(1.0, (step + 1) / train["warmup"])
-        optimizer.step(grads)
+        optimizer.step(grads[: len(optimizer.parameters)])
+        at = len(optimizer.parameters)
+        for each in (*together(cell.owned), *alone(cell.owned, logs)):
+            if each.follows:
+                each.optimizer.lr = optimizer.lr
+            count = len(each.optimizer.parameters)
+            each.optimizer.step(grads[at : at + count])
+            at += count
     with watch("ema"), torch.no_grad():
         parameters = list(cell.network.parameters())
         for rate, network in ((train["ema"], cell.target), *cell.averages.items()):
@@ -86,6 +94,9 @@ def gradients(
     watch: Watch = unwatched,
 ) -> tuple[Gradients, dict[str, Tensor]]:
     """Gradients of the combined loss over the global batch, and each term's mean for the log.
+
+    They are those of the network's parameters, then of the objective's own modules: first those
+    that learn together with it, then those whose own terms there were in this step.
 
     The adaptive weight of a term is measured on the global batch, so it does not depend on
     micro-batches or processes; or on `Objective.adaptive_batch` samples at a time, which no
@@ -131,6 +142,8 @@ def _group_gradients(
     """
     parameters = list(cell.network.parameters())
     last = next(i for i, p in enumerate(parameters) if p is cell.network.last_layer)
+    parameters += [p for each in together(cell.owned) for p in each.optimizer.parameters]
+    own = {each.by: each.optimizer.parameters for each in cell.owned.values() if each.by}
     sums: dict[str, Gradients] = {}
     logs: dict[str, Tensor] = {}
     for _ in range(count):
@@ -140,26 +153,28 @@ def _group_gradients(
             hold_draws(network, part.seed, part.step, part.slots)
         terms = cell.objective.terms(cell.student, cell.ema_student, cell.teacher, part)
         for name, term in terms.items():
+            learn = own.get(name, parameters)
             with watch(name):
                 with accelerator.autocast():
                     loss = term() * (1 / count)
-                found = torch.autograd.grad(loss, parameters, allow_unused=True)
+                found = torch.autograd.grad(loss, learn, allow_unused=True)
             grads = [
-                torch.zeros_like(p) if g is None else g
-                for p, g in zip(parameters, found, strict=True)
+                torch.zeros_like(p) if g is None else g for p, g in zip(learn, found, strict=True)
             ]
             if name in sums:
                 torch._foreach_add_(sums[name], grads)
             else:
                 sums[name] = grads
             logs[name] = logs.get(name, 0) + loss.detach()
-    weights = balance({name: grads[last] for name, grads in sums.items()}, cell, accelerator)
-    names = list(sums)
+    names = [name for name in sums if name not in own]
+    weights = balance({name: sums[name][last] for name in names}, cell, accelerator)
     total = sums[names[0]]
     for name in names[1:]:
         torch._foreach_mul_(sums[name], weights[name])
         torch._foreach_add_(total, sums[name])
         logs[f"{name}_weight"] = weights[name]
+    for each in alone(cell.owned, sums):
+        total += sums[str(each.by)]
     return total, logs
 
 

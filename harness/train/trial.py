@@ -44,8 +44,11 @@ from harness.evaluate.moments import Moments
 from harness.registry import blaming, place, registry
 from harness.store.records import PluginSpec, RunSpec
 from harness.train.fit import make_backbone
+from harness.train.owned import own_modules, together
 
 SAMPLES = 4
+#: what modules of an objective are told of the grid's `train` section
+TRAIN = {"optimizer": "adam", "lr": 1e-3}
 #: of a calibration: noise levels; samples, two for every coordinate between these limits
 LEVELS, FEWEST, MOST = 12, 32, 1024
 #: what a metric is tried on, at most: samples, and the length of features
@@ -227,6 +230,7 @@ class Ground:
         slots = torch.arange(SAMPLES)
         batch = Batch(x0, labels, slots, slots, 0, 0)
         student, target = self.student(), copy.deepcopy(self.student())
+        owned = own_modules(objective, self.own.spec, TRAIN, 0, batch.x0.device)
         with blaming("objective", cls, "terms"):
             terms: object = objective.terms(student, target, self.teacher, batch)
         where = place(cls, method="terms")
@@ -235,10 +239,24 @@ class Ground:
                 f"objective {plugin.name!r} ({where}): terms gave {described(terms)}, expected"
                 " {name: function that gives the loss}"
             )
+        own = {each.by: each.optimizer.parameters for each in owned.values() if each.by}
+        shared = [p for each in together(owned) for p in each.optimizer.parameters]
+        reached: set[Tensor] = set()
         for name, term in terms.items():
-            self._try_term(cls, name, term)
+            learn = own.get(name, [*self.network.parameters(), *shared])
+            reached |= self._try_term(cls, name, term, learn)
+        if set(own) >= set(terms):
+            raise ConfigError(f"objective {plugin.name!r} ({where}): no term trains the student")
+        for name, each in owned.items():
+            if each.by in (None, *terms) and reached.isdisjoint(each.optimizer.parameters):
+                raise ConfigError(
+                    f"objective {plugin.name!r} ({where}): no term depends on its module {name!r}"
+                )
 
-    def _try_term(self, cls: type[Objective], name: str, term: Any) -> None:
+    def _try_term(
+        self, cls: type[Objective], name: str, term: Any, learn: list[Tensor]
+    ) -> set[Tensor]:
+        """Its loss and gradient; returns those of the weights that it depends on."""
         where = f"objective {cls.name!r} ({place(cls, method='terms')}): term {name!r}"
         if not callable(term):
             raise ConfigError(
@@ -252,11 +270,12 @@ class Ground:
             raise ConfigError(f"{where} is {float(loss.detach())} on {SAMPLES} samples")
         if not loss.requires_grad:
             raise ConfigError(f"{where} does not depend on the student: there is nothing to train")
-        parameters = list(self.network.parameters())
         with blaming("objective", cls, "terms"):
-            grads = torch.autograd.grad(loss, parameters, allow_unused=True)
-        if not all(grad.isfinite().all() for grad in grads if grad is not None):
+            grads = torch.autograd.grad(loss, learn, allow_unused=True)
+        found = {p: g for p, g in zip(learn, grads, strict=True) if g is not None}
+        if not all(grad.isfinite().all() for grad in found.values()):
             raise ConfigError(f"{where} has a gradient that is not finite, on {SAMPLES} samples")
+        return set(found)
 
     def _try_times(self, objective: Objective) -> None:
         cls, spec = type(objective), self.own.spec

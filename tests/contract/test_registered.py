@@ -44,8 +44,11 @@ class Faulty(Preconditioning):
     """Correct as ctm; each test breaks one thing."""
 
     fault = ""
+    upward = True
 
     def coeffs(self, t, s):
+        if self.fault == "differentiable":
+            t = torch.tensor(t.tolist(), dtype=torch.float64)
         skip, out, _ = create_precond("ctm", sigma_data=self.sigma_data).coeffs(t, s)
         if self.fault == "boundary":
             skip = skip + 1e-9
@@ -57,6 +60,8 @@ class Faulty(Preconditioning):
             skip = skip * torch.ones(3, 1, 1).double()
         if self.fault == "tangency":
             out = out * (1 + s / t) / 3 * 2
+        if self.fault == "upward":
+            skip = skip + (s - t).clamp_min(0)
         if self.fault == "deterministic":
             out = out * (1 + 1e-9 * torch.rand(()).double())
         return Coeffs(skip, out)
@@ -68,7 +73,10 @@ class Faulty(Preconditioning):
 
 @pytest.mark.parametrize(
     "fault",
-    ["boundary", "finite", "dtype", "broadcast", "tangency", "denoiser", "deterministic"],
+    [
+        *("boundary", "finite", "dtype", "broadcast", "tangency", "denoiser", "deterministic"),
+        *("differentiable", "upward"),
+    ],
 )
 def test_the_contract_catches(fault):
     precond = Faulty(sigma_data=0.5)

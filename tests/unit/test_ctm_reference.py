@@ -81,6 +81,7 @@ def recorded(file: str, form: str) -> tuple[SimpleNamespace, dict[str, torch.Ten
         target=target,
         student=Student(network, precond),
         ema_student=Student(target, precond),
+        owned={},
         teacher=SimpleNamespace(spec=spec, denoise=denoise),
         dataset=SimpleNamespace(draw=lambda seed, purpose, k: (r["x0"][k], labels[k])),
     )

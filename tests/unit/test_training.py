@@ -45,6 +45,24 @@ def test_a_fresh_student_denoises_like_its_backbone(name):
     assert torch.equal(cell.student.denoise(x, t), expected)
 
 
+@pytest.mark.parametrize("name", ["ctm", "edm", "analytic", "arc"])
+def test_the_derivative_of_a_jump_is_that_of_differences(name):
+    """In float64, network included; and the value is the jump, with its gradient."""
+    cell = make_cell(name)
+    cell.network.double()
+    cell.network.c_noise = lambda t: t.log() / 4
+    x, dx = torch.randn(2, 7, 2, dtype=torch.float64)
+    t = torch.linspace(0.1, 40, 7, dtype=torch.float64)
+    s, dt, h = t / 3, t, 1e-6
+    value, carried, changed = cell.student.jump_tangent(x, t, s, dx, dt)
+    jumps = [cell.student.jump(x + k * h * dx, t + k * h * dt, s) for k in (-1, 0, 1)]
+    assert torch.allclose(value, jumps[1], rtol=1e-12)
+    assert value.requires_grad
+    assert not (carried.requires_grad)
+    assert not (changed.requires_grad)
+    assert torch.allclose(carried + changed, (jumps[2] - jumps[0]) / (2 * h), rtol=1e-5, atol=1e-7)
+
+
 def test_jump_to_t_is_the_identity():
     cell = make_cell("analytic")
     x, t = torch.randn(9, 2), torch.linspace(0.002, 80, 9, dtype=torch.float64)
