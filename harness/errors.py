@@ -31,6 +31,14 @@ class ConfigError(HarnessError):
     exit_code = EXIT_BAD_INPUT
 
 
+class CellsFailed(HarnessError):
+    """Some cells of a grid did not finish: `failed` says why by run id, `rows` are the others'."""
+
+    def __init__(self, failed: Mapping[str, str], rows: Any) -> None:
+        super().__init__("\n".join(f"{run_id}: {reason}" for run_id, reason in failed.items()))
+        self.failed, self.rows = dict(failed), rows
+
+
 class ArtifactError(HarnessError):
     """A file the harness wrote earlier is damaged; the sentence names it and the mend."""
 

@@ -1,7 +1,7 @@
 """The one module a plugin imports: abstractions, decorators, and the functions scripts call.
 
-Importing it does not import torch, so that `plan`, `status` and `report` start at once; plugins
-keep to the same rule by importing torch inside their methods.
+Importing it imports neither torch nor pandas, so that `plan`, `status` and `report` start at once;
+plugins keep to the same rule by importing torch inside their methods.
 
 The three nouns: a `Preconditioning` (how a student's jump is written), a `Teacher` (whose ODE it
 learns) and an `Objective` (the loss it learns by). An objective never sees skip and out, a
@@ -20,7 +20,6 @@ from harness.api.create import (
     list_preconds,
     list_students,
     list_teachers,
-    load_student,
     make_params,
     register_dataset,
     register_extractor,
@@ -55,6 +54,12 @@ from harness.api.preconditioning import (
     carried_inner,
     edm_inner,
 )
+from harness.api.runs import (
+    load_student,
+    results,
+    run,
+    run_cell,
+)
 from harness.api.student import (
     StudentFormat,
     StudentSpec,
@@ -67,10 +72,11 @@ from harness.api.teacher import (
     TeacherSpec,
 )
 from harness.core.tangent import JumpTangent
-from harness.errors import ConfigError, HarnessError
+from harness.errors import CellsFailed, ConfigError, HarnessError
 
 __all__ = [
     "Batch",
+    "CellsFailed",
     "Coeffs",
     "ConfigError",
     "Dataset",
@@ -117,4 +123,7 @@ __all__ = [
     "register_precond",
     "register_student",
     "register_teacher",
+    "results",
+    "run",
+    "run_cell",
 ]

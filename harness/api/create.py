@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.api.evaluation import Extractor, Metric
 from harness.api.objective import Objective
 from harness.api.plugin import Plugin
 from harness.api.preconditioning import Preconditioning
-from harness.api.student import StudentFormat, TrainedStudent
+from harness.api.student import StudentFormat
 from harness.api.teacher import Dataset, Teacher, TeacherSpec
 from harness.errors import ConfigError, complaint, described
 from harness.home import with_home
@@ -114,35 +113,6 @@ def create_teacher(name: str, **params: Any) -> Teacher:
     """Make a teacher, e.g. `create_teacher("gmm", preset="ring")`."""
     made: Teacher = create("teacher", name, params)
     return made
-
-
-def load_student(path: str | Path, format: str = "auto", **params: Any) -> TrainedStudent:
-    """A trained student from its file or run folder, e.g. `load_student("cd_imagenet64_l2.pt")`.
-
-    Args:
-        format: one of `list_students()`, or `auto`: the one that recognises what is there.
-        params: of the format, for what its files do not tell; `list students` shows them.
-
-    Raises:
-        ConfigError: nothing is there, nobody recognises it, or it cannot be used.
-    """
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise ConfigError(
-            f"{path}: no such file or folder; name a student's file or a run's folder"
-        )
-    if format == "auto":
-        names = registry.names("student")
-        found = (name for name in names if registry.get("student", name).recognises(path))
-        chosen = next(found, None)
-        if chosen is None:
-            raise ConfigError(
-                f"{path}: is of no format that students are known in ({', '.join(names)}); a"
-                " teacher is given to the harness as one, another format by its name"
-            )
-        format = chosen
-    student: TrainedStudent = create("student", format, params).load(path)
-    return student
 
 
 def calibrate(

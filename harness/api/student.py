@@ -103,6 +103,8 @@ class TrainedStudent:
             )
         return self.student.jump(x, t, s, self._one_hot(x, labels))
 
+    __call__ = jump
+
     def denoise(self, x: Tensor, t: Any, labels: Tensor | None = None) -> Tensor:
         """The implied denoiser D(x, t) [B, *shape]; of a consistency model f(x, t, sigma_min)."""
         if not self.student.tells_s:

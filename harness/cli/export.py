@@ -8,8 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
+from harness.api.runs import student_path
 from harness.cli import add_plugin_argument
-from harness.cli.sample import student_path
 from harness.config.schema import PluginRef
 from harness.errors import EXIT_DONE, ConfigError
 from harness.home import without_home

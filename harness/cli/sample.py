@@ -10,10 +10,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.api.runs import student_path
 from harness.cli import add_plugin_argument
 from harness.config.schema import PluginRef
 from harness.errors import EXIT_DONE, ConfigError
-from harness.store.store import ResultStore
 
 if TYPE_CHECKING:
     from harness.api import TrainedStudent
@@ -82,12 +82,6 @@ def main(args: argparse.Namespace) -> int:
     parts.finish()
     print(f"{out}: {args.n} samples, {sampler} at NFE {args.nfe}, seed {args.seed}")
     return EXIT_DONE
-
-
-def student_path(named: str, results: str) -> Path:
-    """A student's file or folder; what is neither is the id of a run, or its beginning."""
-    path = Path(named).expanduser()
-    return path if path.exists() else ResultStore(results).existing().run(named).path
 
 
 def _load(path: str, name: str, params: dict[str, Any], device: str, plugins: list[str]) -> Any:

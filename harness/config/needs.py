@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 
-from harness.api import create
+from harness.api.create import create
 from harness.errors import ConfigError, HarnessError
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -20,20 +20,17 @@ from harness.visible import visible
 #: what makes two numbers comparable; a table never mixes two of these
 PROBLEM = ["teacher", "objective", "dataset", "setting"]
 PROTOCOL = ["sampler", "ema", "eval_seed", "metric", "extractor", "n", "reference_n"]
-COLUMNS = [
-    "run_id",
-    "precond",
-    *PROBLEM,
-    "seed",
-    "step",
-    "images",
-    "seconds",
-    "nfe",
-    *PROTOCOL,
-    "value",
-    "std",
-    "lower_is_better",
-]
+#: columns of rows, with their types
+COLUMNS = {
+    **dict.fromkeys(["run_id", "precond", *PROBLEM], "str"),
+    **dict.fromkeys(["seed", "step", "images"], "int64"),
+    "seconds": "float64",
+    "nfe": "int64",
+    **dict.fromkeys(PROTOCOL, "str"),
+    **dict.fromkeys(["eval_seed", "n", "reference_n"], "int64"),
+    **dict.fromkeys(["value", "std"], "float64"),
+    "lower_is_better": "bool",
+}
 CELL_COLUMNS = [
     "precond",
     *PROBLEM,
@@ -61,8 +58,15 @@ def load_rows(
     `load_matrix`) says of the grid, `runs` what `read_runs` found, where it was called before.
     """
     runs = read_runs(stores, matrix) if runs is None else runs
-    wanted = wanted_of_cells(matrix)
-    labels = label_cells(matrix)
+    return frame_of(runs, label_cells(_specs(matrix)), wanted_of_cells(matrix))
+
+
+def frame_of(
+    runs: Mapping[str, FoundRun],
+    labels: Mapping[str, dict[str, Any]],
+    wanted: Mapping[str, set[Measure]] | None = None,
+) -> pd.DataFrame:
+    """Rows of runs, all of them or those that are wanted of each; columns `COLUMNS`."""
     records = [
         {
             **vars(row),
@@ -75,9 +79,9 @@ def load_rows(
         }
         for run_id, run in runs.items()
         for row in run.rows
-        if row.measure in wanted[run_id]
+        if wanted is None or row.measure in wanted[run_id]
     ]
-    frame = pd.DataFrame(records, columns=COLUMNS)
+    frame = pd.DataFrame(records, columns=list(COLUMNS)).astype(COLUMNS)
     _check_direction(frame)
     return frame
 
@@ -91,7 +95,7 @@ def load_cells(
     """
     runs = read_runs(stores, matrix) if runs is None else runs
     wanted = wanted_of_cells(matrix)
-    labels = label_cells(matrix)
+    labels = label_cells(_specs(matrix))
     records = []
     for run_id, run in runs.items():
         owed = wanted[run_id]
@@ -154,7 +158,11 @@ def settled(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(cost=cost.where(finite, math.inf))
 
 
-def label_cells(matrix: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _specs(matrix: dict[str, Any]) -> dict[str, RunSpec]:
+    return {cell["run_id"]: RunSpec.from_json(cell) for cell in matrix["cells"]}
+
+
+def label_cells(specs: Mapping[str, RunSpec]) -> dict[str, dict[str, Any]]:
     """run id -> precond, problem and seed, so named that equal names are equal things.
 
     Within one grid the labels of the plugins do. Folders of several people may give one name to
@@ -162,7 +170,6 @@ def label_cells(matrix: dict[str, Any]) -> dict[str, dict[str, Any]]:
     trained differently differ in `setting`, which names the keys that differ and is empty where
     none does.
     """
-    specs = {cell["run_id"]: RunSpec.from_json(cell) for cell in matrix["cells"]}
     names = _names(specs.values())
     labels: dict[str, dict[str, Any]] = {
         run_id: {axis: names[_identity(axis, spec)] for axis in AXES} | {"seed": spec.seed}

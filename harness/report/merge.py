@@ -136,6 +136,17 @@ def _add(
     merged.folders.append(run.path)
 
 
+def conflict_note(conflicts: Sequence[Conflict]) -> str:
+    """One run's conflicts in a sentence; conflicts.csv has all of them."""
+    first = conflicts[0]
+    more = f" and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
+    return (
+        f"conflict in {first.run_id}: {first.measure} is {first.value} in {first.folder} (used) and"
+        f" {first.other_value} in {first.other_folder} (not used){more};"
+        " `report --out DIR` lists all in conflicts.csv"
+    )
+
+
 def read_grid(stores: Stores, grid: str) -> tuple[dict[str, Any], list[str]]:
     """matrix.json of a grid from all folders that ran it, and what they disagree about.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,15 @@ from harness.report.area import area_table
 from harness.report.coefficients import same_coefficients
 from harness.report.frame import load_cells, load_rows, wanted_of_cells
 from harness.report.leaderboard import coverage, leaderboard
-from harness.report.merge import UNREADABLE, Conflict, FoundRun, Stores, read_grid, read_runs
+from harness.report.merge import (
+    UNREADABLE,
+    Conflict,
+    FoundRun,
+    Stores,
+    conflict_note,
+    read_grid,
+    read_runs,
+)
 from harness.report.profile import profile_table
 from harness.report.render import STYLES, render
 from harness.report.speed import comparisons, speed_table
@@ -175,7 +182,7 @@ def _notes(
 ) -> list[str]:
     """What a reader of the tables must know and the tables themselves do not say."""
     notes = [note for run in runs.values() for note in run.notes]
-    notes += [_told(run.conflicts) for run in runs.values() if run.conflicts]
+    notes += [conflict_note(run.conflicts) for run in runs.values() if run.conflicts]
     states = cells["state"].value_counts()
     if diverged := states.get(str(State.DIVERGED), 0):
         notes.append(f"{diverged} of {len(cells)} cells diverged: they rank below every number")
@@ -205,17 +212,6 @@ def _csv(frame: pd.DataFrame) -> str:
         return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
     return str(frame.map(told).to_csv(index=False))
-
-
-def _told(conflicts: Sequence[Conflict]) -> str:
-    """One run's conflicts in a sentence; conflicts.csv has all of them."""
-    first = conflicts[0]
-    more = f" and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
-    return (
-        f"conflict in {first.run_id}: {first.measure} is {first.value} in {first.folder} (used) and"
-        f" {first.other_value} in {first.other_folder} (not used){more};"
-        " `report --out DIR` lists all in conflicts.csv"
-    )
 
 
 def _untrained(rows: pd.DataFrame, matrix: dict[str, Any]) -> list[str]:

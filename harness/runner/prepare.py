@@ -11,7 +11,8 @@ from harness.config.matrix import Matrix
 from harness.config.needs import missing_trackers, missing_weights, told_at_once
 from harness.config.workshop import is_untried, own_sources
 from harness.core.sampler import Sampler
-from harness.errors import ArtifactError, DamagedError, HarnessError
+from harness.errors import ArtifactError, ConfigError, DamagedError, HarnessError
+from harness.registry import registry
 from harness.store.lease import taken
 from harness.store.records import Measure, RunSpec, State
 from harness.store.store import ResultStore, Run, without_average
@@ -30,6 +31,7 @@ def check(store: ResultStore, matrix: Matrix, owed: Sequence[RunSpec]) -> None:
         ConfigError: with all that is wrong.
     """
     if owed:
+        _refuse_unwritten(matrix, owed)
         check_machine(store, matrix)
         try_plugins(matrix, owed)
 
@@ -81,8 +83,10 @@ def edited(store: ResultStore, matrix: Matrix) -> list[str]:
     ]
 
 
-def check_machine(store: ResultStore, matrix: Matrix) -> None:
+def check_machine(store: ResultStore | None, matrix: Matrix) -> None:
     """Weights, statistics and packages that lack or do not fit are told now, not after training.
+
+    `store`: the results folder that cells are to be continued in, if any.
 
     Raises:
         ConfigError: with all of them.
@@ -102,8 +106,7 @@ def check_machine(store: ResultStore, matrix: Matrix) -> None:
             load_reference(Path(file["file"]), create("extractor", name), file["n"])
         except HarnessError as error:
             wrong.append(f"evaluate.references.{name}: {error}")
-    for spec in matrix.specs:
-        run = store.run_at(spec.run_id)
+    for run in [store.run_at(spec.run_id) for spec in matrix.specs] if store else []:
         if lacking := run.without_averages(matrix.request.averages):
             wrong.append(without_average(run.path, lacking))
     request = matrix.request
@@ -118,8 +121,18 @@ def try_plugins(matrix: Matrix, owed: Sequence[RunSpec]) -> None:
     Raises:
         ConfigError: with all that fail.
     """
+    if not any(is_untried(*plugin) for plugin in _plugins(matrix, owed)):
+        return  # before torch is imported, which takes longer than all trials
+    from harness.train.trial import failures
+
+    if wrong := failures(matrix, owed):
+        raise told_at_once(wrong, f"grid {matrix.grid.name!r}", "plugins fail")
+
+
+def _plugins(matrix: Matrix, owed: Sequence[RunSpec]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Kind, name and what is tried of the parameters, for every plugin that cells use."""
     request = matrix.request
-    plugins: list[tuple[str, str, Mapping[str, Any]]] = [
+    return [
         *(("teacher", spec.teacher.name, {}) for spec in owed),
         *(("dataset", spec.dataset.name, {}) for spec in owed if spec.dataset.name != "teacher"),
         *(("precond", spec.precond.name, {}) for spec in owed),
@@ -127,12 +140,20 @@ def try_plugins(matrix: Matrix, owed: Sequence[RunSpec]) -> None:
         *(("extractor", name, {}) for name in matrix.extractors),
         *(("metric", *request.metric_plugin(label).values()) for label in request.metrics),
     ]
-    if not any(is_untried(*plugin) for plugin in plugins):
-        return  # before torch is imported, which takes longer than all trials
-    from harness.train.trial import failures
 
-    if wrong := failures(matrix, owed):
-        raise told_at_once(wrong, f"grid {matrix.grid.name!r}", "plugins fail")
+
+def _refuse_unwritten(matrix: Matrix, owed: Sequence[RunSpec]) -> None:
+    """Refuse plugins of a notebook or script, which cells in processes of their own would not find.
+
+    Raises:
+        ConfigError: says which, and what to do.
+    """
+    for kind, name, _ in _plugins(matrix, owed):
+        if registry.get(kind, name).__module__ == "__main__":
+            raise ConfigError(
+                f"{kind} {name!r} is known to this process alone, and cells run in others: write it"
+                " into a file and name that, run(..., plugins=['FILE.py']), or use run_cell"
+            )
 
 
 def misfitting_times(

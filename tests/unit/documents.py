@@ -8,12 +8,18 @@ from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs"
 _TITLED = re.compile(r'```\w+ title="([^"]+)"\n(.*?)```', re.S)
+_PYTHON = re.compile(r"```python\n(.*?)```", re.S)
 _CONSOLE = re.compile(r"```console\n(.*?)```", re.S)
 
 
 def titled_blocks(page: str) -> dict[str, str]:
     """Files that a page shows, by name."""
     return dict(_TITLED.findall((DOCS / page).read_text()))
+
+
+def code_blocks(page: str) -> list[str]:
+    """The Python of a page that is in no file, block by block."""
+    return _PYTHON.findall((DOCS / page).read_text())
 
 
 def commands() -> list[tuple[str, list[str]]]:

@@ -1,0 +1,303 @@
+"""What the command line does, from Python: run a grid or a cell, read results, load a student.
+
+Errors are exceptions whose text is the sentence that the command line prints. The one module of
+`harness.api` that uses the rest of the harness, inside its functions: importing it costs nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.api.create import create
+from harness.api.student import TrainedStudent
+from harness.errors import CellsFailed, ConfigError
+from harness.registry import registry
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.config.matrix import Matrix
+    from harness.store.records import EvalRow, RunSpec
+    from harness.store.store import ResultStore
+
+Grid = str | Path | Mapping[str, Any]
+#: axis -> the plugins or seeds on it that are meant, one or several
+Only = Mapping[str, Any]
+
+
+def run(
+    grid: Grid,
+    results: str | Path | None = None,
+    *,
+    only: Only | None = None,
+    plugins: Sequence[str | Path] = (),
+    quiet: bool = False,
+    **overrides: Any,
+) -> pd.DataFrame:
+    """Train and evaluate what a grid still owes, in processes of their own; return its rows.
+
+    Args:
+        grid: a grid file, or what one holds as a dict, in which `version` and `name` may be left
+            out.
+        results: the results folder, instead of the grid's.
+        only: some cells, e.g. `{"precond": ["ctm", "arc"], "seed": 0}`.
+        plugins: Python files with plugins of your own, which are run.
+        quiet: do not say which cells are done.
+        overrides: values of the grid; two underscores go into a section: `train__lr=1e-4`.
+
+    Returns:
+        One row per number that the grid asks for, as `results` has them.
+
+    Raises:
+        ConfigError: something is wrong with the grid, a file or a plugin: nothing was started.
+        CellsFailed: some cells did not finish; `rows` are those of the others.
+        KeyboardInterrupt: the cells have saved; the same call goes on from there.
+    """
+    from contextlib import nullcontext
+
+    from harness.runner import prepare
+    from harness.runner.progress import Progress
+    from harness.runner.scheduler import Scheduler
+    from harness.runner.slurm import Slurm
+    from harness.store.store import ResultStore
+
+    if results is not None:
+        overrides["results"] = str(results)
+    matrix = _matrix(grid, only, plugins, overrides)
+    store = ResultStore(matrix.grid.results)
+    owed = prepare.owed_cells(store, matrix)
+    notes = prepare.edited(store, matrix)
+    prepare.check(store, matrix, owed)
+    whole = prepare.is_whole(only or (), (key.replace("__", ".") for key in overrides))
+    if note := prepare.enter(store, matrix, owed, whole=whole):
+        notes.append(note)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    if not owed:
+        return _rows(store, matrix)
+    with nullcontext() if quiet else Progress(matrix) as progress:
+        tell = progress.update if progress else lambda runner: None
+        runner: Scheduler | Slurm
+        if matrix.grid.launch.launcher == "local":
+            runner = Scheduler(store, matrix.specs, matrix.request, matrix.grid.launch, tell)
+            outcome = runner.run()
+        else:
+            name, launch = matrix.grid.name, matrix.grid.launch
+            runner = Slurm(store, name, matrix.specs, matrix.request, launch, tell)
+            runner.submit()
+            outcome = runner.wait()
+    if outcome.interrupted:
+        raise KeyboardInterrupt("the same call continues from here")
+    rows = _rows(store, matrix)
+    if outcome.failed:
+        raise CellsFailed(outcome.failed, rows)
+    return rows
+
+
+def run_cell(
+    grid: Grid,
+    *,
+    only: Only | None = None,
+    device: str | None = None,
+    on_row: Callable[[EvalRow], object] = lambda row: None,
+    artifacts: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
+    **overrides: Any,
+) -> pd.DataFrame:
+    """Train and evaluate one cell in this process, without a results folder; return its rows.
+
+    A plugin may be written in the notebook or script that calls this. Rows are those of `run`, to
+    the last digit where device and number of CPU threads are the same.
+
+    Args:
+        grid: see `run`; exactly one cell of it.
+        only: which one, e.g. `{"precond": "ctm", "seed": 0}`.
+        device: auto, cpu or cuda, instead of `launch.device`.
+        on_row: called with each row as soon as it is known: `row.step`, `row.nfe`, `row.metric`,
+            `row.value` and the other columns of `results` that differ within a cell.
+        artifacts: a results folder whose calibrations, fitted backbones and references are used
+            and added to; without, they are made for this cell and forgotten.
+        plugins: see `run`.
+        overrides: see `run`.
+
+    Raises:
+        ConfigError: something is wrong, or the grid has several cells.
+        HarnessError: training diverged.
+    """
+    from harness.runner import prepare
+    from harness.train import in_process
+
+    matrix = _matrix(grid, only, plugins, overrides)
+    if len(matrix.specs) != 1:
+        raise ConfigError(
+            f"grid {matrix.grid.name!r} has {len(matrix.specs)} cells, run_cell takes one: say"
+            " which, e.g. only={'precond': 'ctm', 'seed': 0}"
+        )
+    prepare.check_machine(None, matrix)
+    prepare.try_plugins(matrix, matrix.specs)
+    (spec,) = matrix.specs
+    rows = in_process.run_cell(
+        spec,
+        matrix.request,
+        device=device or matrix.grid.launch.device,
+        results=Path(artifacts) if artifacts else None,
+        on_row=on_row,
+    )
+    from harness.report.frame import frame_of, label_cells
+    from harness.report.merge import FoundRun
+
+    run_id = spec.run_id
+    return frame_of({run_id: FoundRun(run_id, rows)}, label_cells({run_id: spec}))
+
+
+def results(*folders: str | Path, grid: str | None = None) -> pd.DataFrame:
+    """Every number in a results folder, `results` if none is named, or in several.
+
+    Runs that several folders have are one; where they disagree the first counts, with a warning.
+
+    Args:
+        grid: only what the grid of that name asks for.
+
+    Returns:
+        One row per number. Columns: `run_id`; `precond`, `teacher`, `objective`, `dataset`,
+        `setting` and `seed` name the cell; `step`, `images` and `seconds` of training; `nfe`,
+        `sampler`, `ema`, `eval_seed`, `metric`, `extractor`, `n` and `reference_n` say what was
+        measured; `value`, `std` (NaN where there is none), `lower_is_better`. docs/python.md has
+        their types.
+
+    Raises:
+        ConfigError: there is no such results folder or grid.
+    """
+    from harness.report.frame import load_rows
+    from harness.report.merge import read_grid
+    from harness.store.store import ResultStore
+
+    stores = [ResultStore(Path(f).expanduser()).existing() for f in folders or ("results",)]
+    if grid is not None:
+        matrix, notes = read_grid(stores, grid)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        return load_rows(stores, matrix)
+    specs, unreadable = _specs(stores)
+    return _frame(stores, specs, None, unreadable)
+
+
+def load_student(
+    path: str | Path, format: str = "auto", *, results: str | Path = "results", **params: Any
+) -> TrainedStudent:
+    """A trained student, e.g. `load_student("cd_imagenet64_l2.pt")` or of a run by its id.
+
+    It is called as the jump that it is: `student(x, t, s)`; `student.sample(16, nfe=2)` samples.
+
+    Args:
+        path: a student's file; a run's folder, or its id or the beginning of that.
+        format: one of `list_students()`, or `auto`: the one that recognises what is there.
+        results: the folder in which a run is looked for by its id.
+        params: of the format, for what its files do not tell; `list students` shows them. For a
+            run `step`: the budget whose weights are meant, by default the last one.
+
+    Raises:
+        ConfigError: nothing is there, nobody recognises it, or it cannot be used.
+    """
+    path = student_path(path, results)
+    if format == "auto":
+        names = registry.names("student")
+        found = (name for name in names if registry.get("student", name).recognises(path))
+        chosen = next(found, None)
+        if chosen is None:
+            raise ConfigError(
+                f"{path}: is of no format that students are known in ({', '.join(names)}); a"
+                " teacher is given to the harness as one, another format by its name"
+            )
+        format = chosen
+    student: TrainedStudent = create("student", format, params).load(path)
+    return student
+
+
+def student_path(named: str | Path, results: str | Path = "results") -> Path:
+    """A student's file or folder; what is neither is the id of a run, or its beginning.
+
+    Raises:
+        ConfigError: there is no such file, folder or run.
+    """
+    from harness.store.store import ResultStore
+
+    path = Path(named).expanduser()
+    if path.exists():
+        return path
+    if len(path.parts) > 1 or path.suffix:
+        raise ConfigError(
+            f"{path}: no such file or folder; name a student's file, or a run's folder or id"
+        )
+    try:
+        return ResultStore(results).existing().run(str(named)).path
+    except ConfigError as error:
+        raise ConfigError(f"{named}: no such file or folder, and no run: {error}") from None
+
+
+def _matrix(
+    grid: Grid, only: Only | None, plugins: Iterable[str | Path], overrides: Mapping[str, Any]
+) -> Matrix:
+    """The cells of a grid that are meant."""
+    from harness.config.grid import Override, load_grid, make_grid
+    from harness.config.matrix import expand
+
+    files = [str(plugin) for plugin in plugins]
+    for file in files:
+        registry.load_file(file)
+    changes = [
+        Override(key.replace("__", "."), value, f"{key}={value!r}")
+        for key, value in overrides.items()
+    ]
+    if isinstance(grid, Mapping):
+        made = make_grid({"version": 1, "name": "grid", **grid}, changes, "grid")
+    else:
+        made = load_grid(Path(grid).expanduser(), changes)
+    chosen = [
+        f"{axis}={value}"
+        for axis, values in (only or {}).items()
+        for value in (values if isinstance(values, list | tuple | set) else [values])
+    ]
+    return expand(made, chosen, files)
+
+
+def _rows(store: ResultStore, matrix: Matrix) -> pd.DataFrame:
+    """What there is of the numbers that a grid asks for."""
+    wanted = {spec.run_id: set(matrix.wanted(spec)) for spec in matrix.specs}
+    return _frame([store], {spec.run_id: spec for spec in matrix.specs}, wanted, ())
+
+
+def _frame(
+    stores: Sequence[ResultStore],
+    specs: Mapping[str, RunSpec],
+    wanted: Mapping[str, set[Any]] | None,
+    notes: Iterable[str],
+) -> pd.DataFrame:
+    """Rows of these cells; what a reader must know of their files is warned of."""
+    from harness.report.frame import frame_of, label_cells
+    from harness.report.merge import conflict_note, read_run
+
+    runs = {run_id: read_run(stores, run_id) for run_id in specs}
+    told = [*notes, *(note for run in runs.values() for note in run.notes)]
+    told += [conflict_note(run.conflicts) for run in runs.values() if run.conflicts]
+    for note in told:
+        warnings.warn(note, stacklevel=3)
+    return frame_of(runs, label_cells(specs), wanted)
+
+
+def _specs(stores: Iterable[ResultStore]) -> tuple[dict[str, RunSpec], list[str]]:
+    """The cells of results folders by run id, and why some cannot be read."""
+    from harness.errors import ArtifactError
+
+    specs: dict[str, RunSpec] = {}
+    notes = []
+    for store in stores:
+        for found in store.runs():
+            try:
+                specs.setdefault(found.run_id, found.spec)
+            except ArtifactError as error:
+                notes.append(str(error))
+    return specs, notes
