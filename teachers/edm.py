@@ -10,6 +10,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -24,7 +25,7 @@ from harness.api import (
     register_teacher,
 )
 from teachers.edm_format.checkpoint import Checkpoint, file_digest
-from teachers.edm_format.convert import open_checkpoint
+from teachers.edm_format.convert import convert, open_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +60,11 @@ class EDMTeacher(Teacher):
     Params = EDMParams
     is_network = True
     is_unet = True
+
+    @staticmethod
+    def convert(source: Path, out: Path) -> Path:
+        """Write a published pickle as safetensors, see teachers/edm_format/convert.py."""
+        return convert(source, out)
 
     def __init__(self, params: Any = None) -> None:
         if params is None:

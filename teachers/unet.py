@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.api import ConfigError, Dataset, create, located, register_teacher
 from teachers.edm import EDMParams, EDMTeacher
+
+if TYPE_CHECKING:
+    from teachers.training.config import TeacherConfig
 
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -40,6 +43,20 @@ class UNetTeacher(EDMTeacher):
             params.model_copy(update={"weights": str(shipped)}) if shipped.is_file() else params
         )
         self.params = params
+
+    @staticmethod
+    def recipe(path: Path) -> TeacherConfig:
+        """What a file says that is to be trained, see teachers/training/config.py."""
+        from teachers.training.config import load_config
+
+        return load_config(path)
+
+    @staticmethod
+    def train(recipe: TeacherConfig, out: Path, processes: int = 1) -> Path:
+        """Make the weights of such a teacher, see teachers/training/train.py."""
+        from teachers.training.train import train_teacher
+
+        return train_teacher(recipe, out, processes)
 
     def dataset(self) -> Dataset:
         """The dataset its file names.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 from harness.errors import EXIT_DONE
+from harness.registry import registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,23 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Do it; prints the file that was written and its digest."""
+    out = Path(args.out)
     if args.action == "convert":
-        from teachers.edm_format.convert import convert
-
-        out = convert(args.source, args.out)
+        registry.get("teacher", "edm").convert(Path(args.source), out)
     else:
-        from teachers.training.config import load_config
-
-        config = load_config(args.config)
+        kind = registry.get("teacher", "unet")
+        config = kind.recipe(Path(args.config))
         if args.processes > 1 and "RANK" not in os.environ:
             return _group(args)
-        from teachers.training.train import train_teacher
-
-        out = train_teacher(config, Path(args.out), args.processes)
+        kind.train(config, out, args.processes)
     if os.environ.get("RANK", "0") == "0":
-        from teachers.edm_format.checkpoint import file_digest
-
-        print(f"{out}  {out.stat().st_size / 1e6:.1f} MB  sha256 {file_digest(out)}")
+        with out.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        print(f"{out}  {out.stat().st_size / 1e6:.1f} MB  sha256 {digest}")
     return EXIT_DONE
 
 
