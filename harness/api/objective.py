@@ -153,8 +153,8 @@ class Objective(Plugin):
         """The same objective, its modules included, with that number of solver steps each time."""
         return self
 
-    def evaluations(self) -> float | None:
-        """What a step costs on average, in forward passes of the network for the whole batch.
+    def evaluations(self, spec: TeacherSpec, step: int = 0) -> float | None:
+        """What that step costs on average, in forward passes of the network for the whole batch.
 
         The teacher is taken for a network of the same size. A backward pass counts 2 where weights
         learn and 1 where only the gradient of the input is needed, a derivative along a direction

@@ -53,7 +53,7 @@ def measure(
         "F_flop": flop,
         "steps": steps,
         "mean_h": mean_h,
-        "stated": cell.objective.evaluations(),
+        "stated": cell.objective.evaluations(cell.teacher.spec),
         "step_seconds": unit * at_mean(steps, "measured_F", mean_h),
         "step_flop": flop * at_mean(steps, "evaluations", mean_h),
         "memory_bytes": bench.memory(),

@@ -57,7 +57,7 @@ class ConsistencyDistillation(Objective):
         """See `Objective.solver_steps`."""
         return {min(self.params.steps, self.params.nodes - 1): 1.0}
 
-    def evaluations(self) -> float:
+    def evaluations(self, spec: TeacherSpec, step: int = 0) -> float:
         """See `Objective.evaluations`: no pass where the target is x_u itself."""
         (steps,) = self.solver_steps()
         jumps = 1 - 1 / (self.params.nodes - steps)

@@ -104,7 +104,7 @@ class ConsistencyTrajectory(Objective):
         fixed.params = self.params.model_copy(update={"steps": h, "steps_drawn": "fixed"})
         return fixed
 
-    def evaluations(self) -> float:
+    def evaluations(self, spec: TeacherSpec, step: int = 0) -> float:
         """See `Objective.evaluations`: passes on identities are not made, see the class."""
         solver, last = 2 if self.params.solver == "heun" else 1, self.params.nodes - 1
         rest = 0.0

@@ -14,7 +14,7 @@ from tests.cells import cell_of
 
 OWNER = "owner-of-modules"
 #: what is changed of an objective's parameters, for more of its code or less of its time
-CASES: dict[str, dict] = {"ctm": {}, "cd": {}}
+CASES: dict[str, dict] = {"ctm": {}, "cd": {}, "ect": {"double": 50}}
 
 
 class Owner(Objective):
@@ -42,8 +42,8 @@ class Owner(Objective):
             terms["critic"] = lambda: self.critic(denoised().detach()).square().mean()
         return terms
 
-    def evaluations(self):
-        return 7 - 2 * 4 / 150  # the critic and its adversary are not there in two steps of 150
+    def evaluations(self, spec, step=0):
+        return 3 if step < 2 else 7
 
 
 register_objective(OWNER)(Owner)
@@ -51,7 +51,7 @@ register_objective(OWNER)(Owner)
 
 def names():
     """All objectives of the harness, and one with modules of every kind."""
-    return [*(name for name in list_objectives() if name in CASES), OWNER]
+    return [*(name for name in list_objectives() if name != OWNER), OWNER]
 
 
 def cell_for(name, precond="ctm", **sections):

@@ -77,6 +77,7 @@ def test_the_gradient_is_that_of_the_definition(step, project, accelerator):
     [
         (make_cell, "ctm", "ctm", "radam"),
         (make_cell, "arc", "cd", "adam"),
+        (make_cell, "arc", "ect", "adam"),
         (make_image_cell, "analytic", "ctm", "adamw"),
     ],
 )

@@ -1,0 +1,150 @@
+"""Consistency tuning and training: no teacher in the loss, which is only where students start.
+
+Easy consistency tuning (Geng et al. 2024, arXiv 2406.14548) and improved consistency training (Song
+& Dhariwal 2023, arXiv 2310.14189), in their notation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field, model_validator
+
+from harness.api import (
+    Batch,
+    Objective,
+    StudentInTraining,
+    Teacher,
+    TeacherSpec,
+    register_objective,
+)
+from harness.objectives.tuning import (
+    MappingParams,
+    Misfit,
+    Weighting,
+    discrete_lognormal,
+    ict_constant,
+    lognormal,
+    misfit,
+    weights,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TuningParams(MappingParams):
+    """How pairs r < t are drawn, and how their misfit is measured.
+
+    - `schedule`: `ect`, r a function of t that nears it by stages (see the map's parameters), t
+      log-normal with `P_mean` and `P_std` in sigma_min..sigma_max; or `ict`, neighbours on a Karras
+      grid of N(k) = min(s0 2^floor(k/K'), s1) + 1 nodes, K' = floor(total / (log2(s1/s0) + 1)),
+      drawn by the mass of their interval under the same log-normal;
+    - `total`: steps of a training by `ict`, over which N grows; no budget may be larger;
+    - `distance`, summed over coordinates; `c`: of the pseudo-Huber one, by default ECT's 0 (the
+      norm), or iCT's 0.00054 sqrt(d);
+    - `weighting`: w(t, r), see harness/objectives/tuning.py; `gap` is 1/(t - r).
+    """
+
+    schedule: Literal["ect", "ict"] = "ect"
+    P_mean: float = -1.1
+    P_std: float = Field(default=2.0, gt=0)
+    s0: int = Field(default=10, ge=2)
+    s1: int = Field(default=1280, ge=2)
+    rho: float = Field(default=7.0, gt=0)
+    total: int | None = Field(default=None, ge=1)
+    distance: Misfit = "pseudo-huber"
+    c: float | None = Field(default=None, ge=0)
+    weighting: Weighting = "gap"
+
+    @model_validator(mode="after")
+    def _of_a_length(self) -> Self:
+        if (self.schedule == "ict") != (self.total is not None):
+            raise ValueError(
+                "schedule: ict grows over `total` steps: say how many the training has"
+                if self.total is None
+                else "total goes with schedule: ict"
+            )
+        if self.s1 < self.s0:
+            raise ValueError(f"s1: {self.s1} is less than s0, {self.s0}, from where N grows")
+        return self
+
+
+@register_objective("ect")
+class ConsistencyTuning(Objective):
+    """w(t, r) d( f(x_t, t), sg f(x_r, r) ),  x_t = y + t eps,  x_r = y + r eps, of the same eps.
+
+    f jumps to sigma_min with the student's own weights on both sides. Where r is sigma_min the
+    target is x_r itself and costs no pass. With `schedule: ict` and `train.init: random` it is
+    consistency training.
+    """
+
+    Params = TuningParams
+    samplers = ("stochastic",)
+
+    def terms(
+        self,
+        student: StudentInTraining,
+        target: StudentInTraining,
+        teacher: Teacher,
+        batch: Batch,
+    ) -> Mapping[str, Callable[[], Tensor]]:
+        """See `Objective.terms`."""
+        return {"ect": lambda: self._tuning(student, teacher, batch)}
+
+    def last_step(self) -> int | None:
+        """See `Objective.last_step`."""
+        return self.params.total
+
+    def evaluations(self, spec: TeacherSpec, step: int = 0) -> float:
+        """See `Objective.evaluations`: as many targets as there are r above sigma_min."""
+        import torch
+
+        u = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
+        return 3 + float((self.times(u, step, spec)[1] > spec.sigma_min).double().mean())
+
+    def times(self, u: Tensor, step: int, spec: TeacherSpec) -> tuple[Tensor, Tensor]:
+        """(t, r) of this step from uniforms, float64 [B] each."""
+        from harness.core.schedule import karras
+
+        p = self.params
+        if p.schedule == "ect":
+            t = lognormal(u, p.P_mean, p.P_std, spec.sigma_min, spec.sigma_max)
+            return t, p.nearer(t, step, spec)
+        grid = karras(self.nodes(step), spec.sigma_min, spec.sigma_max, p.rho).flip(0)
+        mass = discrete_lognormal(grid, p.P_mean, p.P_std).cumsum(0)
+        k = (mass < u[:, None]).sum(1).clamp_max(len(mass) - 1)
+        return grid[k + 1], grid[k]
+
+    def nodes(self, step: int) -> int:
+        """N(k) of iCT's schedule."""
+        p = self.params
+        stage = max(1, math.floor((p.total or 1) / (math.floor(math.log2(p.s1 / p.s0)) + 1)))
+        return int(min(p.s0 * 2 ** (step // stage), p.s1) + 1)
+
+    def _tuning(self, student: StudentInTraining, teacher: Teacher, batch: Batch) -> Tensor:
+        import torch
+
+        from harness.core.random import normal, uniform
+        from harness.core.solver import per_sample
+        from harness.core.transfer import sent
+        from harness.objectives.jumps import jump_rows
+
+        p, x0, spec, device = self.params, batch.x0, teacher.spec, batch.x0.device
+        u = uniform(batch.seed, "time", batch.step, batch.host_slots)[:, 0]
+        on_host = self.times(u, batch.step, spec)
+        moving = sent((on_host[1] > spec.sigma_min).nonzero()[:, 0], device)
+        t, r = (sent(level, device) for level in on_host)
+        clean = torch.full_like(t, spec.sigma_min)
+        eps = normal(batch.seed, "noise", batch.step, batch.slots, x0.shape[1:], x0.dtype)
+        with torch.no_grad():
+            x_r = x0 + per_sample(r, x0) * eps
+            goal = jump_rows(student, x_r, r, clean, moving, batch.labels)
+        estimate = student.jump(x0 + per_sample(t, x0) * eps, t, clean, batch.labels)
+        c = p.c
+        if c is None:
+            c = ict_constant(spec.shape) if p.schedule == "ict" else 0.0
+        found = misfit(p.distance, estimate, goal, c)
+        return (weights(p.weighting, t, r, spec.sigma_data).to(found.dtype) * found).mean()

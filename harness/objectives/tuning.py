@@ -1,0 +1,93 @@
+"""What consistency tuning and training share: pairs of noise levels, distances, weightings."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from harness.api import Params, TeacherSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Misfit = Literal["pseudo-huber", "l2", "l1"]
+#: w(t, r) of a pair r < t, see `weights`
+Weighting = Literal["gap", "sqrt-gap", "c-out", "c-out-squared", "snr", "snr1", "karras", "uniform"]
+
+
+class MappingParams(Params):
+    """The map from t to r (Geng et al. 2024, section 3) and how far it goes, by stages.
+
+        r = t (1 - n(t) / q^(stage + 1)),    n(t) = 1 + k sigmoid(-b t),    stage = step // double
+
+    - `q`, `k`, `b` as published; `double`: steps of a stage, 25,000 of batch 128 as published;
+    - `ratio_limit`: the largest 1 - q^-(stage + 1).
+    """
+
+    q: float = Field(default=2.0, gt=1)
+    k: float = Field(default=8.0, ge=0)
+    b: float = Field(default=1.0, gt=0)
+    double: int = Field(default=25_000, ge=1)
+    ratio_limit: float = Field(default=1.0, gt=0, le=1)
+
+    def nearer(self, t: Tensor, step: int, spec: TeacherSpec) -> Tensor:
+        """r of every t, float64, no less than sigma_min."""
+        gap = max(self.q ** -(step // self.double + 1), 1 - self.ratio_limit)
+        return (t * (1 - gap * (1 + self.k * (-self.b * t).sigmoid()))).clamp_min(spec.sigma_min)
+
+
+def lognormal(u: Tensor, mean: float, std: float, low: float, high: float) -> Tensor:
+    """Levels with log t ~ N(mean, std^2) truncated to low..high, from uniforms, float64."""
+    import torch
+
+    ends = torch.tensor([low, high], dtype=torch.float64).log().sub(mean).div(std)
+    below, above = torch.special.ndtr(ends)
+    return (mean + std * torch.special.ndtri(below + u * (above - below))).exp().clamp(low, high)
+
+
+def discrete_lognormal(levels: Tensor, mean: float, std: float) -> Tensor:
+    """Mass of each interval of increasing levels [N] under N(mean, std^2) of log t, [N - 1]."""
+    import torch
+
+    mass = torch.special.ndtr((levels.log() - mean) / std).diff()
+    return mass / mass.sum()
+
+
+def misfit(name: Misfit, a: Tensor, b: Tensor, c: float) -> Tensor:
+    """For every sample, [B], in float32 or better, sums over coordinates:
+
+    pseudo-huber: sqrt(||a - b||^2 + c^2) - c, at c = 0 the norm itself, whose gradient is taken as
+    zero where a = b; l2: ||a - b||^2; l1: the sum of |a - b|.
+    """
+    import torch
+
+    kind = torch.promote_types(a.dtype, torch.float32)
+    difference = (a.to(kind) - b.to(kind)).flatten(1)
+    if name == "l1":
+        return difference.abs().sum(1)
+    total = difference.square().sum(1)
+    if name == "l2":
+        return total
+    return (total + c * c).clamp_min(torch.finfo(kind).tiny).sqrt() - c
+
+
+def ict_constant(shape: tuple[int, ...]) -> float:
+    """c = 0.00054 sqrt(d) (Song & Dhariwal 2023, section 3.3)."""
+    return 0.00054 * math.sqrt(math.prod(shape))
+
+
+def weights(name: Weighting, t: Tensor, r: Tensor, sigma_data: float) -> Tensor:
+    """w(t, r), float64 [B]: as iCT and ECT have it (gap), or one of those compared with it."""
+    c_out = t * sigma_data / (t * t + sigma_data**2).sqrt()
+    return {
+        "gap": 1 / (t - r),
+        "sqrt-gap": (t - r).rsqrt(),
+        "c-out": 1 / c_out,
+        "c-out-squared": 1 / c_out**2,
+        "snr": 1 / t**2,
+        "snr1": 1 / t**2 + 1,
+        "karras": 1 / t**2 + 1 / sigma_data**2,
+        "uniform": t * 0 + 1,
+    }[name]

@@ -1,0 +1,119 @@
+"""Losses of reference codes, recorded in float64 on a tiny network (tests/fixtures/record)."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness.api import Batch, TeacherSpec, create_precond
+from harness.backbones.base import Backbone
+from harness.core import random
+from harness.core.rows import select
+from harness.core.student import Student
+
+RECORD = Path(__file__).parents[1] / "fixtures" / "record"
+#: students of the records end at 0, ours at sigma_min
+END = 1e-13
+
+
+class Tiny(Backbone):
+    """W2 m silu(W1 x + b1 + A1 sin(f1 c1 + p1) [+ A2 sin(f2 c2 + p2)] [+ WL label]) + b2."""
+
+    FIXED = ("f1", "p1", "f2", "p2")
+
+    def __init__(self, weights: dict[str, torch.Tensor], sigma_data: float = 0.5) -> None:
+        super().__init__()
+        self.sigma_data, self.mask = sigma_data, None
+        for name, value in weights.items():
+            if name in self.FIXED:
+                self.register_buffer(name, value)
+            elif name not in ("w_lv", "b_lv"):  # of the weighting, which the objective owns
+                self.register_parameter(name, nn.Parameter(value.clone()))
+
+    @property
+    def last_layer(self):
+        return self.W2
+
+    def c_noise(self, t):
+        return t.log() / 4
+
+    def network(self, x, noise_t, noise_s, labels):
+        h = x.flatten(1) @ self.W1.T + self.b1
+        h = h + (self.f1 * noise_t[:, None] + self.p1).sin() @ self.A1.T
+        if hasattr(self, "A2"):
+            h = h + (self.f2 * noise_s[:, None] + self.p2).sin() @ self.A2.T
+        if labels is not None:
+            h = h + labels @ self.WL.T
+        h = nn.functional.silu(h)
+        h = h if self.mask is None else select(self.mask) * h
+        return (h @ self.W2.T + self.b2).reshape(x.shape)
+
+
+def record(file: str) -> list[dict[str, torch.Tensor]]:
+    """Every case of a file, with what all of them share."""
+    with np.load(RECORD / file) as stored:
+        numbers = {k: stored[k] for k in stored}
+    plain = {k: v.item() if v.ndim == 0 else torch.from_numpy(v) for k, v in numbers.items()}
+    shared = {k: v for k, v in plain.items() if not k.startswith("case")}
+    cases = []
+    for i in range(shared["n_cases"]):
+        head = f"case{i}_"
+        own = {k.removeprefix(head): v for k, v in plain.items() if k.startswith(head)}
+        cases.append(shared | own)
+    return cases
+
+
+def part(case, head):
+    """Weights of one network."""
+    return {k.removeprefix(head): v for k, v in case.items() if k.startswith(head)}
+
+
+def student_of(case, head="net_", precond="ctm", **params):
+    """A student of the recorded weights, whose jumps end as good as at 0."""
+    sd = case.get("sigma_data", 0.5)
+    made = (
+        precond
+        if not isinstance(precond, str)
+        else create_precond(precond, sigma_data=sd, sigma_min=END, sigma_max=1e6, **params)
+    )
+    return Student(Tiny(part(case, head), sd), made)
+
+
+def teacher_of(case, sigma_min=END, head="teach_"):
+    """What objectives read of a teacher; a denoiser if one was recorded."""
+    sd, shape = case.get("sigma_data", 0.5), case["x" if "x" in case else "y"].shape[1:]
+    spec = TeacherSpec(shape, sd, "", sigma_min=sigma_min, sigma_max=80.0)
+    denoise = None
+    if f"{head}W1" in case:
+        teacher = student_of(case, head)
+        denoise = lambda x, t, labels=None: teacher.denoise(x, t.expand(len(x)), labels)  # noqa: E731
+    return SimpleNamespace(spec=spec, denoise=denoise)
+
+
+def batch_of(case, step=0):
+    """The recorded batch."""
+    x0 = case["x"] if "x" in case else case["y"]
+    slots = torch.arange(len(x0))
+    return Batch(x0, case.get("labels"), slots, slots, step, 0)
+
+
+def drawn(monkeypatch, **tables):
+    """Make draws of these purposes what was recorded; names have _ for spaces."""
+
+    def lookup(seed, purpose, step, slots, *rest):
+        return tables[purpose.replace(" ", "_")][slots]
+
+    for name in ("normal", "uniform", "integers"):
+        monkeypatch.setattr(random, name, lookup)
+
+
+def close(student, loss, case, rel=1e-6):
+    """The gradient of a loss, weight by weight, against the recorded one."""
+    named = dict(student.backbone.named_parameters())
+    grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    for (name, weight), grad in zip(named.items(), grads, strict=True):
+        expected = case.get(f"grad_{name}", torch.zeros_like(weight))
+        found = torch.zeros_like(weight) if grad is None else grad
+        assert float((found - expected).abs().max()) <= rel * float(expected.abs().max()), name

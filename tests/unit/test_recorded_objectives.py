@@ -1,0 +1,93 @@
+"""Losses and gradients of objectives against those that reference codes recorded, in float64."""
+
+import pytest
+import torch
+
+from harness.api import ConfigError, create
+from harness.config.grid import make_grid
+from harness.config.matrix import expand
+from harness.objectives.tuning import lognormal
+from tests.unit.recorded import batch_of, close, drawn, record, student_of, teacher_of
+
+
+@pytest.mark.parametrize("case", record("ect.npz"), ids=lambda c: f"stage{c['stage']}-c{c['c']}")
+def test_ect(case, monkeypatch):
+    """Of the code of Geng et al.; t is not truncated there."""
+    k = case["k"] if case["adj"] == "sigmoid" else 0
+    params = {"q": case["q"], "k": k, "b": case["b"], "c": case["c"], "double": 100}
+    objective = create("objective", "ect", params)
+    student, teacher, step = student_of(case), teacher_of(case), 100 * case["stage"]
+    r = objective.params.nearer(case["t"], step, teacher.spec)
+    assert torch.allclose(r, case["r"].clamp_min(teacher.spec.sigma_min), rtol=1e-12)
+    objective.times = lambda u, step, spec: (case["t"], r)
+    student.backbone.mask = case.get("dropout_mask")
+    drawn(monkeypatch, time=torch.zeros(len(r), 1), noise=case["eps"])
+    terms = objective.terms(student, student, teacher, batch_of(case, step))
+    loss = terms["ect"]()
+    assert loss.item() == pytest.approx(case["loss"].mean().item(), rel=1e-9)
+    close(student, loss, case)
+
+
+WEIGHTINGS = {"default": "gap", "sigma_sq": "snr"}
+CASES = [case for case in record("cm_fastgen.npz") if not case["use_cd"]]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['weighting']}-{c['ratio']}")
+def test_ect_with_truncated_times(case, monkeypatch):
+    """Of FastGen's code for consistency training."""
+    params = {
+        "q": 1 / (1 - case["ratio"]),
+        "c": case["huber_const"],
+        "distance": "l2" if case["use_squared_l2"] else "pseudo-huber",
+        "weighting": WEIGHTINGS[case["weighting"]],
+    }
+    objective, student = create("objective", "ect", params), student_of(case)
+    t = lognormal(case["u_t"], case["P_mean"], case["P_std"], case["min_t"], case["max_t"])
+    assert torch.allclose(t, case["t"], rtol=1e-12)
+    r = objective.params.nearer(t, 0, teacher_of(case, sigma_min=case["min_r"]).spec)
+    assert torch.allclose(r, case["r"], rtol=1e-12)
+    objective.times = lambda u, step, spec: (t, r)
+    drawn(monkeypatch, time=case["u_t"][:, None], noise=case["eps"])
+    loss = objective.terms(student, student, teacher_of(case), batch_of(case))["ect"]()
+    assert loss.item() == pytest.approx(case["loss_total"], rel=1e-9)
+    close(student, loss, case)
+
+
+def test_nodes_of_consistency_training_double():
+    """N(k) of iCT's schedule, in eight stages of floor(total / 8) steps."""
+    objective = create("objective", "ect", {"schedule": "ict", "total": 801})
+    expected = [11, 11, 21, 41, 321, 1281, 1281]
+    assert [objective.nodes(k) for k in (0, 99, 100, 299, 599, 700, 801)] == expected
+    u, spec = torch.linspace(0.001, 0.999, 999).double(), teacher_of(CASES[0], 0.002).spec
+    t, r = objective.times(u, 200, spec)
+    assert sorted({*t.tolist(), *r.tolist()})[0] == 0.002
+    assert (t > r).all()
+    middle = (t * r).log().median() / 2
+    assert float(middle) == pytest.approx(-1.1, abs=0.2)
+
+
+def refused(objective, precond="ctm", **sections):
+    """Why a grid with this objective cannot run: of its first skipped cell, or of all of it."""
+    grid = {
+        "version": 1,
+        "name": "x",
+        "axes": {"precond": [precond, "ctm"], "teacher": ["gmm"], "objective": [objective]},
+        "budgets": [100],
+        **sections,
+    }
+    try:
+        return expand(make_grid(grid, [], "grid.yaml")).skips[0].reason
+    except ConfigError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    ("objective", "told"),
+    [
+        ({"ect": {"schedule": "ict"}}, "ict grows over `total` steps: say how many"),
+        ({"ect": {"schedule": "ict", "total": 99}}, "its schedule ends at step 99, and budgets go"),
+        ({"ect": {"total": 99}}, "total goes with schedule: ict"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before(objective, told):
+    assert told in refused(objective)
