@@ -38,7 +38,6 @@ from harness.api.objective import (
     Batch,
     Objective,
     StudentInTraining,
-    StudentLike,
     Trained,
 )
 from harness.api.plugin import (
@@ -71,6 +70,7 @@ from harness.api.teacher import (
     Teacher,
     TeacherSpec,
 )
+from harness.core.protocols import StudentLike
 from harness.core.tangent import JumpTangent
 from harness.errors import CellsFailed, ConfigError, HarnessError
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
 from harness.api.plugin import Plugin
 from harness.api.teacher import Teacher, TeacherSpec
+from harness.core.protocols import StudentLike
 from harness.core.tangent import JumpTangent
 
 if TYPE_CHECKING:
@@ -20,16 +21,6 @@ NEEDS = {
     "tangent": "is not tangent: at s = t its network does not give the teacher's velocity",
     "upward": "is not defined for s > t (`Preconditioning.upward`)",
 }
-
-
-class StudentLike(Protocol):
-    """What samplers ask of a student: jumps and a denoiser, never their coefficients."""
-
-    def jump(self, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None = None) -> Tensor:
-        """f(x, t, s), [B, *shape]; t and s are float64 [B]."""
-
-    def denoise(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The implied denoiser D(x, t), [B, *shape]."""
 
 
 class StudentInTraining(StudentLike, Protocol):

@@ -19,9 +19,7 @@ from harness.registry import registry
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.config.matrix import Matrix
-    from harness.store.records import EvalRow, RunSpec
-    from harness.store.store import ResultStore
+    from harness.store.records import EvalRow
 
 Grid = str | Path | Mapping[str, Any]
 #: axis -> the plugins or seeds on it that are meant, one or several
@@ -58,6 +56,8 @@ def run(
     """
     from contextlib import nullcontext
 
+    from harness.config.from_python import cells_of
+    from harness.report.frame import read_rows
     from harness.runner import prepare
     from harness.runner.progress import Progress
     from harness.runner.scheduler import Scheduler
@@ -66,7 +66,7 @@ def run(
 
     if results is not None:
         overrides["results"] = str(results)
-    matrix = _matrix(grid, only, plugins, overrides)
+    matrix = cells_of(grid, only, plugins, overrides)
     store = ResultStore(matrix.grid.results)
     owed = prepare.owed_cells(store, matrix)
     notes = prepare.edited(store, matrix)
@@ -76,8 +76,10 @@ def run(
         notes.append(note)
     for note in notes:
         warnings.warn(note, stacklevel=2)
+    specs = {spec.run_id: spec for spec in matrix.specs}
+    wanted = {run_id: set(matrix.wanted(spec)) for run_id, spec in specs.items()}
     if not owed:
-        return _rows(store, matrix)
+        return _warned(read_rows([store], specs, wanted))
     with nullcontext() if quiet else Progress(matrix) as progress:
         tell = progress.update if progress else lambda runner: None
         runner: Scheduler | Slurm
@@ -91,7 +93,7 @@ def run(
             outcome = runner.wait()
     if outcome.interrupted:
         raise KeyboardInterrupt("the same call continues from here")
-    rows = _rows(store, matrix)
+    rows = _warned(read_rows([store], specs, wanted))
     if outcome.failed:
         raise CellsFailed(outcome.failed, rows)
     return rows
@@ -127,10 +129,11 @@ def run_cell(
         ConfigError: something is wrong, or the grid has several cells.
         HarnessError: training diverged.
     """
+    from harness.config.from_python import cells_of
     from harness.runner import prepare
     from harness.train import in_process
 
-    matrix = _matrix(grid, only, plugins, overrides)
+    matrix = cells_of(grid, only, plugins, overrides)
     if len(matrix.specs) != 1:
         raise ConfigError(
             f"grid {matrix.grid.name!r} has {len(matrix.specs)} cells, run_cell takes one: say"
@@ -171,18 +174,17 @@ def results(*folders: str | Path, grid: str | None = None) -> pd.DataFrame:
     Raises:
         ConfigError: there is no such results folder or grid.
     """
-    from harness.report.frame import load_rows
-    from harness.report.merge import read_grid
+    from harness.report.frame import load_rows, read_rows
+    from harness.report.merge import read_grid, read_specs
     from harness.store.store import ResultStore
 
     stores = [ResultStore(Path(f).expanduser()).existing() for f in folders or ("results",)]
     if grid is not None:
         matrix, notes = read_grid(stores, grid)
-        for note in notes:
-            warnings.warn(note, stacklevel=2)
-        return load_rows(stores, matrix)
-    specs, unreadable = _specs(stores)
-    return _frame(stores, specs, None, unreadable)
+        return _warned((load_rows(stores, matrix), notes))
+    specs, unreadable = read_specs(stores)
+    rows, notes = read_rows(stores, specs)
+    return _warned((rows, [*unreadable, *notes]))
 
 
 def load_student(
@@ -238,66 +240,9 @@ def student_path(named: str | Path, results: str | Path = "results") -> Path:
         raise ConfigError(f"{named}: no such file or folder, and no run: {error}") from None
 
 
-def _matrix(
-    grid: Grid, only: Only | None, plugins: Iterable[str | Path], overrides: Mapping[str, Any]
-) -> Matrix:
-    """The cells of a grid that are meant."""
-    from harness.config.grid import Override, load_grid, make_grid
-    from harness.config.matrix import expand
-
-    files = [str(plugin) for plugin in plugins]
-    for file in files:
-        registry.load_file(file)
-    changes = [
-        Override(key.replace("__", "."), value, f"{key}={value!r}")
-        for key, value in overrides.items()
-    ]
-    if isinstance(grid, Mapping):
-        made = make_grid({"version": 1, "name": "grid", **grid}, changes, "grid")
-    else:
-        made = load_grid(Path(grid).expanduser(), changes)
-    chosen = [
-        f"{axis}={value}"
-        for axis, values in (only or {}).items()
-        for value in (values if isinstance(values, list | tuple | set) else [values])
-    ]
-    return expand(made, chosen, files)
-
-
-def _rows(store: ResultStore, matrix: Matrix) -> pd.DataFrame:
-    """What there is of the numbers that a grid asks for."""
-    wanted = {spec.run_id: set(matrix.wanted(spec)) for spec in matrix.specs}
-    return _frame([store], {spec.run_id: spec for spec in matrix.specs}, wanted, ())
-
-
-def _frame(
-    stores: Sequence[ResultStore],
-    specs: Mapping[str, RunSpec],
-    wanted: Mapping[str, set[Any]] | None,
-    notes: Iterable[str],
-) -> pd.DataFrame:
-    """Rows of these cells; what a reader must know of their files is warned of."""
-    from harness.report.frame import frame_of, label_cells
-    from harness.report.merge import conflict_note, read_run
-
-    runs = {run_id: read_run(stores, run_id) for run_id in specs}
-    told = [*notes, *(note for run in runs.values() for note in run.notes)]
-    told += [conflict_note(run.conflicts) for run in runs.values() if run.conflicts]
-    for note in told:
+def _warned(found: tuple[pd.DataFrame, Iterable[str]]) -> pd.DataFrame:
+    """Rows, after warnings of what a reader of them must know."""
+    rows, notes = found
+    for note in notes:
         warnings.warn(note, stacklevel=3)
-    return frame_of(runs, label_cells(specs), wanted)
-
-
-def _specs(stores: Iterable[ResultStore]) -> tuple[dict[str, RunSpec], list[str]]:
-    """The cells of results folders by run id, and why some cannot be read."""
-    from harness.errors import ArtifactError
-
-    specs: dict[str, RunSpec] = {}
-    notes = []
-    for store in stores:
-        for found in store.runs():
-            try:
-                specs.setdefault(found.run_id, found.spec)
-            except ArtifactError as error:
-                notes.append(str(error))
-    return specs, notes
+    return rows

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.api import ConfigError
 from harness.core.solver import per_sample
+from harness.errors import ConfigError
 
 
 class Backbone(nn.Module):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from harness.core.group import Group
+from harness.core.protocols import CleanData, Denoiser
 from harness.core.random import normal, words
 from harness.core.schedule import uniform_lambda
-
-if TYPE_CHECKING:
-    from harness.api import Dataset, Teacher
 
 #: coordinates in a batch: on a CPU what stays in the cache (a U-Net is 1.3 times as fast as with
 #: ten times as many), on an accelerator what fills it
@@ -56,8 +54,8 @@ class Probe:
 
     def __init__(
         self,
-        teacher: Teacher,
-        dataset: Dataset,
+        teacher: Denoiser,
+        dataset: CleanData,
         *,
         levels: int = 120,
         samples: int = 4096,

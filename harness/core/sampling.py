@@ -12,17 +12,14 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from harness.core.protocols import NoiseRange, StudentLike
 from harness.core.random import integers, normal
 from harness.core.sampler import Sampler
 from harness.core.schedule import karras
-
-if TYPE_CHECKING:
-    from harness.api import StudentLike, StudentSpec, TeacherSpec
 
 Fresh = Callable[[int], Tensor]
 
@@ -99,9 +96,7 @@ def stochastic(
         yield x
 
 
-def nodes(
-    sampler: Sampler, nfe: int, spec: TeacherSpec | StudentSpec, trained: Tensor | None = None
-) -> Tensor:
+def nodes(sampler: Sampler, nfe: int, spec: NoiseRange, trained: Tensor | None = None) -> Tensor:
     """The levels that a sampler passes in `nfe` steps, [nfe + 1] float64, down to sigma_min.
 
     `trained` is the objective's own grid (`Objective.trained_times`), N levels: of these n + 1 are
@@ -138,9 +133,7 @@ class Walk:
     images: bool
 
     @classmethod
-    def of(
-        cls, text: str, nfe: int, spec: TeacherSpec | StudentSpec, trained: Tensor | None = None
-    ) -> Walk:
+    def of(cls, text: str, nfe: int, spec: NoiseRange, trained: Tensor | None = None) -> Walk:
         """The walk of the sampler of that name over a noise range; see `nodes`."""
         sampler = Sampler.read(text)
         return cls(sampler, nodes(sampler, nfe, spec, trained), len(spec.shape) == 3)

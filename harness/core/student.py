@@ -10,8 +10,7 @@ from harness.core.tangent import JumpTangent
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.api import Coeffs, Preconditioning
-    from harness.backbones.base import Backbone
+    from harness.core.protocols import Coefficients, Network, Strategy
 
 
 class Student:
@@ -20,9 +19,7 @@ class Student:
     `tells_s`: whether the network is told s; published consistency models are not.
     """
 
-    def __init__(
-        self, backbone: Backbone, precond: Preconditioning, *, tells_s: bool = True
-    ) -> None:
+    def __init__(self, backbone: Network, precond: Strategy, *, tells_s: bool = True) -> None:
         self.backbone = backbone
         self.precond = precond
         self.tells_s = tells_s
@@ -71,7 +68,7 @@ class Student:
         return self.backbone.c_noise(t)
 
     def _apply(
-        self, coeffs: Coeffs, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None
+        self, coeffs: Coefficients, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None
     ) -> Tensor:
         raw = self._raw(x, t, s, labels)
         value = per_sample(coeffs.skip, x) * x + per_sample(coeffs.out, x) * raw.to(x.dtype)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from harness.errors import ArtifactError
 from harness.store.files import read_json
-
-if TYPE_CHECKING:
-    from harness.report.merge import FoundRun
 
 #: of every pair t > s of a grid; older files do not say what level the network is told: it was t
 PAIRS = ("t", "s", "skip", "out", "shift")
@@ -54,9 +52,12 @@ def _are_numbers(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(value, int | float) for value in values)
 
 
-def same_coefficients(cells: pd.DataFrame, runs: dict[str, FoundRun]) -> dict[tuple[str, str], str]:
+def same_coefficients(
+    cells: pd.DataFrame, coefficients: Mapping[str, dict[str, Any] | None]
+) -> dict[tuple[str, str], str]:
     """(teacher, precond) -> an earlier strategy with equal coefficients, where there is one.
 
+    `coefficients`: what `read_coefficients` gave, by run id.
     A strategy's are those of its first run that has them: on one teacher they are the same in all.
     """
     first: dict[tuple[str, str], dict[str, Any]] = {}
@@ -64,7 +65,7 @@ def same_coefficients(cells: pd.DataFrame, runs: dict[str, FoundRun]) -> dict[tu
     seen = set()
     for cell in cells[["run_id", "teacher", "dataset", "precond"]].itertuples(index=False):
         run_id, teacher, dataset, precond = map(str, cell)
-        mine = runs[run_id].coefficients
+        mine = coefficients[run_id]
         if mine is None or (teacher, dataset, precond) in seen:
             continue
         seen.add((teacher, dataset, precond))

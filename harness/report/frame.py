@@ -12,7 +12,14 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import ArtifactError
-from harness.report.merge import FoundRun, Stores, read_runs
+from harness.report.merge import (
+    FoundRun,
+    Stores,
+    as_stores,
+    conflict_note,
+    read_run,
+    read_runs,
+)
 from harness.store.records import Measure, RunSpec, State
 from harness.store.tables import read_wanted
 from harness.visible import visible
@@ -59,6 +66,18 @@ def load_rows(
     """
     runs = read_runs(stores, matrix) if runs is None else runs
     return frame_of(runs, label_cells(_specs(matrix)), wanted_of_cells(matrix))
+
+
+def read_rows(
+    stores: Stores,
+    specs: Mapping[str, RunSpec],
+    wanted: Mapping[str, set[Measure]] | None = None,
+) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of these runs, by id, all of them or those wanted; and what to know of their files."""
+    runs = {run_id: read_run(as_stores(stores), run_id) for run_id in specs}
+    notes = [note for run in runs.values() for note in run.notes]
+    notes += [conflict_note(run.conflicts) for run in runs.values() if run.conflicts]
+    return frame_of(runs, label_cells(specs), wanted), notes
 
 
 def frame_of(

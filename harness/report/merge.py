@@ -68,6 +68,19 @@ def read_runs(stores: Stores, matrix: dict[str, Any]) -> dict[str, FoundRun]:
     return {cell["run_id"]: read_run(found, cell["run_id"]) for cell in matrix["cells"]}
 
 
+def read_specs(stores: Stores) -> tuple[dict[str, RunSpec], list[str]]:
+    """The cells of results folders by run id, and why some cannot be read."""
+    specs: dict[str, RunSpec] = {}
+    notes = []
+    for store in as_stores(stores):
+        for run in store.runs():
+            try:
+                specs.setdefault(run.run_id, run.spec)
+            except ArtifactError as error:
+                notes.append(str(error))
+    return specs, notes
+
+
 def read_run(stores: Sequence[ResultStore], run_id: str) -> FoundRun:
     """One run from all folders that have it; the first that can be read wins a disagreement."""
     merged = FoundRun(run_id)

@@ -121,7 +121,7 @@ def build_report(
         metric: list(dict.fromkeys([*settings["targets"].get(metric, []), *asked.get(metric, [])]))
         for metric in [*settings["targets"], *asked]
     }
-    marks = same_coefficients(cells, runs)
+    marks = same_coefficients(cells, {run_id: run.coefficients for run_id, run in runs.items()})
     compared = comparisons(rows, cells, baseline, marks)
     conflicts = [conflict for run in runs.values() for conflict in run.conflicts]
     told = [
