@@ -60,7 +60,7 @@ class OwnRun(StudentFormat):
         if registry.get("precond", spec.precond.name).needs_calibration():
             dataset = resolve_dataset(spec.dataset, teacher)
             self._unchanged(folder, "dataset", spec.digests["dataset"], dataset.spec.digest)
-        results, cpu = run.path.parents[1], torch.device("cpu")
+        results, cpu = run.results, torch.device("cpu")
         precond, _ = calibrated(spec.precond, teacher, dataset, results, cpu)
         network = empty_network(spec, teacher)
         load_ema(weights, network)

@@ -43,7 +43,6 @@ from harness.api.objective import (
 from harness.api.plugin import (
     Params,
     Plugin,
-    content_digest,
     located,
 )
 from harness.api.preconditioning import (
@@ -72,6 +71,7 @@ from harness.api.teacher import (
 )
 from harness.core.protocols import StudentLike
 from harness.core.tangent import JumpTangent
+from harness.digest import content_digest
 from harness.errors import CellsFailed, ConfigError, HarnessError
 
 __all__ = [

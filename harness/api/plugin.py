@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -77,9 +75,3 @@ class Plugin:
     def lacks(self, method: str) -> NotImplementedError:
         """The error of a method that a subclass has to write, by its signature."""
         return NotImplementedError(f"{type(self).__name__} must define `{method}`")
-
-
-def content_digest(content: Any, *, length: int = 16) -> str:
-    """Hash of plain data through canonical JSON: the identity of parameters and specs."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -164,7 +164,7 @@ def _append(student: TrainedStudent, run: Run, spec: RunSpec, request: Request) 
     teacher = create_teacher(spec.teacher.name, **spec.teacher.params)
     dataset = resolve_dataset(spec.dataset, teacher)
     student.to(accelerator.device)
-    results, low = run.path.parents[1], student.spec.sigma_min
+    results, low = run.results, student.spec.sigma_min
     evaluator = Evaluator(
         teacher.to(accelerator.device), dataset, request, accelerator, results, sigma_min=low
     )

@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
             print(f"error: {error}", file=sys.stderr)
             code = EXIT_CELL_FAILED
     logs = sorted(run.path.glob("worker*.log"))
-    handed = newest_jobs(run.path.parent.parent).get(run.run_id)
+    handed = newest_jobs(run.results).get(run.run_id)
     if handed is not None:
         submission, job = handed
         starts = sum(event["event"] == "started" for event in submission.events(job))

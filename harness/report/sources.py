@@ -14,6 +14,7 @@ from harness.errors import ArtifactError
 from harness.report.coefficients import read_coefficients
 from harness.report.frame import PROBLEM
 from harness.report.write import Report
+from harness.store.store import Run
 
 #: see `sampling_name` in harness/store/records.py
 _SAMPLE = re.compile(r"step-(\d+)-nfe(\d+)(?:-(.+))?")
@@ -71,7 +72,7 @@ def gaps(report: Report, cells: pd.DataFrame) -> pd.DataFrame:
     """What the verb `gap` measured, into the same results folder, of the teacher of these cells."""
     run_id = cells["run_id"].iloc[0]
     spec = next(cell for cell in report.matrix["cells"] if cell["run_id"] == run_id)
-    roots = {Path(folder).parents[1] for folder in report.cells["folder"] if folder}
+    roots = {Run(Path(folder)).results for folder in report.cells["folder"] if folder}
     for path in sorted(path for root in roots for path in root.glob("tables/gap/*/gap.csv")):
         table = pd.read_csv(path, dtype={"teacher": str, "digest": str, "precond": str})
         if (table["digest"] == spec["digests"]["teacher"]).all():

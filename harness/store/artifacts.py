@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from harness.digest import content_digest
 from harness.errors import ArtifactError
 from harness.store.files import read_json, tidy, write_atomic, write_json
 from harness.store.lease import held
@@ -42,7 +42,7 @@ def get_or_make(
     Raises:
         ArtifactError: the stored file does not match its digest.
     """
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    name = content_digest(key, spaced=True)
     if root is None:
         started = time.perf_counter()
         arrays = load(packed(make(), f"artifact {kind}"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -11,6 +9,7 @@ from enum import StrEnum
 from pathlib import PurePath
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
+from harness.digest import content_digest
 from harness.visible import visible
 
 #: how samples become uint8 images: as EDM does it, or as consistency models and CTM do
@@ -96,8 +95,7 @@ class RunSpec:
         identity = self._fields()
         for axis in ("precond", "teacher", "objective", "dataset"):
             identity[axis] = getattr(self, axis).identity
-        text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        digest = content_digest(identity, length=10)
         head = f"{self.precond.name}-{self.teacher.name}-{self.objective.name}-s{self.seed}"
         return re.sub(r"[^a-zA-Z0-9-]", "_", head) + f"-{digest}"
 

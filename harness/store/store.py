@@ -64,6 +64,11 @@ class Run:
         return self.path.name
 
     @property
+    def results(self) -> Path:
+        """The results folder that it lies in."""
+        return self.path.parents[1]
+
+    @property
     def spec(self) -> RunSpec:
         """The identity this run was opened with."""
         try:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from harness.digest import content_digest
 from harness.errors import ArtifactError, ConfigError
 from harness.store.files import write_atomic, write_json
 from harness.store.store import average_name, without_average
@@ -91,7 +92,7 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
     meta = {"step": state.step, "seconds": state.seconds, "optimizer": scalars}
     if others:
         meta["modules"] = others
-    digests["state"] = _digest_json(meta)
+    digests["state"] = content_digest(meta, length=64, spaced=True)
     write_json(temporary / "state.json", {**meta, "sha256": digests})
     if final.exists():
         shutil.rmtree(final)
@@ -170,7 +171,7 @@ def _read(path: Path, state: TrainingState) -> Callable[[], None]:
     try:
         meta = json.loads((path / "state.json").read_text())
         digests, files = meta.pop("sha256"), {}
-        if digests.pop("state", None) not in (None, _digest_json(meta)):
+        if digests.pop("state", None) not in (None, content_digest(meta, length=64, spaced=True)):
             raise ArtifactError(f"checkpoint {path}: state.json does not match its digest")
         for name, digest in digests.items():
             data = (path / f"{name}.safetensors").read_bytes()
@@ -204,10 +205,6 @@ def _read(path: Path, state: TrainingState) -> Callable[[], None]:
         state.step, state.seconds = int(meta["step"]), float(meta["seconds"])
 
     return apply
-
-
-def _digest_json(data: dict) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _flatten_optimizer(optimizer: HasState) -> tuple[dict[str, Tensor], dict]:

@@ -82,7 +82,7 @@ def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -
         registry.load_file(plugin)
     plugins = own_sources(run.spec, request)  # as they were loaded, whatever is edited meanwhile
     repeatable()
-    results = run.path.parent.parent
+    results = run.results
     cell = build_cell(run.spec, results, accelerator.device)
     tune(cell, **request.switches)
     evaluator = Evaluator(
