@@ -54,8 +54,10 @@ class Student:
         skip, out, *shift = (per_sample(each, x) for each in scales)
         d_skip, d_out, *d_shift = (per_sample(each, x) for each in slopes)
         value = skip * x + out * output
-        carried = skip * dx.to(x.dtype) + d_out * output.detach()
-        changed = d_skip * x
+        # x^ shrinks by t dt/(t^2 + sd^2) of itself, and a grows by as much
+        growth = per_sample(t * dt / (t * t + self.precond.sigma_data**2), x)
+        carried = skip * (dx.to(x.dtype) - growth * x) + d_out * output.detach()
+        changed = (d_skip + skip * growth) * x
         if change is not None:
             changed = changed + out * change.detach()
         if shift:

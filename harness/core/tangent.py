@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 class JumpTangent(NamedTuple):
     """f(x, t, s) with its graph, and its derivative along a direction, without one.
 
-    With f = skip x + out F + shift b, along (dx, dt) the derivative is `carried` + `changed`:
+    With x^ = x/sqrt(t^2 + sd^2), the state in the scale that the network sees, a jump is
+    f = a x^ + out F + shift b. Its derivative along (dx, dt) is `carried` + `changed`:
 
-        carried = skip dx + d(out) F
-        changed = d(skip) x + out dF + d(shift) b
+        carried = a dx^ + d(out) F
+        changed = d(a) x^ + out dF + d(shift) b
 
     The second part is the one that is unstable early in training (Lu & Song 2024, section 4.1).
     """

@@ -95,6 +95,11 @@ def build_cell(
     if calibration:
         costs["calibration_evaluations"] = float(calibration.arrays["evaluations"])
     network = _initial_network(spec, teacher, dataset, results, device, fit).to(device)
+    if objective.differentiates and not _told_smoothly(network, teacher):
+        raise ConfigError(
+            f"objective {spec.objective.label!r} differentiates the student along t, and the"
+            f" network of teacher {spec.teacher.label!r} is told the nearest of its levels alone"
+        )
     target = copy.deepcopy(network).requires_grad_(False)
     return Cell(
         spec=spec,
@@ -107,6 +112,12 @@ def build_cell(
         costs=costs,
         owned=own_modules(objective, teacher.spec, spec.train, spec.seed, device),
     )
+
+
+def _told_smoothly(network: Backbone, teacher: Teacher) -> bool:
+    """Whether what a network is told of a noise level moves with it; iDDPM's does in steps."""
+    t = torch.tensor([teacher.spec.sigma_data], dtype=torch.float64)
+    return network.c_noise(t).item() != network.c_noise(1.0001 * t).item()
 
 
 def calibrated(

@@ -14,7 +14,7 @@ from harness.api import (
     create_teacher,
 )
 from harness.api import list_preconds as names
-from harness.contract import check_precond
+from harness.contract import ContractError, check_precond, refuse_broken
 from harness.registry import registry
 
 
@@ -83,6 +83,14 @@ def test_the_contract_catches(fault):
     assert all(finding.ok for finding in check_precond(precond))
     precond.fault = fault
     assert fault in {finding.check for finding in check_precond(precond) if not finding.ok}
+
+
+def test_a_strategy_without_derivatives_is_refused_where_they_are_asked_for():
+    precond = Faulty(sigma_data=0.5)
+    precond.fault = "differentiable"
+    refuse_broken(precond)
+    with pytest.raises(ContractError, match=r"breaks its contract \(differentiable: "):
+        refuse_broken(precond, differentiates=True)
 
 
 def test_what_a_strategy_lacks_is_said_once():

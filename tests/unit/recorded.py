@@ -23,6 +23,8 @@ class Tiny(Backbone):
 
     FIXED = ("f1", "p1", "f2", "p2")
 
+    sign = 1
+
     def __init__(self, weights: dict[str, torch.Tensor], sigma_data: float = 0.5) -> None:
         super().__init__()
         self.sigma_data, self.mask = sigma_data, None
@@ -48,7 +50,29 @@ class Tiny(Backbone):
             h = h + labels @ self.WL.T
         h = nn.functional.silu(h)
         h = h if self.mask is None else select(self.mask) * h
-        return (h @ self.W2.T + self.b2).reshape(x.shape)
+        return self.sign * (h @ self.W2.T + self.b2).reshape(x.shape)
+
+
+class TrigFlow(Tiny):
+    """The same told theta = arctan(t/sd), with TrigFlow's sign: dx^/dtheta = sd F."""
+
+    sign = -1
+
+    def c_noise(self, t):
+        return (t / self.sigma_data).arctan()
+
+
+class Head(nn.Module):
+    """A recorded learned weighting, w_lv sin(f1 c1 + p1) + b_lv + `more`."""
+
+    def __init__(self, weights, c_noise, more=0.0):
+        super().__init__()
+        self.fixed, self.c_noise, self.more = weights, c_noise, more
+        self.w_lv, self.b_lv = (nn.Parameter(weights[k].clone()) for k in ("w_lv", "b_lv"))
+
+    def forward(self, t):
+        told = self.fixed["f1"] * self.c_noise(t)[:, None] + self.fixed["p1"]
+        return told.sin() @ self.w_lv + self.b_lv + self.more
 
 
 def record(file: str) -> list[dict[str, torch.Tensor]]:
@@ -70,7 +94,7 @@ def part(case, head):
     return {k.removeprefix(head): v for k, v in case.items() if k.startswith(head)}
 
 
-def student_of(case, head="net_", precond="ctm", **params):
+def student_of(case, head="net_", precond="ctm", network=Tiny, **params):
     """A student of the recorded weights, whose jumps end as good as at 0."""
     sd = case.get("sigma_data", 0.5)
     made = (
@@ -78,16 +102,16 @@ def student_of(case, head="net_", precond="ctm", **params):
         if not isinstance(precond, str)
         else create_precond(precond, sigma_data=sd, sigma_min=END, sigma_max=1e6, **params)
     )
-    return Student(Tiny(part(case, head), sd), made)
+    return Student(network(part(case, head), sd), made)
 
 
-def teacher_of(case, sigma_min=END, head="teach_"):
+def teacher_of(case, sigma_min=END, head="teach_", network=Tiny):
     """What objectives read of a teacher; a denoiser if one was recorded."""
     sd, shape = case.get("sigma_data", 0.5), case["x" if "x" in case else "y"].shape[1:]
     spec = TeacherSpec(shape, sd, "", sigma_min=sigma_min, sigma_max=80.0)
     denoise = None
     if f"{head}W1" in case:
-        teacher = student_of(case, head)
+        teacher = student_of(case, head, network=network)
         denoise = lambda x, t, labels=None: teacher.denoise(x, t.expand(len(x)), labels)  # noqa: E731
     return SimpleNamespace(spec=spec, denoise=denoise)
 
@@ -109,9 +133,9 @@ def drawn(monkeypatch, **tables):
         monkeypatch.setattr(random, name, lookup)
 
 
-def close(student, loss, case, rel=1e-6):
+def close(student, loss, case, rel=1e-6, owned=()):
     """The gradient of a loss, weight by weight, against the recorded one."""
-    named = dict(student.backbone.named_parameters())
+    named = {n: p for net in (student.backbone, *owned) for n, p in net.named_parameters()}
     grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
     for (name, weight), grad in zip(named.items(), grads, strict=True):
         expected = case.get(f"grad_{name}", torch.zeros_like(weight))

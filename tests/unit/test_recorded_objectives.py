@@ -1,13 +1,27 @@
 """Losses and gradients of objectives against those that reference codes recorded, in float64."""
 
+import math
+
 import pytest
 import torch
 
 from harness.api import ConfigError, create
+from harness.backbones.mlp import MLP
 from harness.config.grid import make_grid
 from harness.config.matrix import expand
 from harness.objectives.tuning import lognormal
-from tests.unit.recorded import batch_of, close, drawn, record, student_of, teacher_of
+from tests.cells import cell_of
+from tests.unit.recorded import (
+    Head,
+    TrigFlow,
+    batch_of,
+    close,
+    drawn,
+    part,
+    record,
+    student_of,
+    teacher_of,
+)
 
 
 @pytest.mark.parametrize("case", record("ect.npz"), ids=lambda c: f"stage{c['stage']}-c{c['c']}")
@@ -66,6 +80,48 @@ def test_nodes_of_consistency_training_double():
     assert float(middle) == pytest.approx(-1.1, abs=0.2)
 
 
+@pytest.mark.parametrize("precond", ["ctm", "trigflow", "bcm"])
+@pytest.mark.parametrize("number", [0, 1, 2, 4])
+def test_scm(number, precond, monkeypatch):
+    """Of FastGen's code, whose network is EDM's; `divide_x_0_spatial_dim` is a constant in lv."""
+    case = record("scm_fastgen.npz")[number]
+    params = {
+        "velocity": "teacher" if case["use_cd"] else "data",
+        "warmup": case["tangent_warmup_steps"],
+        "c": case["tangent_warmup_const"],
+        "norm": "rms" if case["g_norm_spatial_invariance"] else "l2",
+        "prior": bool(case["prior_weighting_enabled"]),
+    }
+    objective, student = create("objective", "scm", params), student_of(case, precond=precond)
+    teacher, batch = teacher_of(case), batch_of(case, case["iteration"])
+    t = lognormal(case["u_t"], case["P_mean"], case["P_std"], case["min_t"], case["max_t"])
+    assert torch.allclose(t, case["sigma"], rtol=1e-12)
+    monkeypatch.setattr("harness.objectives.scm.lognormal", lambda *given: t)
+    drawn(monkeypatch, time=case["u_t"][:, None], noise=case["eps"])
+    shift = math.log(case["x"][0].numel()) if case["divide_x_0_spatial_dim"] else 0.0
+    objective.weighting = Head(part(case, "net_"), student.conditioning, shift)
+    loss = objective.terms(student, student, teacher, batch)["scm"]()
+    assert loss.item() == pytest.approx(case["loss_mean"] + shift, rel=1e-9)
+    close(student, loss, case, owned=[objective.weighting])
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_scm_of_a_network_in_trigflow_form(number, monkeypatch):
+    """Of a community implementation: training, and distillation from a network of that form."""
+    case = record("scm_trigflow.npz")[number]
+    head = f"job{case['distill']}_net_"
+    params = {"velocity": "teacher" if case["distill"] else "data", "warmup": 1000, "prior": False}
+    objective = create("objective", "scm", params)
+    student = student_of(case, head, "trigflow", TrigFlow)
+    teacher, t = teacher_of(case, network=TrigFlow), 0.5 * case["t"].tan()
+    monkeypatch.setattr("harness.objectives.scm.lognormal", lambda *given: t)
+    drawn(monkeypatch, time=t[:, None], noise=case["eps"])
+    objective.weighting = Head(part(case, head), student.conditioning)
+    loss = objective.terms(student, student, teacher, batch_of(case, case["step"]))["scm"]()
+    assert loss.item() == pytest.approx(case["loss"].mean().item(), rel=1e-9)
+    close(student, loss, case, owned=[objective.weighting])
+
+
 def refused(objective, precond="ctm", **sections):
     """Why a grid with this objective cannot run: of its first skipped cell, or of all of it."""
     grid = {
@@ -81,6 +137,12 @@ def refused(objective, precond="ctm", **sections):
         return str(error)
 
 
+def test_a_network_that_is_told_levels_in_steps_has_no_derivative(monkeypatch):
+    monkeypatch.setattr(MLP, "c_noise", lambda self, t: (10 * t.log()).round().float())
+    with pytest.raises(ConfigError, match="'scm' differentiates the student along t, and the"):
+        cell_of("gmm", objective="scm", backbone={"width": 8})
+
+
 @pytest.mark.parametrize(
     ("objective", "told"),
     [
@@ -91,3 +153,8 @@ def refused(objective, precond="ctm", **sections):
 )
 def test_what_cannot_be_trained_is_said_before(objective, told):
     assert told in refused(objective)
+
+
+def test_compiled_code_is_not_differentiated():
+    told = refused("scm", train={"compile": True})
+    assert "objective 'scm': it differentiates the student along (x, t), which compiled" in told

@@ -96,9 +96,12 @@ def test_a_step_never_waits_for_the_device(make, precond, objective, optimizer):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_step_never_waits_for_a_gpu():
-    cell = make_cell()
+@pytest.mark.parametrize("objective", ["ctm", "scm"])  # derivatives: not on a pretended one
+def test_a_step_never_waits_for_a_gpu(objective):
+    cell = make_cell(objective=objective)
     cell.network, cell.target = cell.network.cuda(), cell.target.cuda()
+    for each in cell.owned.values():
+        each.module.cuda()
     cell.spec.train.update(lr=1e-3, warmup=0, ema=0.9)
     made, on_gpu = Optimizer("radam", cell.network.parameters(), 1e-3), Accelerator()
     take_step(cell, made, 0, 64, on_gpu)  # allocations and constants of the first step
