@@ -14,18 +14,30 @@ if TYPE_CHECKING:
 PORTIONS = 8
 
 
+def portioned(rows: Tensor, x: Tensor) -> Tensor:
+    """The rows of x [B, *shape] to compute where `rows` [k] are needed; those come first.
+
+    On a GPU some are computed twice to fill up k to a multiple of an eighth of the batch:
+    convolutions are planned anew for each number of rows that was not seen before, which takes the
+    host longer than the pass.
+    """
+    import torch
+
+    if x.device.type == "cpu":
+        return rows
+    count, portion = len(rows), -(-len(x) // PORTIONS)
+    missing = min(-count % portion, len(x) - count)
+    return torch.cat([rows, rows[:1].expand(missing)])
+
+
 def jump_rows(
     student: StudentLike, x: Tensor, t: Tensor, s: Tensor, rows: Tensor, labels: Tensor | None
 ) -> Tensor:
     """f(x, t, s) for the given rows of x [B, *shape]; the others are returned as they are.
 
     Differentiable in x. `rows` [k] int64 on the device of x; its length is known on the host, so
-    nothing here waits for the device. On a GPU some rows are computed twice to fill up k to a
-    multiple of an eighth of the batch: convolutions are planned anew for each number of rows that
-    was not seen before, which takes the host longer than the pass.
+    nothing here waits for the device.
     """
-    import torch
-
     from harness.core.rows import of_batch
 
     count = len(rows)
@@ -33,11 +45,7 @@ def jump_rows(
         return x
     if count == len(x):
         return student.jump(x, t, s, labels)
-    asked = rows
-    if x.device.type != "cpu":
-        portion = -(-len(x) // PORTIONS)
-        missing = min(-count % portion, len(x) - count)
-        asked = torch.cat([rows, rows[:1].expand(missing)])
+    asked = portioned(rows, x)
     with of_batch(asked):
         part = student.jump(x[asked], t[asked], s[asked], None if labels is None else labels[asked])
     return x.index_copy(0, rows, part[:count].to(x.dtype))

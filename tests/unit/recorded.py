@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.api import Batch, TeacherSpec, create_precond
+from harness.api import Batch, Coeffs, Preconditioning, TeacherSpec, create_precond
 from harness.backbones.base import Backbone
 from harness.core import random
 from harness.core.rows import select
+from harness.core.solver import per_sample
 from harness.core.student import Student
 
 RECORD = Path(__file__).parents[1] / "fixtures" / "record"
@@ -60,6 +61,31 @@ class TrigFlow(Tiny):
 
     def c_noise(self, t):
         return (t / self.sigma_data).arctan()
+
+
+class Straight(Tiny):
+    """The network of a mean flow: shown z = x/(1 + t), told tau = t/(1 + t) and tau - rho, or rho.
+
+    Without a second time it is a velocity.
+    """
+
+    told_length = True
+
+    def forward(self, x, t, s=None, labels=None):
+        tau, rho = t / (1 + t), s / (1 + s)
+        second = tau - rho if self.told_length else rho
+        return self.network(x / per_sample(1 + t, x), tau, second, labels)
+
+
+class Absolute(Straight):
+    told_length = False
+
+
+class MeanVelocity(Preconditioning):
+    """z_s = z_t - (tau - rho) F on the straight path, in x = (1 + t) z."""
+
+    def coeffs(self, t, s):
+        return Coeffs((1 + s) / (1 + t), -(t - s) / (1 + t))
 
 
 class Head(nn.Module):

@@ -5,14 +5,18 @@ import math
 import pytest
 import torch
 
-from harness.api import ConfigError, create
+from harness.api import Batch, ConfigError, TeacherSpec, create, create_precond, create_teacher
 from harness.backbones.mlp import MLP
 from harness.config.grid import make_grid
 from harness.config.matrix import expand
+from harness.core.student import Student
 from harness.objectives.tuning import lognormal
 from tests.cells import cell_of
 from tests.unit.recorded import (
+    Absolute,
     Head,
+    MeanVelocity,
+    Straight,
     TrigFlow,
     batch_of,
     close,
@@ -122,6 +126,54 @@ def test_scm_of_a_network_in_trigflow_form(number, monkeypatch):
     close(student, loss, case, owned=[objective.weighting])
 
 
+MEAN_FLOWS = [(case, Straight) for case in record("meanflow.npz")]
+MEAN_FLOWS += [(record("meanflow_fastgen.npz")[0], Absolute)]
+
+
+@pytest.mark.parametrize(("case", "network"), MEAN_FLOWS)
+def test_meanflow(case, network, monkeypatch):
+    """Of the authors' code, and one of FastGen's whose network is told rho; both from data."""
+    params = {
+        "velocity": "data",
+        "pairs": "sorted" if case.get("tr_sampler") == "v0" or network is Absolute else "clipped",
+        "ratio": case.get("ratio", 0.75),
+        "p": case.get("norm_p", 0.75),
+        "eps": case.get("norm_eps", 1e-3),
+        **{f"P_{k}": case[f"P_{k}"] for k in ("mean_t", "std_t", "mean_r", "std_r") if "u" in case},
+    }
+    objective = create("objective", "meanflow", params)
+    student = student_of(case, precond=MeanVelocity(sigma_data=0.5), network=network)
+    teacher = teacher_of(case | {"sigma_data": 0.5})
+    t, s = case["t"] / (1 - case["t"]), case["r"] / (1 - case["r"])
+    if "u" in case:
+        wide = TeacherSpec(teacher.spec.shape, 0.5, "", 1e-9, 1e9)
+        found = objective.levels(case["z_t"], case["z_r"], case["u"], wide)
+        assert torch.allclose(torch.stack(found), torch.stack([t, s]), rtol=1e-9)
+    objective.levels = lambda *given: (t, s)
+    drawn(monkeypatch, time=t, end=t, noise=case["e"], equal_times=torch.zeros(len(t), 1))
+    loss = objective.terms(student, student, teacher, batch_of(case))["meanflow"]()
+    assert loss.item() == pytest.approx(case["loss_mean"], rel=1e-9)
+    close(student, loss, case)
+
+
+@pytest.mark.parametrize("precond", ["ctm", "trigflow", "bcm"])
+def test_the_exact_flow_has_no_meanflow_loss(precond, monkeypatch):
+    """Of Gaussian data, where F = 0 is the flow in TrigFlow's arc and is not in the strategy."""
+    teacher = create_teacher("gmm", means=[[0.0, 0.0]], stds=[0.5])
+    arc = create_precond("trigflow", sigma_data=0.5, step="arc")
+    network = MLP(2, sigma_data=0.5, width=8, depth=1)
+    torch.nn.init.zeros_(network.outlet.weight)
+    torch.nn.init.zeros_(network.outlet.bias)
+    x0, _ = teacher.dataset().draw(0, "x", torch.arange(64))
+    batch = Batch(x0, None, torch.arange(64), torch.arange(64), 0, 0)
+    losses = {}
+    for name, made in (("arc", arc), (precond, create_precond(precond, sigma_data=0.5))):
+        student = Student(network, made)
+        terms = create("objective", "meanflow").terms(student, student, teacher, batch)
+        losses[name] = terms["meanflow"]().item()
+    assert losses["arc"] < 1e-3 * losses[precond]
+
+
 def refused(objective, precond="ctm", **sections):
     """Why a grid with this objective cannot run: of its first skipped cell, or of all of it."""
     grid = {
@@ -153,6 +205,13 @@ def test_a_network_that_is_told_levels_in_steps_has_no_derivative(monkeypatch):
 )
 def test_what_cannot_be_trained_is_said_before(objective, told):
     assert told in refused(objective)
+
+
+def test_a_strategy_that_is_not_tangent_is_skipped():
+    assert refused("meanflow", "edm") == (
+        "precond 'edm' is not tangent: at s = t its network does not give the teacher's velocity,"
+        " which 'meanflow' needs"
+    )
 
 
 def test_compiled_code_is_not_differentiated():

@@ -96,7 +96,9 @@ def test_a_step_never_waits_for_the_device(make, precond, objective, optimizer):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("objective", ["ctm", "scm"])  # derivatives: not on a pretended one
+@pytest.mark.parametrize(
+    "objective", ["ctm", "scm", "meanflow"]
+)  # derivatives: not on a pretended one
 def test_a_step_never_waits_for_a_gpu(objective):
     cell = make_cell(objective=objective)
     cell.network, cell.target = cell.network.cuda(), cell.target.cuda()
