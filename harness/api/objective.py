@@ -129,9 +129,12 @@ class Objective(Plugin):
                 return f"precond {precond.name!r} {NEEDS[need]}, which {self.name!r} needs"
         return ""
 
-    def last_step(self) -> int | None:
-        """The step at which its schedule ends, beyond which training is refused; None: never."""
-        return None
+    def unscheduled(self, steps: int) -> str:
+        """Why its schedule does not suit a training of that length; empty if it does.
+
+        A grid with such a cell is refused.
+        """
+        return ""
 
     def solver_steps(self) -> Mapping[int, float]:
         """Numbers h of the teacher's solver steps in a training step, with their probabilities.

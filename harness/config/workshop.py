@@ -128,16 +128,11 @@ class Workshop:
         return self._objectives[key]
 
     def schedule(self, objective: PluginSpec, budget: int, *, compiled: bool) -> None:
-        """Note an objective whose schedule ends before training, or that cannot be compiled."""
-        made, reason = self.objective(objective), ""
+        """Note an objective whose schedule does not suit, or that cannot be compiled."""
+        made = self.objective(objective)
         if made is None:
             return
-        last = made.last_step()
-        if last is not None and last < budget:
-            reason = (
-                f"its schedule ends at step {last}, and budgets go to {budget}: give it a longer"
-                " schedule or smaller budgets"
-            )
+        reason = made.unscheduled(budget)
         if compiled and made.differentiates:
             reason = (
                 "it differentiates the student along (x, t), which compiled code cannot; leave out"

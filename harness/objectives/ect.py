@@ -94,9 +94,12 @@ class ConsistencyTuning(Objective):
         """See `Objective.terms`."""
         return {"ect": lambda: self._tuning(student, teacher, batch)}
 
-    def last_step(self) -> int | None:
-        """See `Objective.last_step`."""
-        return self.params.total
+    def unscheduled(self, steps: int) -> str:
+        """See `Objective.unscheduled`."""
+        total = self.params.total
+        if total is None or steps <= total:
+            return ""
+        return f"its schedule ends at step {total}, and budgets go to {steps}: give a larger total"
 
     def evaluations(self, spec: TeacherSpec, step: int = 0) -> float:
         """See `Objective.evaluations`: as many targets as there are r above sigma_min."""

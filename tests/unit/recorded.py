@@ -63,6 +63,13 @@ class TrigFlow(Tiny):
         return (t / self.sigma_data).arctan()
 
 
+class Timestep(Tiny):
+    """The same told 250 log t, as consistency models are."""
+
+    def c_noise(self, t):
+        return 250 * t.log()
+
+
 class Straight(Tiny):
     """The network of a mean flow: shown z = x/(1 + t), told tau = t/(1 + t) and tau - rho, or rho.
 

@@ -17,6 +17,7 @@ from tests.unit.recorded import (
     Head,
     MeanVelocity,
     Straight,
+    Timestep,
     TrigFlow,
     batch_of,
     close,
@@ -174,6 +175,43 @@ def test_the_exact_flow_has_no_meanflow_loss(precond, monkeypatch):
     assert losses["arc"] < 1e-3 * losses[precond]
 
 
+@pytest.mark.parametrize("number", [0, 1, 3, 4])
+def test_bcm(number, monkeypatch):
+    """Of the authors' code, from data and by a teacher's step; the target has the same weights."""
+    case = record("bcm.npz")[number]
+    params = {
+        "nodes": case["num_scales"],
+        "path": "teacher" if case["use_teacher"] else "data",
+        "weighting": "karras" if case["weight_schedule"] == "karras" else "gap",
+    }
+    objective = create("objective", "bcm", params)
+    student, target = (student_of(case, precond="bcm", network=Timestep) for _ in "ab")
+    target.backbone.requires_grad_(False)
+    teacher = teacher_of(case, 0.002)
+    if case["use_teacher"]:
+        model = student_of(case, "teach_", "bcm", Timestep)
+        end = torch.full_like(case["t"], 0.002)
+        teacher.denoise = lambda x, t, labels: model.jump(x, t, end)
+    u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    grid = objective.trained_times(teacher.spec).flip(0)
+    assert torch.allclose(grid, case["ts_table"], rtol=1e-9)
+    _, near, _ = objective.levels(u, u, teacher.spec)
+    assert torch.allclose((near == grid[:, None]).double().mean(1), case["p_t"], atol=1e-3)
+    k, share = case["idx_first"][0], case["p_t"]
+    same = torch.full_like(u, float(share[:k].sum() + share[k] / 2))
+    t, _, other = objective.levels(same, u, teacher.spec)
+    assert (t == grid[k + 1]).all()
+    law = (other == grid[:, None]).double().mean(1)
+    assert torch.allclose(law, case["p_t3_first"], atol=1e-3)
+    objective.levels = lambda *given: (case["t"], case["t2"], case["t3"])
+    drawn(monkeypatch, time=u[:, None], end=u[:, None], noise=case["noise"])
+    for network in (student.backbone, target.backbone):
+        network.mask = case["dropout_mask"]
+    loss = objective.terms(student, target, teacher, batch_of(case))["bcm"]()
+    assert loss.item() == pytest.approx(case["loss"].mean().item(), rel=1e-9)
+    close(student, loss, case)
+
+
 def refused(objective, precond="ctm", **sections):
     """Why a grid with this objective cannot run: of its first skipped cell, or of all of it."""
     grid = {
@@ -211,6 +249,13 @@ def test_a_strategy_that_is_not_tangent_is_skipped():
     assert refused("meanflow", "edm") == (
         "precond 'edm' is not tangent: at s = t its network does not give the teacher's velocity,"
         " which 'meanflow' needs"
+    )
+
+
+@pytest.mark.parametrize("precond", ["analytic", "arc", {"ctm": {"outer": "mixed"}}])
+def test_a_strategy_without_jumps_towards_noise_is_skipped(precond):
+    assert "is not defined for s > t (`Preconditioning.upward`), which 'bcm' needs" in refused(
+        "bcm", precond
     )
 
 
