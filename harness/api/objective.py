@@ -93,6 +93,8 @@ class Objective(Plugin):
     #: whether it differentiates the student (`jump_tangent`), which rules out
     #: `train.compile`
     differentiates: ClassVar[bool] = False
+    #: see `freezes_at`; the harness sets it
+    frozen: StudentInTraining
 
     def trained_times(self, spec: TeacherSpec) -> Tensor | None:
         """Noise levels that students are trained at, float64 [N], sigma_max to sigma_min.
@@ -118,6 +120,10 @@ class Objective(Plugin):
         moves them to the device, steps their optimizers and saves both in checkpoints.
         """
         return {}
+
+    def freezes_at(self) -> int | None:
+        """The step from which on `self.frozen` is the target as it was then; None: never."""
+        return None
 
     def unsuited(self, spec: TeacherSpec, precond: Preconditioning) -> str:
         """Why students of a teacher in this strategy cannot be trained by it; empty if they can.

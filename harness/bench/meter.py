@@ -74,7 +74,7 @@ class Meter:
         self._open: list[tuple[Pass, float]] = []
         self._networks: list[tuple[str, Backbone]] = [
             ("student", cell.network),
-            ("target", cell.target),
+            *(("target", network) for network in cell.networks[1:]),
             *(("teacher", backbone) for backbone in cell.teacher.backbones()),
         ]
 

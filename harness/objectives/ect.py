@@ -121,6 +121,12 @@ class ConsistencyTuning(Objective):
         k = (mass < u[:, None]).sum(1).clamp_max(len(mass) - 1)
         return grid[k + 1], grid[k]
 
+    def constant(self, spec: TeacherSpec) -> float:
+        """c of the pseudo-Huber distance."""
+        if self.params.c is not None:
+            return float(self.params.c)
+        return ict_constant(spec.shape) if self.params.schedule == "ict" else 0.0
+
     def nodes(self, step: int) -> int:
         """N(k) of iCT's schedule."""
         p = self.params
@@ -146,8 +152,5 @@ class ConsistencyTuning(Objective):
             x_r = x0 + per_sample(r, x0) * eps
             goal = jump_rows(student, x_r, r, clean, moving, batch.labels)
         estimate = student.jump(x0 + per_sample(t, x0) * eps, t, clean, batch.labels)
-        c = p.c
-        if c is None:
-            c = ict_constant(spec.shape) if p.schedule == "ict" else 0.0
-        found = misfit(p.distance, estimate, goal, c)
+        found = misfit(p.distance, estimate, goal, self.constant(spec))
         return (weights(p.weighting, t, r, spec.sigma_data).to(found.dtype) * found).mean()

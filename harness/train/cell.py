@@ -30,7 +30,8 @@ class Cell:
     """The living objects of a cell. `target` is the EMA of `network` that the objective uses.
 
     It is also what is evaluated, unless other `averages` of the network are kept for that: by rate.
-    `owned` are the modules that the objective trains beside it, by name.
+    `owned` are the modules that the objective trains beside it, by name, and `frozen` is the copy
+    that it asked to be kept from some step on.
     """
 
     spec: RunSpec
@@ -43,6 +44,7 @@ class Cell:
     costs: dict[str, float]
     averages: dict[float, Backbone] = field(default_factory=dict)
     owned: dict[str, Owned] = field(default_factory=dict)
+    frozen: Backbone | None = None
 
     @property
     def student(self) -> Student:
@@ -53,6 +55,16 @@ class Cell:
     def ema_student(self) -> Student:
         """The EMA network, seen through the same preconditioning."""
         return Student(self.target, self.precond)
+
+    @property
+    def networks(self) -> list[Backbone]:
+        """Those that a step runs, the teacher's apart."""
+        return [self.network, self.target, *([self.frozen] if self.frozen else [])]
+
+    def freeze(self, step: int) -> None:
+        """Keep the target for the objective if it asked for that at this step."""
+        if self.frozen and step == self.objective.freezes_at():
+            self.frozen.load_state_dict(self.target.state_dict())
 
     def average(self, ema: float | None) -> Backbone:
         """The network whose weights are averaged at that rate; the target for None."""
@@ -101,6 +113,10 @@ def build_cell(
             f" network of teacher {spec.teacher.label!r} is told the nearest of its levels alone"
         )
     target = copy.deepcopy(network).requires_grad_(False)
+    frozen = None
+    if objective.freezes_at() is not None:
+        frozen = copy.deepcopy(target)
+        objective.frozen = Student(frozen, precond)
     return Cell(
         spec=spec,
         teacher=teacher,
@@ -110,6 +126,7 @@ def build_cell(
         network=network,
         target=target,
         costs=costs,
+        frozen=frozen,
         owned=own_modules(objective, teacher.spec, spec.train, spec.seed, device),
     )
 

@@ -62,6 +62,7 @@ class TrainingState:
     optimizer: HasState
     averages: Mapping[float, nn.Module] = field(default_factory=dict)
     owned: Mapping[str, Companion] = field(default_factory=dict)
+    frozen: nn.Module | None = None
     step: int = 0
     seconds: float = 0.0
 
@@ -80,6 +81,8 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
         "optimizer": tensors,
         **{average_name(rate): each.state_dict() for rate, each in state.averages.items()},
     }
+    if state.frozen:
+        files["frozen"] = state.frozen.state_dict()
     others = {}
     for name, each in state.owned.items():
         files[f"module-{name}"] = each.module.state_dict()
@@ -185,10 +188,11 @@ def _read(path: Path, state: TrainingState) -> Callable[[], None]:
 
     if lacking := [rate for rate in state.averages if average_name(rate) not in files]:
         raise ConfigError(without_average(path.parent.parent, lacking))
-    for name in state.owned:
-        if f"module-{name}" not in files:
+    expected = [f"module-{name}" for name in state.owned] + ["frozen"] * bool(state.frozen)
+    for name in expected:
+        if name not in files:
             raise ConfigError(
-                f"checkpoint {path} was written without {name!r}, which the objective trains now;"
+                f"checkpoint {path} was written without {name}, which the objective has now;"
                 f" remove {path.parent.parent} to train from the start"
             )
 
@@ -198,6 +202,8 @@ def _read(path: Path, state: TrainingState) -> Callable[[], None]:
         for rate, network in state.averages.items():
             network.load_state_dict(files[average_name(rate)])
         _restore_optimizer(state.optimizer, files["optimizer"], meta["optimizer"])
+        if state.frozen:
+            state.frozen.load_state_dict(files["frozen"])
         for name, each in state.owned.items():
             each.module.load_state_dict(files[f"module-{name}"])
             tensors = files[f"module-{name}-optimizer"]

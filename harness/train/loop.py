@@ -55,7 +55,9 @@ class Trainer:
         optimizer = Optimizer(train["optimizer"], cell.network.parameters(), train["lr"])
         for rate in request.averages:
             cell.averages[rate] = copy.deepcopy(cell.target).eval()
-        self.state = TrainingState(cell.network, cell.target, optimizer, cell.averages, cell.owned)
+        self.state = TrainingState(
+            cell.network, cell.target, optimizer, cell.averages, cell.owned, cell.frozen
+        )
         self._logs: list[dict[str, torch.Tensor]] = []
 
     def resume(self, at_most: int) -> None:
@@ -75,8 +77,8 @@ class Trainer:
             Interrupted: `stopping` said so; a checkpoint was written first.
         """
         cell, state, request = self.cell, self.state, self.request
-        cell.network.train()
-        cell.target.train()
+        for network in cell.networks:
+            network.train()
         started = self._clock()
         while state.step < budget:
             with arithmetic(cell.spec.train["precision"]):

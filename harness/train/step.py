@@ -42,6 +42,7 @@ def take_step(
     Nothing in it waits for the device, so that the host can be a step ahead.
     """
     train = cell.spec.train
+    cell.freeze(step)
     grads, logs = gradients(cell, step, micro, accelerator, watch)
     with watch("optimizer"):
         if train["warmup"]:
@@ -149,7 +150,7 @@ def _group_gradients(
     for _ in range(count):
         with watch("data"):
             part = next(parts)
-        for network in (cell.network, cell.target):
+        for network in cell.networks:
             hold_draws(network, part.seed, part.step, part.slots)
         terms = cell.objective.terms(cell.student, cell.ema_student, cell.teacher, part)
         for name, term in terms.items():

@@ -63,7 +63,7 @@ def tune(cell: Cell, *, compile: bool, channels_last: bool) -> None:
 
     What is compiled lies between convolutions (harness/backbones/fused.py) and takes any sizes.
     """
-    for backbone in (cell.network, cell.target, *cell.teacher.backbones()):
+    for backbone in (*cell.networks, *cell.teacher.backbones()):
         if channels_last:
             backbone.to(memory_format=torch.channels_last)
         if compile:

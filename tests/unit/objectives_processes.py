@@ -14,7 +14,12 @@ from tests.cells import cell_of
 
 OWNER = "owner-of-modules"
 #: what is changed of an objective's parameters, for more of its code or less of its time
-CASES: dict[str, dict] = {"ctm": {}, "cd": {}, "ect": {"double": 50}}
+CASES: dict[str, dict] = {
+    "ctm": {},
+    "cd": {},
+    "ect": {"double": 50},
+    "tcm": {"switch": 2, "q": 256},
+}
 
 
 class Owner(Objective):

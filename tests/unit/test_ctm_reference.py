@@ -82,6 +82,7 @@ def recorded(file: str, form: str) -> tuple[SimpleNamespace, dict[str, torch.Ten
         student=Student(network, precond),
         ema_student=Student(target, precond),
         owned={},
+        networks=[network, target],
         teacher=SimpleNamespace(spec=spec, denoise=denoise),
         dataset=SimpleNamespace(draw=lambda seed, purpose, k: (r["x0"][k], labels[k])),
     )

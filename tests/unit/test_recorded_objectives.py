@@ -212,6 +212,40 @@ def test_bcm(number, monkeypatch):
     close(student, loss, case)
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_tcm(number, monkeypatch):
+    """Of the authors' code, the second stage; shares of the boundary as they came out there."""
+    case = record("tcm.npz")[number]
+    at_end = case["is_boundary"].bool()
+    params = {
+        **{k: case[k] for k in ("q", "df", "ratio_limit", "c")},
+        **{"transition": case["transition_t"], "mean": case["P_mean"], "std": case["P_std"]},
+        **{"boundary": at_end.double().mean().item(), "boundary_weight": case["w_boundary"]},
+        **{"switch": 1, "double": 100},
+        "weighting": {"cout_sq": "c-out-squared", "sqrt": "sqrt-gap"}.get(case["weighting"], "gap"),
+    }
+    objective = create("objective", "tcm", params)
+    student, objective.frozen = student_of(case), student_of(case, "stage1_")
+    step, teacher = 100 * case["stage"] + 1, teacher_of(case)
+    slots = torch.arange(1200)
+    assert int(objective.at_boundary(slots).sum()) == pytest.approx(
+        100 * at_end.sum().item(), abs=1
+    )
+    low, high = case["u_range"]
+    u = (case["u_t"] - low) / (high - low)
+    monkeypatch.setattr(type(objective), "at_boundary", lambda self, slots: at_end[slots])
+    t = objective.noisy_times(u, torch.arange(len(u)), teacher.spec)
+    assert torch.allclose(t, case["t"], rtol=1e-7)
+    assert torch.allclose(objective.params.nearer(t, step, teacher.spec), case["r"], rtol=1e-7)
+    objective.noisy_times = lambda *given: case["t"]
+    for network in (student.backbone, objective.frozen.backbone):
+        network.mask = case["dropout_mask"]
+    drawn(monkeypatch, noisy_time=u[:, None], noise=case["eps"])
+    loss = objective.terms(student, student, teacher, batch_of(case, step))["tcm"]()
+    assert loss.item() == pytest.approx(case["loss_total"], rel=1e-6)  # t' is t' + 1e-8 there
+    close(student, loss, case)
+
+
 def refused(objective, precond="ctm", **sections):
     """Why a grid with this objective cannot run: of its first skipped cell, or of all of it."""
     grid = {
@@ -239,6 +273,8 @@ def test_a_network_that_is_told_levels_in_steps_has_no_derivative(monkeypatch):
         ({"ect": {"schedule": "ict"}}, "ict grows over `total` steps: say how many"),
         ({"ect": {"schedule": "ict", "total": 99}}, "its schedule ends at step 99, and budgets go"),
         ({"ect": {"total": 99}}, "total goes with schedule: ict"),
+        ({"tcm": {"switch": 100}}, "its second stage begins at step 100, and budgets end at 100"),
+        ({"tcm": {"switch": 9, "transition": 90}}, "transition: 90 is not between the teacher's"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before(objective, told):

@@ -1,0 +1,143 @@
+"""Truncated consistency models (Lee et al. 2024, arXiv 2410.14895): a stage for noisy levels.
+
+The first stage is `ect`; at the switch the target is frozen, and from then on the student learns
+the jumps from t >= t' alone and leaves those below to the frozen model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from harness.api import Batch, StudentInTraining, Teacher, TeacherSpec, register_objective
+from harness.objectives.ect import ConsistencyTuning, TuningParams
+from harness.objectives.tuning import misfit, weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TruncatedParams(TuningParams):
+    """Those of `ect`, which hold for both stages, and of the second one, as in the authors' code.
+
+    - `switch`: the step at which it begins;
+    - `transition`: t', the lowest level that the student is responsible for;
+    - `df`, `mean`, `std`: log t is Student-t with these, truncated to t'..sigma_max;
+    - `boundary`: share of samples at t' itself, `boundary_weight` the weight of their mean.
+    """
+
+    switch: int = Field(default=25_000, ge=1)
+    transition: float = Field(default=1.0, gt=0)
+    df: float = Field(default=0.01, gt=0)
+    mean: float = 0.0
+    std: float = Field(default=0.2, gt=0)
+    boundary: float = Field(default=0.25, ge=0, lt=1)
+    boundary_weight: float = Field(default=0.1, ge=0)
+    ratio_limit: float = Field(default=0.999, gt=0, le=1)
+
+
+@register_objective("tcm")
+class TruncatedConsistency(ConsistencyTuning):
+    """`ect`, and from `switch` on  E_t>t'[w d( f(x_t, t), sg f'(x_r, r) )] + lambda_b E_t=t'[...],
+
+    where f' is the student for r >= t' and the frozen first stage below. Both parts are means, of
+    the share of the batch that has log t Student-t and of the share at t'.
+    """
+
+    Params = TruncatedParams
+
+    def freezes_at(self) -> int:
+        """See `Objective.freezes_at`."""
+        return int(self.params.switch)
+
+    def unscheduled(self, steps: int) -> str:
+        """See `Objective.unscheduled`."""
+        switch = self.params.switch
+        if switch < steps:
+            return super().unscheduled(steps)
+        return (
+            f"its second stage begins at step {switch}, and budgets end at {steps}: give a smaller"
+            " switch"
+        )
+
+    def unsuited(self, spec: TeacherSpec, precond: object) -> str:
+        """See `Objective.unsuited`: t' is a level of the teacher's."""
+        if spec.sigma_min < self.params.transition < spec.sigma_max:
+            return ""
+        return (
+            f"transition: {self.params.transition:g} is not between the teacher's noise levels,"
+            f" {spec.sigma_min:g} and {spec.sigma_max:g}"
+        )
+
+    def terms(
+        self,
+        student: StudentInTraining,
+        target: StudentInTraining,
+        teacher: Teacher,
+        batch: Batch,
+    ) -> Mapping[str, Callable[[], Tensor]]:
+        """See `Objective.terms`."""
+        if batch.step < self.params.switch:
+            return super().terms(student, target, teacher, batch)
+        return {"tcm": lambda: self._truncated(student, teacher, batch)}
+
+    def evaluations(self, spec: TeacherSpec, step: int = 0) -> float:
+        """See `Objective.evaluations`."""
+        import torch
+
+        if step < self.params.switch:
+            return super().evaluations(spec, step)
+        slots = torch.arange(4096)
+        t = self.noisy_times((slots.double() + 0.5) / 4096, slots, spec)
+        return 3 + float((self.params.nearer(t, step, spec) > spec.sigma_min).double().mean())
+
+    def at_boundary(self, slots: Tensor) -> Tensor:
+        """Which slots of the global batch are at t': evenly spaced, so that shares are exact."""
+        share = self.params.boundary
+        return ((slots + 1) * share).floor() > (slots * share).floor()
+
+    def noisy_times(self, u: Tensor, slots: Tensor, spec: TeacherSpec) -> Tensor:
+        """t of the second stage from uniforms, float64 [B]."""
+        import torch
+        from scipy.special import stdtr, stdtrit
+
+        p = self.params
+        ends = torch.tensor([p.transition, spec.sigma_max], dtype=torch.float64).log()
+        below, above = stdtr(p.df, ((ends - p.mean) / p.std).numpy())
+        place = torch.from_numpy(stdtrit(p.df, below + u.numpy() * (above - below)))
+        t = (p.mean + p.std * place).exp().clamp(p.transition, spec.sigma_max)
+        return t.masked_fill(self.at_boundary(slots), p.transition)
+
+    def _truncated(self, student: StudentInTraining, teacher: Teacher, batch: Batch) -> Tensor:
+        import torch
+
+        from harness.core.random import normal, uniform
+        from harness.core.solver import per_sample
+        from harness.core.transfer import sent
+        from harness.objectives.jumps import jump_rows
+
+        p, x0, spec, device = self.params, batch.x0, teacher.spec, batch.x0.device
+        u = uniform(batch.seed, "noisy time", batch.step, batch.host_slots)[:, 0]
+        t = self.noisy_times(u, batch.host_slots, spec)
+        r = p.nearer(t, batch.step, spec)
+        mine, theirs = (
+            sent(rows.nonzero()[:, 0], device)
+            for rows in (r >= p.transition, (r < p.transition) & (r > spec.sigma_min))
+        )
+        at_end = sent(self.at_boundary(batch.host_slots), device)
+        t, r = sent(t, device), sent(r, device)
+        clean = torch.full_like(t, spec.sigma_min)
+        eps = normal(batch.seed, "noise", batch.step, batch.slots, x0.shape[1:], x0.dtype)
+        with torch.no_grad():
+            x_r = x0 + per_sample(r, x0) * eps
+            goal = jump_rows(self.frozen, x_r, r, clean, theirs, batch.labels)
+            if len(mine):
+                seen = jump_rows(student, x_r, r, clean, mine, batch.labels)
+                goal = torch.where(per_sample(r, x0) >= p.transition, seen, goal)
+        estimate = student.jump(x0 + per_sample(t, x0) * eps, t, clean, batch.labels)
+        found = misfit(p.distance, estimate, goal, self.constant(spec))
+        part = torch.where(at_end, p.boundary_weight / (p.boundary or 1.0), 1 / (1 - p.boundary))
+        w = part * weights(p.weighting, t, r, spec.sigma_data)
+        return (w.to(found.dtype) * found).mean()
