@@ -67,6 +67,7 @@ def cell_for(name, precond="ctm", **sections):
         {name: CASES.get(name, {})},
         train={"batch": 32, "lr": 1e-3, "ema": 0.9},
         backbone={"width": 8, "depth": 1},
+        budgets=[8],
         **sections,
     )
 
