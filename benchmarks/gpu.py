@@ -149,7 +149,11 @@ def markdown(found: dict[str, Any]) -> str:
     facts = first.pop("facts", {}) | {"commit": first.pop("commit", None)}
     sections = ["# On a GPU", "\n".join(f"- {key}: {value}" for key, value in facts.items())]
     networks = [part for part in parts.values() if "passes" in part]
-    for title, kind in (("One pass", "passes"), ("A step of CTM", "steps")):
+    for title, kind in (
+        ("One pass", "passes"),
+        ("A step of CTM", "steps"),
+        ("Where the GPU's time goes", "kernels"),
+    ):
         rows = [row for part in networks for row in part.get(kind, [])]
         sections += [f"## {title}", tabulate(rows, "keys", "github", floatfmt=".3g")]
     for name, part in parts.items():

@@ -111,6 +111,8 @@ def network(path: Path, part: str, tiny: bool) -> None:
         note(path, part, passes=rows)
     if switches[0] != "bf16":
         return
+    with alone_on_gpu(path):
+        note(path, part, kernels=_kernels(at_micro, machine, part))
     began = time.perf_counter()
     bench = StepBench(at_micro, machine, None)
     for h in (1, 4):
@@ -168,6 +170,29 @@ def _passes(cell: Cell, machine: Machine) -> Iterator[tuple[str, Callable[[], No
     yield "teacher", forward, 1
     hold_draws(cell.network, 0, 0, torch.arange(batch, device=device))
     yield "student and back", both, 3
+
+
+def _kernels(cell: Cell, machine: Machine, part: str, most: int = 12) -> list[dict[str, Any]]:
+    """The kernels that a pass spends most of the GPU's time in, with their shares."""
+    rows = []
+    activity = torch.profiler.ProfilerActivity
+    for name, run, _ in _passes(cell, machine):
+        run()
+        with torch.profiler.profile(activities=[activity.CPU, activity.CUDA]) as profile:
+            run()
+            if machine.device.type == "cuda":
+                torch.cuda.synchronize()
+        spent = {
+            event.key: (event.self_device_time_total, event.count)
+            for event in profile.key_averages()
+            if event.self_device_time_total and event.device_type != torch.autograd.DeviceType.CPU
+        }
+        total = sum(time for time, _ in spent.values())
+        for key in sorted(spent, key=lambda key: -spent[key][0])[:most]:
+            time, count = spent[key]
+            row = {"network": part, "pass": name, "kernel": key[:80], "calls": count}
+            rows.append(row | {"share": time / total, "ms": time / 1e3})
+    return rows
 
 
 def _pass_row(
@@ -228,6 +253,7 @@ def _steps(
                 "TFLOP/s": work / cost.seconds / 1e12,
                 "share of peak": work / cost.seconds / _peak(),
                 "overhead": cost.overhead,
+                "where, in F": ", ".join(f"{k} {v:.2f}" for k, v in cost.parts.items()),
                 "host waits": _waits(lambda c=chosen: bench.take(replace(cell, objective=c))),
                 "GiB": bench.memory() / 2**30,
                 "straight / ours": other and other / cost.seconds,

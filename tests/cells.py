@@ -17,9 +17,10 @@ def cell_of(
     objective: Any = "ctm",
     dataset: Any = "teacher",
     seed: int = 0,
+    device: str = "cpu",
     **sections: Any,
 ) -> Cell:
-    """The cell of these plugins on the CPU, its network not fitted; sections as in a grid."""
+    """The cell of these plugins, its network not fitted; sections as in a grid."""
     axes = {"precond": precond, "teacher": teacher, "objective": objective, "dataset": dataset}
     grid = {
         "version": 1,
@@ -30,4 +31,4 @@ def cell_of(
         **sections,
     }
     (spec,) = expand(make_grid(grid, [], "grid.yaml")).specs
-    return build_cell(spec, None, torch.device("cpu"), fit=False)
+    return build_cell(spec, None, torch.device(device), fit=False)

@@ -76,8 +76,10 @@ class Conv2d(nn.Module):
     """A convolution of odd width that may halve (`down`) or double (`up`) the image as well.
 
     Resampling is a depthwise (transposed) convolution of stride 2 with the separable filter
-    `resample_filter`, before the convolution, or after it when it is `fused` and goes down. A
-    `kernel` of 0 only resamples.
+    `resample_filter`, before the convolution, or after it when it is `fused` and goes down. With
+    two equal taps, as in DDPM++ and ADM, that is a mean of four pixels or a repetition of one, the
+    same to the bit and without the depthwise kernels, which are slow on a GPU. A `kernel` of 0 only
+    resamples.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Conv2d(nn.Module):
         self.init = init or Init()
         self.fans = in_channels * kernel**2, out_channels * kernel**2
         self.resample, self.fused = resample, fused and kernel > 0
+        self.box = len(resample_filter) == 2 and resample_filter[0] == resample_filter[1]
         self.in_channels, self.out_channels = in_channels, out_channels
         self.pad, self.filter_pad = kernel // 2, (len(resample_filter) - 1) // 2
         self.weight = self.bias = None
@@ -140,10 +143,14 @@ class Conv2d(nn.Module):
         return self.resample_filter.to(x.dtype).tile([x.shape[1], 1, 1, 1])
 
     def _down(self, x: Tensor, padding: int) -> Tensor:
+        if self.box:
+            return functional.avg_pool2d(x, 2)
         channels = x.shape[1]
         return functional.conv2d(x, self._taps(x), stride=2, padding=padding, groups=channels)
 
     def _up(self, x: Tensor, padding: int) -> Tensor:
+        if self.box:
+            return functional.interpolate(x, scale_factor=2, mode="nearest")
         options = {"stride": 2, "padding": padding, "groups": x.shape[1]}
         return functional.conv_transpose2d(x, 4 * self._taps(x), **options)
 

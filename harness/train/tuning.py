@@ -68,8 +68,10 @@ def tune(cell: Cell, *, compile: bool, channels_last: bool) -> None:
             backbone.to(memory_format=torch.channels_last)
         if compile:
             from torch._dynamo import config as compiler  # half a second, for those who ask
+            from torch._functorch import config as graphs
             from torch._inductor import config as kernels
 
             kernels.deterministic = True
             compiler.recompile_limit = RECOMPILE_LIMIT
+            graphs.donated_buffer = False  # an objective may differentiate one graph twice
             backbone.fuse()

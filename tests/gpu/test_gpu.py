@@ -14,8 +14,10 @@ from harness.train.machine import Machine
 from harness.train.optimizer import Optimizer
 from harness.train.step import gradients, take_step
 from harness.train.tuning import arithmetic, repeatable, tune
+from tests.cells import cell_of
 from tests.conftest import ROOT
 from tests.integration.test_on_a_gpu import images, numbers, vectors
+from tests.unit.objectives_processes import CASES, OWNER, names
 from tests.unit.test_tuning import make_smaller_cell
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -92,6 +94,32 @@ def test_switches_change_rounding_alone(precision, switches, near):
     )
     error = (found[last].cpu() - host[last]).norm() / host[last].norm()
     assert float(error) < near
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name != OWNER])
+def test_every_objective_has_the_gradients_of_the_host(name):
+    """Those that differentiate the student along a direction, or compare s with s > t, as well."""
+    repeatable()
+    case = {name: CASES.get(name, {})}
+    train = {"batch": 8, "lr": 1e-3, "ema": 0.9}
+    found = []
+    for device in ("cpu", "cuda"):
+        cell = cell_of("unet", "ctm", case, device=device, train=train, budgets=[8])
+        machine = Machine(torch.device(device))
+        optimizer = Optimizer("radam", cell.network.parameters(), 1e-4)
+        logs = [take_step(cell, optimizer, step, 4, machine) for step in range(3)]
+        grads, _ = gradients(cell, 3, 4, machine)
+        found.append(([{k: float(v) for k, v in log.items()} for log in logs], grads))
+    (host, expected), (gpu, grads) = found
+    for log, other in zip(host, gpu, strict=True):
+        assert other == pytest.approx(log, rel=5e-3, abs=1e-5)
+    for a, b in zip(expected, grads, strict=True):
+        assert float((b.cpu() - a).norm()) <= 2e-2 * float(a.norm()) + 1e-4
+    torch.cuda.set_sync_debug_mode("error")  # the host never waits within a step
+    try:
+        take_step(cell, optimizer, 4, 4, machine)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_sampling_and_the_calibration_are_those_of_the_host():
