@@ -105,21 +105,25 @@ class UNetBlock(nn.Module):
 
     def _fused(self, x: Tensor, embedding: Tensor, embedding_s: Tensor | None) -> Tensor:
         """The same to rounding, with compiled pieces between the convolutions."""
-        h = self.conv0(compiled(fused.entered)(x, *self.norm0.settings))
-        modulation = self.affine(embedding)[:, :, None, None]
+        h = self.conv0.unbiased(compiled(fused.entered)(x, *self.norm0.settings))
+        modulation = self.affine(embedding)
         if embedding_s is not None:
-            modulation = modulation + self.affine_s(embedding_s)[:, :, None, None]
+            modulation = modulation + self.affine_s(embedding_s)
         keys = self.dropout.drawn(len(h)) if self.dropout.active else None
         mask = (keys, self.dropout.p) if keys is not None else (None, 0.0)
-        h = compiled(fused.modulated)(h, modulation, *self.norm1.settings, *mask)
+        settings = *self.norm1.settings, *mask
+        h = compiled(fused.modulated)(h, self.conv0.bias, modulation, *settings)
         if keys is None:
             h = self.dropout(h)  # which may have draws of its own
-        h = self.conv1(h)
-        x = x if self.skip is None else self.skip(x)
-        h = compiled(fused.joined)(h, x, self.skip_scale)
+        h, added = self.conv1.unbiased(h), self.conv1.bias
+        if self.skip is not None:
+            x = self.skip.unbiased(x)
+            added = added if self.skip.bias is None else added + self.skip.bias
+        h = compiled(fused.joined)(h, added, x, self.skip_scale)
         if self.heads:
             qkv = self.qkv(compiled(fused.attended)(h, *self.norm2.settings))
-            h = compiled(fused.joined)(self.proj(attend(qkv, self.heads)), h, self.skip_scale)
+            mixed = self.proj.unbiased(attend(qkv, self.heads))
+            h = compiled(fused.joined)(mixed, self.proj.bias, h, self.skip_scale)
         return h
 
 

@@ -73,9 +73,9 @@ def hold_draws(network: nn.Module, seed: int, step: int, slots: Tensor) -> None:
     if not layers:
         return
     low, high = words(seed, "dropout", step, slots, 2).unbind(1)
-    base = low | (high << 32)
-    for place, layer in enumerate(layers):
-        layer.keys = _mix(base + _wrapped((place + 1) * _GAMMA))
+    places = torch.arange(1, len(layers) + 1, device=slots.device)[:, None] * _GAMMA  # it wraps
+    for layer, keys in zip(layers, _mix((low | (high << 32)) + places), strict=True):
+        layer.keys = keys
 
 
 def _uniform_words(keys: Tensor, count: int) -> Tensor:
@@ -95,11 +95,6 @@ def kept_in_place(keys: Tensor, shape: torch.Size, p: float) -> Tensor:
     # as a signed number of 16 bits, plus 2^15
     kept = ((word & 0xFFFF) ^ 0x8000) >= round(p * 2**16)
     return kept.float().reshape(shape)
-
-
-def _wrapped(number: int) -> int:
-    """The signed 64-bit integer that a product of two of them wraps to."""
-    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _mix(z: Tensor) -> Tensor:

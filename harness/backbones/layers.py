@@ -127,6 +127,15 @@ class Conv2d(nn.Module):
             x = self._down(x, self.filter_pad)
         return x if self.weight is None else self._convolve(x, self.pad)
 
+    def unbiased(self, x: Tensor) -> Tensor:
+        """The same without the bias, which whoever calls this adds; not for a `fused` one."""
+        if self.resample:
+            move = self._up if self.resample == "up" else self._down
+            x = move(x, self.filter_pad)
+        if self.weight is None:
+            return x
+        return functional.conv2d(x, self.weight.to(x.dtype), padding=self.pad)
+
     def _fused(self, x: Tensor) -> Tensor:
         # the two paddings are merged into one, so only borders differ from the unfused order
         if self.resample == "up":

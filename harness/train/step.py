@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -159,9 +159,7 @@ def _group_gradients(
                 with accelerator.autocast():
                     loss = term() * (1 / count)
                 found = torch.autograd.grad(loss, learn, allow_unused=True)
-            grads = [
-                torch.zeros_like(p) if g is None else g for p, g in zip(learn, found, strict=True)
-            ]
+            grads = _apart(found, learn)
             if name in sums:
                 torch._foreach_add_(sums[name], grads)
             else:
@@ -177,6 +175,22 @@ def _group_gradients(
     for each in alone(cell.owned, sums):
         total += sums[str(each.by)]
     return total, logs
+
+
+def _apart(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Gradients:
+    """Gradients that can be added to in place; zeros where there is none.
+
+    Autograd may give one tensor to two parameters that only occur as a sum, or an expanded one.
+    """
+    taken: set[int] = set()
+    grads = []
+    for grad, parameter in zip(found, parameters, strict=True):
+        if grad is None:
+            grad = torch.zeros_like(parameter)
+        place = grad.untyped_storage().data_ptr()
+        grads.append(grad.clone() if place in taken or 0 in grad.stride() else grad)
+        taken.add(place)
+    return grads
 
 
 def balance(

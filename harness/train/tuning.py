@@ -14,8 +14,8 @@ import torch
 if TYPE_CHECKING:
     from harness.train.cell import Cell
 
-#: of torch's compiler for one piece of code, eight by default: in training or not, sizes, dtypes
-RECOMPILE_LIMIT = 64
+#: of torch's compiler for one piece of code, eight by default: sizes, dtypes, in training or not
+RECOMPILE_LIMIT = 256
 
 
 def repeatable() -> None:
@@ -73,5 +73,6 @@ def tune(cell: Cell, *, compile: bool, channels_last: bool) -> None:
 
             kernels.deterministic = True
             compiler.recompile_limit = RECOMPILE_LIMIT
+            compiler.accumulated_recompile_limit = 8 * RECOMPILE_LIMIT
             graphs.donated_buffer = False  # an objective may differentiate one graph twice
             backbone.fuse()

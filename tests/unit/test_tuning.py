@@ -8,7 +8,6 @@ from accelerate import Accelerator
 from torch._dynamo import config as compiler
 
 from harness.api import create
-from harness.backbones import block
 from harness.backbones import fused as pieces
 from harness.backbones.dropout import Dropout, hold_draws, kept_in_place
 from harness.backbones.inner import EDM
@@ -67,12 +66,10 @@ def traced(monkeypatch):
         graphs.append(graph)
         return graph.forward
 
-    @functools.cache
-    def compiled(piece):
-        return torch.compile(piece, fullgraph=True, dynamic=True, backend=backend)
-
-    monkeypatch.setattr(block, "compiled", compiled)
-    return graphs
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    pieces.compiled.cache_clear()
+    yield graphs
+    pieces.compiled.cache_clear()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -94,8 +91,8 @@ def test_pieces_keep_channels_last():
     keys = torch.arange(2)
     for value in (
         pieces.entered(x, weight, bias, 2, 1e-5),
-        pieces.modulated(x, torch.zeros(2, 16, 1, 1), weight, bias, 2, 1e-5, None, 0.0),
-        pieces.modulated(x, torch.zeros(2, 8, 1, 1), weight, bias, 2, 1e-5, keys, 0.5),
+        pieces.modulated(x, bias, torch.zeros(2, 16), weight, bias, 2, 1e-5, None, 0.0),
+        pieces.modulated(x, bias, torch.zeros(2, 8), weight, bias, 2, 1e-5, keys, 0.5),
     ):
         assert value.is_contiguous(memory_format=torch.channels_last)
 
