@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 #: dense bf16 products a second on NVIDIA's data sheets
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 #: network -> batches of a cell, micro-batch
-SIZES = {"cifar10": ([256, 512], 128), "imagenet64": ([128], 64)}
+SIZES = {"cifar10": ([512, 256], 256), "imagenet64": ([128], 64)}
 TINY = {"cifar10": ([4], 2), "imagenet64": ([2], 1)}
 #: networks of a rehearsal
 SMALL = {"cifar10": "small", "imagenet64": "small"}
@@ -321,23 +321,19 @@ def _inception(machine: Machine, count: int) -> float:
 
 
 def tests(path: Path, tiny: bool) -> None:
-    """The tests that need a GPU."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "tests/gpu",
-        "-n",
-        "4",
-        "-p",
-        "no:cacheprovider",
-    ]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    lines = process.stdout.strip().splitlines()
-    note(path, "tests", result=next((line for line in reversed(lines) if "passed" in line), ""))
-    if process.returncode not in (0, 5):
-        print(process.stdout[-6000:])
+    """The tests that need a GPU; what is known of each is in gpu.log as soon as it has ended."""
+    options = ["-v", "-n", "4", "--maxfail", "3", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, "tests/gpu"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    told = ""
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        told = line if "passed" in line or "failed" in line else told
+    note(path, "tests", result=told.strip())
+    if process.wait() not in (0, 5):
         sys.exit(process.returncode)
 
 
