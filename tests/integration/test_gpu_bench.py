@@ -8,7 +8,7 @@ import time
 from benchmarks import gpu
 from tests.conftest import ROOT
 
-PARTS = ["ceilings", "cifar10 bf16 channels_last", "evaluation"]
+PARTS = ["ceilings", "cifar10 bf16", "evaluation"]
 
 
 def start(out, *words):
@@ -26,7 +26,7 @@ def test_parts_are_measured_and_a_second_start_does_what_is_missing(tmp_path):
     parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     assert parts["ceilings"] == known
     assert set(parts) == set(PARTS)
-    steps = parts["cifar10 bf16 channels_last"]["steps"]
+    steps = parts["cifar10 bf16"]["steps"]
     assert [row["h"] for row in steps] == [1, 4]
     assert all(row["s"] > 0 and row["straight / ours"] > 0 for row in steps)
     assert all(2 * row["h"] + 6 <= row["evaluations"] <= 2 * row["h"] + 10 for row in steps)
