@@ -58,7 +58,11 @@ def check_precond(precond: Preconditioning) -> list[Finding]:
 
 
 def refuse_broken(
-    precond: Preconditioning, command: str = "", *, differentiates: bool = False
+    precond: Preconditioning,
+    command: str = "",
+    *,
+    differentiates: bool = False,
+    shape: tuple[int, ...] | None = None,
 ) -> None:
     """Refuse to train a preconditioning without what every jump needs.
 
@@ -67,11 +71,22 @@ def refuse_broken(
     Args:
         command: what to type to see all checks of it; told with the refusal.
         differentiates: whether the objective asks for derivatives along t.
+        shape: of a sample, which a basis has to fit; None: whatever it is.
 
     Raises:
         ContractError: says which check failed, on what, and in which file and line.
     """
-    needed = [_coeffs, _shape, _dtype, _finite, _boundary]
+
+    def _basis(precond: Preconditioning) -> str:
+        basis = precond.basis
+        _require(
+            basis is None or shape is None or basis.shape == tuple(shape),
+            f"its basis is for samples of shape {basis and list(basis.shape)}, the data's are"
+            f" {shape and list(shape)}",
+        )
+        return "fits"
+
+    needed = [_basis, _coeffs, _shape, _dtype, _finite, _boundary]
     for check in [*needed, _differentiable] if differentiates else needed:
         finding = _run(check, precond)
         if not finding.ok:
@@ -106,10 +121,38 @@ def _grid(precond: Preconditioning) -> Tensor:
     return karras(NODES, precond.sigma_min, precond.sigma_max)
 
 
-def _parts(coeffs: Coeffs) -> Iterator[tuple[str, Tensor]]:
+def _parts(coeffs: Coeffs, precond: Preconditioning | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of what is given; of a strategy with a basis, for each of its bands."""
+    basis = None if precond is None else precond.basis
     for name, value in zip(Coeffs._fields, coeffs, strict=True):
-        if value is not None:
+        if value is None:
+            continue
+        if basis is None:
             yield name, value
+            continue
+        _require(
+            value.dim() > 0 and value.shape[-1] == basis.count,
+            f"{name} has shape {list(value.shape)}, and its last axis is for the {basis.count}"
+            " bands of the basis",
+        )
+        for band in range(basis.count):
+            yield f"{name} of band {band}", value[..., band]
+
+
+def _by_band(coeffs: Coeffs, precond: Preconditioning) -> Coeffs:
+    """An implied denoiser's coefficients for each band, where it has one for all."""
+    if precond.basis is None:
+        return coeffs
+    count = precond.basis.count
+    parts = (
+        each if each is None or each.dim() > 1 else each[..., None].expand(*each.shape, count)
+        for each in coeffs
+    )
+    return Coeffs(*parts)
+
+
+def _is_skip(name: str) -> bool:
+    return name.split()[0] == "skip"
 
 
 def _coeffs(precond: Preconditioning) -> str:
@@ -139,7 +182,7 @@ def _coeffs(precond: Preconditioning) -> str:
 def _shape(precond: Preconditioning) -> str:
     """A coefficient for each of t [N] and s [N], or one for all."""
     t, s = _grid(precond)[:-1], _grid(precond)[1:]
-    for name, value in _parts(precond.coeffs(t, s)):
+    for name, value in _parts(precond.coeffs(t, s), precond):
         _require(
             value.shape in ((), (1,), t.shape),
             f"{name} has shape {list(value.shape)} for t and s of shape {list(t.shape)}",
@@ -151,13 +194,13 @@ def _broadcast(precond: Preconditioning) -> str:
     """t [N, 1] against s [N] gives [N, N], equal to one pair at a time."""
     grid = _grid(precond)
     table = precond.coeffs(grid[:, None], grid)
-    for name, value in _parts(table):
+    for name, value in _parts(table, precond):
         # no more axes than two, each of length 1 or N
         fits = value.dim() <= 2 and all(length in (1, NODES) for length in value.shape)
         _require(fits, f"{name} has shape {tuple(value.shape)} for t [N, 1], s [N]")
     i, j = 3, NODES - 4
     single = precond.coeffs(grid[i : i + 1], grid[j : j + 1])
-    for (name, full), (_, one) in zip(_parts(table), _parts(single), strict=True):
+    for (name, full), (_, one) in zip(_parts(table, precond), _parts(single, precond), strict=True):
         gap = float((full.expand(NODES, NODES)[i, j] - one.reshape(())).abs().nan_to_num(0))
         small = gap <= 1e-12 * max(1.0, float(one.abs().nan_to_num(0)))
         _require(small, f"{name} depends on the batch: {gap:.1e}")
@@ -168,7 +211,7 @@ def _dtype(precond: Preconditioning) -> str:
     """float64 in, float64 out; also what a `DenoiserForm` makes them from, which hides in them."""
     grid = _grid(precond)
     t, s = grid[:-1], grid[1:]
-    parts = list(_parts(precond.coeffs(t, s)))
+    parts = list(_parts(precond.coeffs(t, s), precond))
     if isinstance(precond, DenoiserForm):
         parts += zip(("alpha of `outer`", "beta of `outer`"), precond.outer(t, s), strict=True)
         parts += zip(("c_skip of `inner`", "c_out of `inner`"), precond.inner(t, s), strict=True)
@@ -181,7 +224,7 @@ def _finite(precond: Preconditioning) -> str:
     """No NaN or infinity for any sigma_min <= s <= t <= sigma_max."""
     grid = _grid(precond)
     i, j = torch.triu_indices(NODES, NODES)
-    for name, value in _parts(precond.coeffs(grid[i], grid[j])):
+    for name, value in _parts(precond.coeffs(grid[i], grid[j]), precond):
         bad = (~value.isfinite()).nonzero()
         if len(bad):
             k = int(bad[0])
@@ -192,10 +235,9 @@ def _finite(precond: Preconditioning) -> str:
 def _boundary(precond: Preconditioning) -> str:
     """skip = 1, out = 0, shift = 0 exactly at s = t: f(x, t, t) = x."""
     grid = _grid(precond)
-    values = dict(_parts(precond.coeffs(grid, grid)))
+    values = dict(_parts(precond.coeffs(grid, grid), precond))
     off = {
-        "skip": float((values["skip"] - 1).abs().max()),
-        **{name: float(values[name].abs().max()) for name in values if name != "skip"},
+        name: float((value - float(_is_skip(name))).abs().max()) for name, value in values.items()
     }
     bad = {name: value for name, value in off.items() if value != 0}
     told = ", ".join(f"{name} off by {value:.1e}" for name, value in bad.items())
@@ -211,9 +253,11 @@ def _tangency(precond: Preconditioning) -> str:
     grid = _grid(precond)
     implied = precond.denoiser_coeffs(grid)
     c_skip, c_out = edm_inner(grid, precond.sigma_data)
-    gap = float(torch.maximum((implied.skip - c_skip).abs(), (implied.out - c_out).abs()).max())
-    if implied.shift is not None:
-        gap = max(gap, float(implied.shift.abs().max()))
+    wanted = {"skip": c_skip, "out": c_out}
+    gap = max(
+        float((value - wanted.get(name.split()[0], 0 * grid)).abs().max())
+        for name, value in _parts(_by_band(implied, precond), precond)
+    )
     tangent = gap < 1e-6
     _require(
         tangent == precond.tangent,
@@ -231,11 +275,11 @@ def _denoiser(precond: Preconditioning) -> str:
     worst = 0.0
     near = precond.coeffs(grid, grid * (1 - h))
     nearer = precond.coeffs(grid, grid * (1 - h / 2))
-    at = {"skip": 1.0, "out": 0.0, "shift": 0.0}
-    for (name, one), (_, half) in zip(_parts(near), _parts(nearer), strict=True):
-        slope = 2 * (at[name] - half) / (h / 2) - (at[name] - one) / h  # = t d/ds, error O(h^2)
-        found = dict(_parts(implied)).get(name, torch.zeros_like(grid))
-        expected = (1 - slope) if name == "skip" else -slope
+    for (name, one), (_, half) in zip(_parts(near, precond), _parts(nearer, precond), strict=True):
+        at = float(_is_skip(name))
+        slope = 2 * (at - half) / (h / 2) - (at - one) / h  # = t d/ds, error O(h^2)
+        found = dict(_parts(_by_band(implied, precond), precond)).get(name, torch.zeros_like(grid))
+        expected = (1 - slope) if _is_skip(name) else -slope
         error = (found - expected).abs() / expected.abs().clamp_min(1)
         worst = max(worst, float(error.max()))
     _require(worst < 1e-3, f"denoiser_coeffs is {worst:.1e} from the slope of coeffs")
@@ -249,10 +293,10 @@ def _differentiable(precond: Preconditioning) -> str:
     near = [precond.coeffs(grid * (1 + side * h), end) for side in (-1, 1)]
     with forward_ad.dual_level():
         moving = forward_ad.make_dual(grid, grid)  # along log t
-        parts = dict(_parts(precond.coeffs(moving, end)))
+        parts = dict(_parts(precond.coeffs(moving, end), precond))
         slopes = {name: forward_ad.unpack_dual(value).tangent for name, value in parts.items()}
     for name, slope in slopes.items():
-        below, above = (dict(_parts(each))[name] for each in near)
+        below, above = (dict(_parts(each, precond))[name] for each in near)
         expected = (above - below) / (2 * h)
         found = torch.zeros_like(expected) if slope is None else slope
         error = (found - expected).abs() / expected.abs().clamp_min(1)
@@ -269,13 +313,13 @@ def _upward(precond: Preconditioning) -> str:
     i, j = torch.triu_indices(NODES, NODES)
     radius = (grid**2 + precond.sigma_data**2).sqrt()
     sizes = {"skip": radius[i] / radius[j], "out": radius[i]}  # of Gaussian data and noise at s
-    for name, value in _parts(precond.coeffs(grid[j], grid[i])):
-        largest = (value.abs() / sizes.get(name, 1)).nan_to_num(math.inf).max()
+    for name, value in _parts(precond.coeffs(grid[j], grid[i]), precond):
+        largest = (value.abs() / sizes.get(name.split()[0], 1)).nan_to_num(math.inf).max()
         _require(float(largest) < 4, f"{name} is {largest:.1e} times too large for some s > t")
     t, h = grid[1:-1], 1e-7
-    sides = [dict(_parts(precond.coeffs(t, t * (1 + side * h)))) for side in (-1, 1)]
+    sides = [dict(_parts(precond.coeffs(t, t * (1 + side * h)), precond)) for side in (-1, 1)]
     for name in sides[0]:
-        kink = (sides[0][name] + sides[1][name]) / 2 - float(name == "skip")
+        kink = (sides[0][name] + sides[1][name]) / 2 - float(_is_skip(name))
         gap = float(kink.abs().max()) / h
         _require(gap < 1e-2, f"{name} has a kink at s = t: its slopes differ by {gap:.1e}")
     return "for s > t too"
@@ -285,8 +329,8 @@ def _deterministic(precond: Preconditioning) -> str:
     """The same coefficients when asked twice."""
     grid = _grid(precond)
     pairs = zip(
-        _parts(precond.coeffs(grid[:-1], grid[1:])),
-        _parts(precond.coeffs(grid[:-1], grid[1:])),
+        _parts(precond.coeffs(grid[:-1], grid[1:]), precond),
+        _parts(precond.coeffs(grid[:-1], grid[1:]), precond),
         strict=True,
     )
     for (name, one), (_, two) in pairs:

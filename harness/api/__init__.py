@@ -8,6 +8,8 @@ learns) and an `Objective` (the loss it learns by). An objective never sees skip
 preconditioning never sees the loss: that seam is the experiment.
 """
 
+from harness.api.basis import Basis
+from harness.api.coeffs import Coeffs
 from harness.api.create import (
     calibrate,
     create,
@@ -46,7 +48,6 @@ from harness.api.plugin import (
     located,
 )
 from harness.api.preconditioning import (
-    Coeffs,
     DenoiserForm,
     Preconditioning,
     carried_inner,
@@ -75,6 +76,7 @@ from harness.digest import content_digest
 from harness.errors import CellsFailed, ConfigError, HarnessError
 
 __all__ = [
+    "Basis",
     "Batch",
     "CellsFailed",
     "Coeffs",

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from harness.api.coeffs import Coeffs
 from harness.api.plugin import Plugin
 from harness.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.api.basis import Basis
     from harness.core.probe import Probe
-
-
-class Coeffs(NamedTuple):
-    """f = skip * x + out * F + shift * offset, each a float64 tensor of the broadcast (t, s).
-
-    `shift` is None for strategies without a constant term.
-    """
-
-    skip: Tensor
-    out: Tensor
-    shift: Tensor | None = None
 
 
 def edm_inner(t: Tensor, sigma_data: float) -> tuple[Tensor, Tensor]:
@@ -86,7 +77,19 @@ class Preconditioning(Plugin):
         The default differentiates `coeffs`; a strategy with a closed form overrides it.
         """
         import torch
+        from torch.autograd import forward_ad
 
+        if self.basis is not None:  # all bands at once
+            with forward_ad.dual_level():
+                moving = forward_ad.make_dual(t, torch.ones_like(t))  # type: ignore[no-untyped-call]
+                near = self.coeffs(t, moving)
+
+                def fall(value: Tensor) -> Tensor:
+                    tangent = forward_ad.unpack_dual(value).tangent  # type: ignore[no-untyped-call]
+                    return torch.zeros_like(value) if tangent is None else -t[..., None] * tangent
+
+                shift = None if near.shift is None else fall(near.shift)
+                return Coeffs(1 + fall(near.skip), fall(near.out), shift)
         with torch.enable_grad():
             t = t.detach()
             s = t.clone().requires_grad_()
@@ -114,6 +117,14 @@ class Preconditioning(Plugin):
     def offset(self) -> Tensor | None:
         """The fixed tensor that `shift` multiplies, of the data's shape; None without one."""
         return self.artifact.get("offset")
+
+    @property
+    def basis(self) -> Basis | None:
+        """The basis in which coefficients are given by band; None: one number multiplies all of x.
+
+        f is then U^T [skip U x + out U F + shift U b], every coordinate with its band's numbers.
+        """
+        return None
 
     @classmethod
     def needs_calibration(cls) -> bool:

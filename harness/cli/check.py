@@ -157,8 +157,13 @@ def _coefficients(precond: Preconditioning, findings: Sequence[Finding]) -> None
     rows = []
     for nfe in (1, 2, 3, 5):
         nodes = karras(nfe + 1, precond.sigma_min, precond.sigma_max)
-        skip, out, shift = precond.coeffs(nodes[:-1], nodes[1:])
+        found = precond.coeffs(nodes[:-1], nodes[1:])
+        if (basis := precond.basis) is not None:  # means over coordinates
+            found = basis.mean(found)
+        skip, out, shift = found
         for k in range(nfe):
             row = [nfe, *(f"{float(v):.6g}" for v in (nodes[k], nodes[k + 1], skip[k], out[k]))]
             rows.append([*row, "-" if shift is None else f"{float(shift[k]):.6g}"])
     print(tabulate(rows, headers=["NFE", "t", "s", "skip", "out", "shift"], disable_numparse=True))
+    if precond.basis is not None:
+        print(f"means over the coordinates of {precond.basis.count} bands")

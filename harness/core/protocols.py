@@ -97,6 +97,10 @@ class Strategy(Protocol):
     def offset(self) -> Any:
         """b, [*shape], or None."""
 
+    @property
+    def basis(self) -> Any:
+        """`Basis` in harness.api, or None: coefficients may then be [B, bands]."""
+
     def coeffs(self, t: Tensor, s: Tensor) -> Coefficients:
         """Of the jump from t to s."""
 

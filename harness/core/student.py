@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from harness.core.solver import per_sample
@@ -10,11 +11,16 @@ from harness.core.tangent import JumpTangent
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.core.protocols import Coefficients, Network, Strategy
+    from harness.core.protocols import Network, Strategy
+
+#: a coefficient, [B] or [B, bands], and what it multiplies, [B, *shape] or [*shape]
+Term = tuple["Tensor | None", "Tensor | None"]
 
 
 class Student:
     """f(x, t, s) = skip x + out F(x, t, s) [+ shift b]: coefficients in float64, cast last.
+
+    Coefficients by band multiply the coordinates in the strategy's basis.
 
     `tells_s`: whether the network is told s; published consistency models are not.
     """
@@ -26,11 +32,15 @@ class Student:
 
     def jump(self, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None = None) -> Tensor:
         """Jump from noise levels t to s <= t, both float64 [B]; x is [B, *shape]."""
-        return self._apply(self.precond.coeffs(t, s), x, t, s, labels)
+        raw = self._raw(x, t, s, labels).to(x.dtype)
+        parts = (x, raw, self.precond.offset)
+        return self._sum(x, zip(self.precond.coeffs(t, s), parts, strict=True))
 
     def denoise(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The implied denoiser x - t d f/ds at s = t, which the DSM loss must use."""
-        return self._apply(self.precond.denoiser_coeffs(t), x, t, t, labels)
+        raw = self._raw(x, t, t, labels).to(x.dtype)
+        parts = (x, raw, self.precond.offset)
+        return self._sum(x, zip(self.precond.denoiser_coeffs(t), parts, strict=True))
 
     def jump_tangent(
         self, x: Tensor, t: Tensor, s: Tensor, dx: Tensor, dt: Tensor, labels: Tensor | None = None
@@ -44,39 +54,37 @@ class Student:
             raw = self._raw(moving_x, moving_t, s, labels).to(x.dtype)
             output, change = forward_ad.unpack_dual(raw)
             pairs = [
-                forward_ad.unpack_dual(each)
+                (None, None) if each is None else forward_ad.unpack_dual(each)
                 for each in self.precond.coeffs(moving_t, s)
-                if each is not None
             ]
-        scales, slopes = (
-            [0 * t if each is None else each for each in side] for side in zip(*pairs, strict=True)
-        )
-        skip, out, *shift = (per_sample(each, x) for each in scales)
-        d_skip, d_out, *d_shift = (per_sample(each, x) for each in slopes)
-        value = skip * x + out * output
+        (skip, d_skip), (out, d_out), (shift, d_shift) = pairs
         # x^ shrinks by t dt/(t^2 + sd^2) of itself, and a grows by as much
         growth = per_sample(t * dt / (t * t + self.precond.sigma_data**2), x)
-        carried = skip * (dx.to(x.dtype) - growth * x) + d_out * output.detach()
-        changed = (d_skip + skip * growth) * x
+        offset = self.precond.offset
+        value = [(skip, x), (out, output), (shift, offset)]
+        carried = [(skip, dx.to(x.dtype) - growth * x), (d_out, output.detach())]
+        changed = [(d_skip, x), (skip, growth * x), (d_shift, offset)]
         if change is not None:
-            changed = changed + out * change.detach()
-        if shift:
-            offset = self.precond.offset.to(x.dtype)
-            value, changed = value + shift[0] * offset, changed + d_shift[0] * offset
-        return JumpTangent(value, carried, changed)
+            changed.append((out, change.detach()))
+        return JumpTangent(*(self._sum(x, terms) for terms in (value, carried, changed)))
 
     def conditioning(self, t: Tensor) -> Tensor:
         """See `StudentInTraining.conditioning`."""
         return self.backbone.c_noise(t)
 
-    def _apply(
-        self, coeffs: Coefficients, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None
-    ) -> Tensor:
-        raw = self._raw(x, t, s, labels)
-        value = per_sample(coeffs.skip, x) * x + per_sample(coeffs.out, x) * raw.to(x.dtype)
-        if coeffs.shift is not None:
-            value = value + per_sample(coeffs.shift, x) * self.precond.offset.to(x.dtype)
-        return value
+    def _sum(self, x: Tensor, terms: Iterable[Term]) -> Tensor:
+        """The sum of coefficients times what they multiply, [B, *shape] in the dtype of x."""
+        terms = [(scale, each) for scale, each in terms if scale is not None and each is not None]
+        if all(scale.dim() <= 1 for scale, _ in terms):
+            first, *rest = (per_sample(scale, x) * each.to(x.dtype) for scale, each in terms)
+            return sum(rest, first)
+        basis, total = self.precond.basis, 0.0
+        for scale, each in terms:
+            wide = scale if scale.dim() > 1 else scale[..., None].expand(*scale.shape, basis.count)
+            each = each.to(x.dtype)
+            z = basis.coordinates(each if each.dim() == x.dim() else each[None])
+            total = total + basis.spread(wide) * z
+        return basis.samples(total).to(x.dtype)
 
     def _raw(self, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None) -> Tensor:
         """F as it comes out of the network."""

@@ -90,11 +90,21 @@ def _gap(
 ) -> Gap:
     skip, out, shift = precond.coeffs(t.reshape(1), s.reshape(1))
     c_skip, c_out = edm_inner(t, precond.sigma_data)
-    constant = 0.0 if shift is None else shift * precond.offset.double()
-    ideal = c_skip * x_t + c_out * (x_s - skip * x_t - constant) / out
-    jump = skip * x_t + out * raw + constant
+    basis = precond.basis
+    offset = None if shift is None else precond.offset.double()
+    x, F, end = x_t, raw, x_s
+    if basis is not None:  # by coordinate; errors are as long in any orthonormal basis
+        skip, out, shift = (
+            each if each is None else basis.spread(each) for each in (skip, out, shift)
+        )
+        x, F, end = (basis.coordinates(each) for each in (x, F, end))
+        offset = None if offset is None else basis.coordinates(offset[None])
+    constant = 0.0 if shift is None else shift * offset
+    wanted = (end - skip * x - constant) / out
+    ideal = c_skip * x_t + c_out * (wanted if basis is None else basis.samples(wanted))
+    jump = skip * x + out * F + constant
 
     def rms(error: Tensor) -> float:
         return float(error.square().mean().sqrt())
 
-    return Gap(rms(ideal - D_t), rms(ideal - D_s), rms(jump - x_s))
+    return Gap(rms(ideal - D_t), rms(ideal - D_s), rms(jump - end))

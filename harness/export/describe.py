@@ -61,6 +61,10 @@ def describe(
     tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     if precond.offset is not None:
         tensors["precond.offset"] = precond.offset.float().cpu().contiguous()
+    if (basis := precond.basis) is not None:
+        for number, axis in enumerate(basis.axes):
+            tensors[f"precond.axis{number}"] = axis.cpu().contiguous()
+        tensors["precond.bands"] = basis.bands.cpu().contiguous()
     about = {
         "shape": list(spec.shape),
         "classes": spec.classes,
@@ -78,16 +82,20 @@ def describe(
 
 
 def _row(precond: Preconditioning, t: float, s: float) -> dict[str, Any]:
-    """skip, out and shift of one jump, and the level that the network is told."""
+    """skip, out and shift of one jump, numbers or lists by band, and the level told."""
+
+    def listed(value: torch.Tensor) -> float | list[float]:
+        return value[0].tolist() if value.dim() > 1 else float(value)
+
     at, to = (torch.tensor([level], dtype=torch.float64) for level in (t, s))
     coeffs, told = precond.coeffs(at, to), precond.told(at, to)
     var = precond.sigma_data**2
     return {
         "t": t,
         "s": s,
-        "skip": float(coeffs.skip),
-        "out": float(coeffs.out),
-        "shift": None if coeffs.shift is None else float(coeffs.shift),
+        "skip": listed(coeffs.skip),
+        "out": listed(coeffs.out),
+        "shift": None if coeffs.shift is None else listed(coeffs.shift),
         "told": float(told),
         "told_scale": float(((told * told + var) / (at * at + var)).sqrt()),
     }

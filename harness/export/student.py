@@ -273,6 +273,9 @@ class Student:
         self.about, self.shape, self.classes = about, about["shape"], about["classes"]
         self.sigma_min, self.sigma_max = about["sigma_min"], about["sigma_max"]
         self.offset = weights.pop("precond.offset", None)
+        self.bands = weights.pop("precond.bands", None)  # of each coordinate in a basis
+        axes = sorted(key for key in weights if key.startswith("precond.axis"))
+        self.axes = [weights.pop(key) for key in axes]
         kinds = {"mlp": MLP, "unet": UNet}
         self.network = kinds[about["network"]["kind"]](about["network"]).eval()
         self.network.requires_grad_(False).load_state_dict(weights)
@@ -288,6 +291,8 @@ class Student:
         """Move to a device."""
         self.network.to(device)
         self.offset = None if self.offset is None else self.offset.to(device)
+        self.bands = None if self.bands is None else self.bands.to(device)
+        self.axes = [axis.to(device) for axis in self.axes]
         return self
 
     def jump(self, x: Tensor, t: float, s: float, labels: Tensor | None = None) -> Tensor:
@@ -307,10 +312,28 @@ class Student:
         c_in = (at.square() + sd**2).rsqrt().to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
         to = torch.full_like(at, s) if self.about["tells_s"] else None
         raw = self.network(c_in * shown, self._c_noise(at), self._c_noise(to), labels)
+        if self.bands is not None:
+            return self._by_band(row, x, raw)
         value = scalar(row["skip"]) * x + scalar(row["out"]) * raw
         if row["shift"] is not None:
             value = value + scalar(row["shift"]) * self.offset
         return value
+
+    def _by_band(self, row: dict, x: Tensor, raw: Tensor) -> Tensor:
+        """The same with coefficients for each band of coordinates in an orthonormal basis."""
+        offset = None if row["shift"] is None else self.offset[None]
+        total = 0.0
+        for key, each in (("skip", x), ("out", raw), ("shift", offset)):
+            if each is not None:
+                scale = torch.tensor(row[key], dtype=torch.float64, device=x.device)
+                total = total + scale[self.bands] * self._turned(each.double(), back=False)
+        return self._turned(total, back=True).to(x.dtype)
+
+    def _turned(self, x: Tensor, *, back: bool) -> Tensor:
+        """Into the basis, or back: one matrix for each axis of a sample."""
+        for number, axis in enumerate(self.axes, 1):
+            x = (x.movedim(number, -1) @ (axis if back else axis.mT)).movedim(-1, number)
+        return x
 
     def _c_noise(self, t: Tensor | None) -> Tensor | None:
         return None if t is None else (t.log() * self.about["noise_scale"]).float()

@@ -40,8 +40,12 @@ def read_coefficients(folder: Path) -> dict[str, Any] | None:
 def _is_whole(found: Any) -> bool:
     if not isinstance(found, dict) or not isinstance(found.get("curves", {}), dict):
         return False
-    lists = [found.get(key) for key in PAIRS] + [found.get("told", found.get("t"))]
     curves = list(found.get("curves", {}).values())
+    bands = found.get("bands", [])
+    if not isinstance(bands, list) or not all(isinstance(band, dict) for band in bands):
+        return False
+    lists = [found.get(key) for key in PAIRS] + [found.get("told", found.get("t"))]
+    lists += [band.get(key) for band in bands for key in ("skip", "out")]
     drawn = [[n for n in each if n is not None] if isinstance(each, list) else 0 for each in curves]
     return all(_are_numbers(each) for each in lists + drawn) and all(
         len(each) == len(lists[0]) for each in lists
@@ -81,8 +85,13 @@ def same_coefficients(
 def same_function(a: dict[str, Any], b: dict[str, Any], tolerance: float = 1e-9) -> bool:
     """Whether two fingerprints (harness/train/coefficients.py) are the same function."""
     a, b = ({"told": each["t"], **each} for each in (a, b))  # t, where older files say nothing
-    return bool(a["t"] == b["t"]) and all(
+    if a["t"] != b["t"] or len(a.get("bands", [])) != len(b.get("bands", [])):
+        return False
+    lists = [(a[key], b[key]) for key in ("skip", "out", "shift", "told")]
+    for one, two in zip(a.get("bands", []), b.get("bands", []), strict=True):
+        lists += [(one[key], two[key]) for key in ("skip", "out")]
+    return all(
         abs(x - y) <= tolerance * max(1.0, abs(x))
-        for key in ("skip", "out", "shift", "told")
-        for x, y in zip(a[key], b[key], strict=True)
+        for one, two in lists
+        for x, y in zip(one, two, strict=True)
     )

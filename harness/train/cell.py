@@ -102,7 +102,8 @@ def build_cell(
     precond, calibration = calibrated(spec.precond, teacher, dataset, results, device)
     objective: Objective = api.create("objective", spec.objective.name, spec.objective.params)
     command = check_command(spec)
-    refuse_broken(precond, command, differentiates=objective.differentiates)
+    shape = teacher.spec.shape
+    refuse_broken(precond, command, differentiates=objective.differentiates, shape=shape)
     costs = {"calibration_seconds": calibration.seconds if calibration else 0.0}
     if calibration:
         costs["calibration_evaluations"] = float(calibration.arrays["evaluations"])

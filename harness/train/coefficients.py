@@ -17,13 +17,16 @@ def fingerprint(precond: Preconditioning) -> dict[str, Any]:
     """skip, out, shift and the level told on all pairs t > s of a 12-node Karras grid, as lists.
 
     Two strategies are the same function if these agree (harness/report/frame.py marks them).
-    `curves` holds what the strategy shows of its calibration (`Preconditioning.shown`).
+    `curves` holds what the strategy shows of its calibration (`Preconditioning.shown`). Of a
+    strategy with a basis these are means over the coordinates, and `bands` has each band's own,
+    with the number of its coordinates.
     """
     device = next((value.device for value in precond.artifact.values()), None)
     nodes = karras(NODES, precond.sigma_min, precond.sigma_max).to(device)
     i, j = torch.triu_indices(NODES, NODES, offset=1)
-    skip, out, shift = precond.coeffs(nodes[i], nodes[j])
-    offset = precond.offset
+    given = precond.coeffs(nodes[i], nodes[j])
+    offset, basis = precond.offset, precond.basis
+    skip, out, shift = given if basis is None else basis.mean(given)
     size = 0.0 if offset is None else float(offset.double().norm()) / math.sqrt(offset.numel())
     found = {
         "t": nodes[i].tolist(),
@@ -33,6 +36,12 @@ def fingerprint(precond: Preconditioning) -> dict[str, Any]:
         "shift": [0.0] * len(i) if shift is None else (shift * size).tolist(),
         "told": precond.told(nodes[i], nodes[j]).tolist(),
     }
+    if basis is not None:
+        own = basis.sizes.tolist(), given.skip.mT.tolist(), given.out.mT.tolist()
+        found["bands"] = [
+            {"coordinates": size, "skip": skips, "out": outs}
+            for size, skips, outs in zip(*own, strict=True)
+        ]
     curves = {name: _plain(value.double().cpu()) for name, value in precond.shown().items()}
     return found | {"curves": curves} if curves else found
 

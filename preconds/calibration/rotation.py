@@ -57,7 +57,7 @@ class Rotation(DenoiserForm):
     def measured(self) -> dict[str, Any]:
         """See `Preconditioning.measured`."""
         keys = {"levels", "samples"}
-        return {"trajectories": 1, **self.params.model_dump(mode="json", include=keys)}
+        return {"trajectories": 2, **self.params.model_dump(mode="json", include=keys)}
 
     def load(self, artifact):  # type: ignore[no-untyped-def]
         """See `Preconditioning.load`."""
@@ -131,10 +131,10 @@ class Rotation(DenoiserForm):
                     (u - 1) * u * u / 2,
                 ]
             )
-        total = torch.zeros(2, *t.shape, dtype=torch.float64, device=t.device)
+        total = torch.zeros(*tables.shape[:-2], *t.shape, dtype=torch.float64, device=t.device)
         for i in range(4):
             for j in range(4):
                 row = (cells[0] + i - 1).clamp(0, last)
                 column = (cells[1] + j - 1).clamp(0, last)
-                total = total + weights[0][i] * weights[1][j] * tables[:, row, column]
+                total = total + weights[0][i] * weights[1][j] * tables[..., row, column]
         return total

@@ -18,15 +18,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from harness.api import HarnessError, edm_inner
+from harness.api import Basis, HarnessError, edm_inner
 from harness.core.probe import Draw, Probe
 from harness.core.solver import heun
+from preconds.calibration.spectrum import principal_basis, sums_by_group
 from preconds.calibration.statistics import teacher_mean
 
 #: Heun steps between neighbouring levels, geometric in t
 SUBSTEPS = 2
 #: RMS of F below which it is rounding (Gaussian data): the teacher says nothing beyond x
 SILENT = 1e-10
+#: what is measured over all coordinates
+OF_ALL = ("xx", "Fx", "FF", "Yx", "YF", "YY")
 
 
 def measure(probe: Probe, sigma_data: float) -> dict[str, Tensor]:
@@ -36,36 +39,48 @@ def measure(probe: Probe, sigma_data: float) -> dict[str, Tensor]:
 
     Returns:
         sigma [levels]; xx, Fx, FF [levels] and Yx, YF, YY [levels (t), levels (s)], means over
-        samples and coordinates, zero unless s < t; `offset`, the teacher's mean m.
+        samples and coordinates, zero unless s < t; `offset`, the teacher's mean m. By direction of
+        the data, what preconds/calibration/spectrum.py says: the basis, the groups, their moments.
 
     Raises:
         HarnessError: a trajectory is not finite.
     """
     mean = teacher_mean(probe)
-    sums = probe.add_up(lambda draw: _products(probe, draw, mean, sigma_data))
+    axes, groups = principal_basis(probe, mean)
+    basis = Basis(axes, groups).to(probe.device)
+    sums = probe.add_up(lambda draw: _products(probe, draw, mean, sigma_data, basis))
     if not all(bool(value.isfinite().all()) for value in sums.values()):
         raise HarnessError("calibration: the teacher's ODE has a trajectory that is not finite")
     coordinates = probe.samples * math.prod(probe.shape)
+    counts = {name: coordinates if name in OF_ALL else probe.samples for name in sums}
     return {
         "sigma": probe.sigma.clone(),
-        **{name: value / coordinates for name, value in sums.items()},
+        **{name: value / counts[name] for name, value in sums.items()},
         "offset": mean.cpu(),
+        **{f"axis{k}": axis for k, axis in enumerate(axes)},
+        "groups": groups,
+        "sizes": groups.flatten().bincount(),
+        "trajectories": torch.tensor(probe.samples),
     }
 
 
-def _products(probe: Probe, draw: Draw, mean: Tensor, sigma_data: float) -> dict[str, Tensor]:
+def _products(
+    probe: Probe, draw: Draw, mean: Tensor, sigma_data: float, basis: Basis
+) -> dict[str, Tensor]:
     """The same as `measure`, summed over a batch."""
     sigma = probe.sigma.to(probe.device)
     radius = (sigma * sigma + sigma_data**2).sqrt()
     c_skip, c_out = edm_inner(sigma, sigma_data)
     fraction = torch.linspace(0, 1, SUBSTEPS + 1, dtype=torch.float64, device=probe.device)
     x = draw.x0 + sigma[0] * draw.eps
-    places, outputs = [], []
+    places, outputs, away, denoised = [], [], [], []
     for k, t in enumerate(sigma):
         if k > 0:
             times = sigma[k - 1] * (t / sigma[k - 1]) ** fraction
             x = heun(lambda x, u: probe.denoise(x, u, draw.labels), x, times)
         D = probe.denoise(x, t, draw.labels)
+        away.append(x - mean)
+        denoised.append(D - mean)
         places.append(((x - mean) / radius[k]).flatten())
         outputs.append((((D - mean) - c_skip[k] * (x - mean)) / c_out[k]).flatten())
     P, F = torch.stack(places), torch.stack(outputs)
@@ -78,7 +93,7 @@ def _products(probe: Probe, draw: Draw, mean: Tensor, sigma_data: float) -> dict
         pairs["Yx"][k, k + 1 :] = Y @ P[k]
         pairs["YF"][k, k + 1 :] = Y @ F[k]
         pairs["YY"][k, k + 1 :] = (Y * Y).sum(1)
-    return sums | pairs
+    return sums | pairs | sums_by_group(basis, sigma, away, denoised, draw.x0 - mean)
 
 
 class Moments(NamedTuple):

@@ -57,15 +57,15 @@ def test_teachers_denoise(name, tmp_path, monkeypatch):
 )
 def test_strategies_are_measured_there_and_give_coefficients_there(name, params):
     """Calibrated on the device, or on the host and sent there: the same coefficients."""
-    teacher = create_teacher("gmm")
+    teacher, samples = create_teacher("gmm"), 1024 if name == "spectral" else 32
     t = torch.linspace(0.01, 79, 9, dtype=torch.float64)
     s = t * torch.linspace(0, 1, 9, dtype=torch.float64).clamp_min(0.2)
     host = create_precond(name, sigma_data=teacher.spec.sigma_data, **params)
-    calibrate(host, teacher, levels=12, samples=32)
+    calibrate(host, teacher, levels=12, samples=samples)
     expected = [*host.coeffs(t, s)[:2], host.told(t, s)]
     with pretended_gpu() as gpu:
         there = create_precond(name, sigma_data=teacher.spec.sigma_data, **params)
-        calibrate(there, teacher.to(gpu), levels=12, samples=32, device=gpu)
+        calibrate(there, teacher.to(gpu), levels=12, samples=samples, device=gpu)
         for precond in (there.to(gpu), host.to(gpu)):
             t, s = t.to(gpu), s.to(gpu)
             found = [*precond.coeffs(t, s)[:2], precond.told(t, s)]

@@ -35,7 +35,7 @@ def variants():
 def test_contract(name, params):
     teacher = create_teacher("gmm")
     precond = create_precond(name, sigma_data=teacher.spec.sigma_data, **params)
-    calibrate(precond, teacher, levels=24, samples=256)
+    calibrate(precond, teacher, levels=24, samples=1024)
     failed = [finding for finding in check_precond(precond) if not finding.ok]
     assert not failed, failed
 

@@ -9,7 +9,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from harness.api import ConfigError, StudentSpec, TrainedStudent, create_precond, load_student
+from harness.api import (
+    ConfigError,
+    StudentSpec,
+    TrainedStudent,
+    calibrate,
+    create_precond,
+    create_teacher,
+    load_student,
+)
 from harness.backbones.adm import DhariwalUNet
 from harness.backbones.inner import EDM, VP
 from harness.backbones.mlp import MLP
@@ -132,6 +140,18 @@ def test_what_it_cannot_build_or_jump_is_refused():
         alone.jump(torch.zeros(1, 2), 5.0, 1.0)
     with pytest.raises(ValueError, match="numbers of steps 1, 2, 3"):
         alone.sample(2, nfe=7)
+
+
+def test_coefficients_by_band():
+    """An image network whose jumps are made in cosines and principal colours."""
+    teacher = create_teacher("patches", form="image", side=8, components=2, crops=500)
+    precond = create_precond("spectral", sigma_data=0.5, bands=6)
+    calibrate(precond, teacher, levels=8, samples=1024)
+    student = trained(unet(SongUNet), (3, 8, 8), 0)
+    student.student.precond = precond
+    alone, about = same(student)
+    assert len(about["coefficients"][0]["out"]) == precond.basis.count == 6
+    assert torch.equal(alone.to("cpu").bands, precond.basis.bands)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import itertools
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.colors import Normalize, SymLogNorm
+from matplotlib.lines import Line2D
 
 from harness.report.plots.heatmap import tiles
 from harness.report.plots.style import Look, Plot, log_ticks, panels, plain, plain_numbers
@@ -72,6 +74,45 @@ def coefficient_slices(
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
     alt = "skip and out against the end s of a jump, for three starts t; a line per strategy."
+    return Plot(name, title, alt, figure)
+
+
+def coefficient_bands(
+    found: dict[str, Any], bands: list[dict[str, Any]], title: str, name: str
+) -> Plot:
+    """skip and out of a strategy with a basis against s, for a few starts t: a line per band.
+
+    Lines run from the band of the largest variance, dark, to that of the smallest; dashed grey is
+    the mean over coordinates, which other plots show.
+    """
+    starts = sorted(set(found["t"]), reverse=True)
+    chosen = [starts[k] for k in (0, 3, 6) if k < len(starts)]
+    figure, axes = panels(2 * len(chosen), 2.3, 1.9, columns=len(chosen), sharex="col")
+    shades = colormaps["viridis"](np.linspace(0, 0.9, len(bands)))
+    for line, key in zip((axes[: len(chosen)], axes[len(chosen) :]), ("skip", "out"), strict=True):
+        for axis, start in zip(line, chosen, strict=True):
+            of = [k for k, t in enumerate(found["t"]) if t == start]
+            s = [found["s"][k] for k in of]
+            for band, shade in zip(bands, shades, strict=True):
+                axis.plot(s, [band[key][k] for k in of], color=shade, lw=1)
+            axis.plot(s, [found[key][k] for k in of], color="#808080", ls="--")
+            log_ticks(axis, axis.xaxis)
+            if key == "skip":
+                axis.set_title(f"jumps from t = {start:.3g}")
+            else:
+                axis.set_xlabel("s")
+        line[0].set_ylabel(key)
+    sizes = [band["coordinates"] for band in bands]
+    figure.legend(
+        handles=[
+            Line2D([], [], color=shades[0], label=f"largest variance, {sizes[0]} coordinates"),
+            Line2D([], [], color=shades[-1], label=f"smallest variance, {sizes[-1]} coordinates"),
+            Line2D([], [], color="#808080", ls="--", label="mean over coordinates"),
+        ],
+        loc="outside lower center",
+        ncols=3,
+    )
+    alt = f"skip and out against s in {len(bands)} bands of the spectrum, for three starts t."
     return Plot(name, title, alt, figure)
 
 

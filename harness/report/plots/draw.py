@@ -14,6 +14,7 @@ from harness.report.curves import curve_points
 from harness.report.frame import PROBLEM, PROTOCOL
 from harness.report.plots.coefficients import (
     calibration_curves,
+    coefficient_bands,
     coefficient_maps,
     coefficient_slices,
 )
@@ -22,7 +23,7 @@ from harness.report.plots.profile import speed_profile
 from harness.report.plots.quality import quality
 from harness.report.plots.samples import sample_sheets, trajectories
 from harness.report.plots.speed import speed_bars
-from harness.report.plots.style import RC, Look, Plot, looks
+from harness.report.plots.style import RC, Look, Plot, looks, plain
 from harness.report.render import name_problem, name_protocol
 from harness.report.sources import (
     fingerprints,
@@ -110,6 +111,11 @@ def _of_teacher(look: dict[str, Look], cells: pd.DataFrame, name: str, end: str)
     if found:
         yield coefficient_maps(found, look, f"Coefficients: {name}", f"coefficients{end}")
         yield coefficient_slices(found, look, f"Coefficients along s: {name}", f"slices{end}")
+    for precond, value in found.items():
+        if bands := value.get("bands"):
+            title = f"Coefficients by band, {plain(look[precond].title)}: {name}"
+            slug = re.sub(r"[^a-z0-9]+", "-", precond.lower()).strip("-")
+            yield coefficient_bands(value, bands, title, f"bands-{slug}{end}")
     curves = {precond: value["curves"] for precond, value in found.items() if "curves" in value}
     if curves:
         yield calibration_curves(curves, look, f"Calibration: {name}", f"calibration{end}")

@@ -1,0 +1,142 @@
+"""Coefficients by frequency: what `arc` or `moment` do, for each band of the data's spectrum.
+
+Every other strategy multiplies all of x by one number and all of F by another. The variance of
+natural images falls by four orders of magnitude from the lowest frequency to the highest, and with
+it the noise level at which a frequency appears: one number is wrong for nearly all of them. Here x
+is written in principal directions (vectors), or in cosines and principal colours (images). A band
+of coordinates of about the same variance lambda_k has an angle theta_k = arctan(t/sqrt(lambda_k))
+and coefficients of its own, made of the teacher's trajectories as `arc` and `moment` make theirs:
+
+    f_k = m_k + beta_k z_k + alpha_k (D_theta - m)_k,    alpha_k = (1 - s/t) a_k
+
+(docs/mathematics.md, "Coefficients per frequency"). D_theta keeps EDM's form with one c_skip and
+one c_out, so published weights and the teacher's head start stay. Exact before training for every
+Gaussian teacher, whatever its covariance.
+
+Wins before training and early in it where directions differ much in variance. Where they do not it
+is its scalar relative. What is left of it at the end: docs/findings.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field
+
+from harness.api import Basis, Coeffs, ConfigError, edm_inner, register_precond
+from preconds.arc import Arc
+from preconds.calibration.rotation import Rotation, RotationParams
+from preconds.moment import Moment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+class SpectralParams(RotationParams):
+    """`rule`: what is done in every band; `bands`: how many at most.
+
+    `variance` is `moment` with `tangent: false`. Bands are fewer where the measurement has too few
+    values for as many (LEAST in preconds/calibration/spectrum.py). With one it is the strategy of
+    that rule.
+    """
+
+    rule: Literal["arc", "moment", "variance"] = "arc"
+    bands: int = Field(default=16, ge=1)
+
+
+@register_precond("spectral")
+class Spectral(Rotation):
+    """`arc` or `moment` for each band of the data's spectrum."""
+
+    Params = SpectralParams
+
+    def __init__(self, params: Any = None, **context: float) -> None:
+        self._basis: Basis | None = None
+        super().__init__(params, **context)
+        self.tangent = self.params.rule != "variance"
+
+    @property
+    def basis(self) -> Basis | None:
+        """See `Preconditioning.basis`; None with one band, or before the calibration."""
+        return self._basis
+
+    def load(self, artifact: Mapping[str, Tensor]) -> Self:
+        """See `Preconditioning.load`: groups become bands.
+
+        Raises:
+            ConfigError: so few trajectories were measured that there is one band.
+        """
+        from preconds.calibration.spectrum import LEAST, merged
+
+        super().load(artifact)
+        self._basis = None
+        if self.params.bands == 1 or not artifact:
+            return self
+        groups, sizes = artifact["groups"], artifact["sizes"].cpu()
+        variance = artifact["z0z0"].cpu() / sizes
+        samples, least = int(artifact["trajectories"]), self.sigma_min**2
+        self._members = merged(variance, sizes, samples, self.params.bands, least)
+        count = int(self._members.max()) + 1
+        if count == 1 and len(sizes) > 1:
+            raise ConfigError(
+                f"precond 'spectral': {samples} trajectories of {int(sizes.sum())} coordinates are"
+                f" too few for two bands, which need {LEAST} values each: give samples: {LEAST}, or"
+                " bands: 1"
+            )
+        axes = [artifact[f"axis{k}"] for k in range(groups.dim())]
+        self._basis = Basis(axes, self._members.to(groups.device)[groups])
+        self.deviations = [
+            max(float((variance[of] * sizes[of]).sum() / sizes[of].sum()), least) ** 0.5
+            for of in (self._members == band for band in range(count))
+        ]
+        return self
+
+    @property
+    def tables(self) -> Tensor:
+        """See `Rotation.tables`; [2, bands, levels, levels], or [2, levels, levels] of one band."""
+        import torch
+
+        from preconds.calibration.spectrum import of_band
+
+        if not self.artifact:
+            return super().tables  # which raises
+        if self._tables is None:
+            if self._basis is None:
+                self._tables = self._scalar(self.sigma_data, self.artifact).tables
+            else:
+                device = self.artifact["sigma"].device
+                bands = [
+                    self._scalar(sd, of_band(self.artifact, (self._members == k).to(device), sd))
+                    for k, sd in enumerate(self.deviations)
+                ]
+                self._tables = torch.stack([each.tables for each in bands], 1)
+        return self._tables
+
+    def outer(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and beta as of `Rotation.outer`, with one axis more, the bands."""
+        import torch
+
+        if self._basis is None:
+            return super().outer(t, s)
+        a, e = self._at(t, s).movedim(1, -1)
+        t, s = t[..., None], s[..., None]
+        sd = torch.tensor(self.deviations, dtype=torch.float64, device=t.device)
+        total, way = t * t + sd * sd, 1 - s / t
+        return way * a, 1 - way * (1 - (1 - a) * sd * sd / total - e * t * sd / total)
+
+    def coeffs(self, t: Tensor, s: Tensor) -> Coeffs:
+        """See `Preconditioning.coeffs`: EDM's D_theta in every band."""
+        if self._basis is None:
+            return super().coeffs(t, s)
+        alpha, beta = self.outer(t, s)
+        c_skip, c_out = (each[..., None] for each in edm_inner(t, self.sigma_data))
+        return Coeffs(beta + alpha * c_skip, alpha * c_out, 1 - alpha - beta)
+
+    def _scalar(self, sd: float, artifact: dict[str, Tensor]) -> Rotation:
+        """The strategy of the rule for coordinates of a standard deviation."""
+        context = {"sigma_data": sd, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+        if self.params.rule == "arc":
+            return Arc(**context).load(artifact)
+        return Moment(Moment.Params(tangent=self.tangent), **context).load(artifact)
