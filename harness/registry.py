@@ -292,13 +292,22 @@ def own_source(cls: type[Any]) -> str | None:
 
     A built-in one is as old as the harness, whose commit is known.
     """
+    path = own_file(cls)
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path else None
+    except OSError:
+        return None
+
+
+def own_file(cls: type[Any]) -> Path | None:
+    """The file that a plugin from outside was written in; None of a built-in or typed-in one."""
     if is_built_in(cls):
         return None
     try:
         path = inspect.getsourcefile(cls)
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else None
     except (OSError, TypeError):
         return None
+    return Path(path) if path else None
 
 
 def is_built_in(cls: type[Any]) -> bool:

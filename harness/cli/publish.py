@@ -18,6 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grid", action="append", metavar="NAME", help="repeat for more (default: all of them)"
     )
+    parser.add_argument(
+        "--with-plugins",
+        action="store_true",
+        help="copy the files of plugins from outside as well, as they were when runs were made",
+    )
     parser.epilog = (
         "Copied are rows, logs, coefficients and provenance of every run, pictures of the first"
         "\nseed, and no weights. The tables are computed anew from the copies:"
@@ -28,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Copy, compute the tables from the copies, and say what is there."""
     from harness.report.write import build_report, write_tables
-    from harness.store.publish import copy_grid
+    from harness.store.publish import copy_grid, copy_plugins
 
     store, target = ResultStore(args.results).existing(), ResultStore(args.out)
     if store.root.resolve() == target.root.resolve():
@@ -40,6 +45,7 @@ def main(args: argparse.Namespace) -> int:
         if name not in known:
             raise ConfigError(f"{store.root} has no grid {name!r}{nearest(name, known)}")
     target.prepare(("runs", "tables"))
+    files = copy_plugins(store, args.grid or known, target) if args.with_plugins else []
     unreadable = False
     for name in args.grid or known:
         copied, planned = copy_grid(store, name, target)
@@ -48,4 +54,9 @@ def main(args: argparse.Namespace) -> int:
         write_tables(target, report, made_from)
         unreadable |= report.unreadable
         print(f"{name}: {copied} of {planned} runs -> {target.root / 'tables' / name}")
+    if files:
+        flags = " ".join(f"--plugin {path}" for path in files)
+        print(f"plugins, to run these cells again: {flags}")
+    elif args.with_plugins:
+        print("plugins: none, all are the harness's own")
     return EXIT_CELL_FAILED if unreadable else EXIT_DONE

@@ -6,7 +6,7 @@ import copy
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import yaml
 
 from harness.config.needs import missing_weights, told_at_once
 from harness.config.reading import parse, read_mapping, validate
-from harness.config.schema import Grid
+from harness.config.schema import Grid, NeededFile, human_size
 from harness.errors import ConfigError
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -115,22 +115,44 @@ def _expand(value: Any, where: str, unset: dict[str, str]) -> Any:
 
 def _unset_variables(path: str | Path, unset: dict[str, str], data: dict[str, Any]) -> ConfigError:
     """What the grid's `needs` say of each variable; weights that lack too, so all is told once."""
-    told = data["needs"] if isinstance(data.get("needs"), dict) else {}
+    told = _needs(data)
     evaluate = data["evaluate"] if isinstance(data.get("evaluate"), dict) else {}
     extractors = evaluate.get("extractors", [])
     lines = [
         f"environment variable {name} is not set ({where})"
-        + (f": {told[name]}" if name in told else "")
+        + (f": {told[name].told()}" if name in told else "")
         for name, where in unset.items()
     ]
     if isinstance(extractors, list):
         lines += missing_weights(str(name) for name in extractors)
     error = told_at_once(lines, str(path))
-    return error if len(lines) == 1 else ConfigError(f"{error}\nWith them: {_extent(data)}")
+    return (
+        error
+        if len(lines) == 1
+        else ConfigError(f"{error}\nWith them: {_extent(data, told, unset)}")
+    )
 
 
-def _extent(data: dict[str, Any]) -> str:
-    """How much a grid asks for, counted before it can be validated."""
+def _needs(data: dict[str, Any]) -> dict[str, NeededFile]:
+    """What a grid that is not validated yet says of its files, as far as it can be read."""
+    needs = data["needs"] if isinstance(data.get("needs"), dict) else {}
+    found = {}
+    for name, value in needs.items():
+        try:
+            found[str(name)] = NeededFile.model_validate(
+                {"file": value} if isinstance(value, str) else value
+            )
+        except ValueError:
+            continue  # told where the grid is validated
+    return found
+
+
+def _extent(data: dict[str, Any], needs: Mapping[str, NeededFile], unset: Mapping[str, str]) -> str:
+    """How much a grid asks for, counted before it can be validated.
+
+    Disk: weights at every budget, and two checkpoints with target, network, two moments and an
+    average each, all as large as the file of the teacher.
+    """
     axes = data["axes"] if isinstance(data.get("axes"), dict) else {}
     sizes = {axis: len(v) if isinstance(v, list) else 1 for axis, v in axes.items()}
     text = f"{math.prod(sizes.values())} cells or fewer"
@@ -139,7 +161,16 @@ def _extent(data: dict[str, Any]) -> str:
     if isinstance(budgets, list) and all(isinstance(step, int) for step in budgets) and budgets:
         batch = train.get("batch") if isinstance(train, dict) else None
         text += f", {max(budgets):,} steps each" + (f" of batch {batch}" if batch else "")
-    return text
+        weights = [
+            needs[name].size or 0
+            for name, where in unset.items()
+            if where.startswith("axes.teacher") and name in needs
+        ]
+        if any(weights):
+            disk = math.prod(sizes.values()) * max(weights) * (len(budgets) + 2 * 5)
+            text += f"; up to {human_size(disk)} of disk for weights and checkpoints"
+    here = sum(need.size or 0 for need in needs.values())
+    return text + (f"; files of {human_size(here)} to get" if here else "")
 
 
 def _about(change: Override, keys: Sequence[str]) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from harness.api.create import create
+from harness.config.schema import NeededFile
 from harness.errors import ConfigError, HarnessError
 
 
@@ -18,6 +22,23 @@ def missing_weights(extractors: Iterable[str]) -> list[str]:
         except HarnessError as error:
             missing.append(f"evaluate.extractors: {name}: {error}")
     return missing
+
+
+def wrong_files(needs: Mapping[str, str | NeededFile]) -> list[str]:
+    """One sentence for each file of a grid's `needs` whose sha256 is another than it says."""
+    wrong = []
+    for name, need in needs.items():
+        path = Path(os.environ.get(name, ""))
+        if isinstance(need, str) or need.sha256 is None or not path.is_file():
+            continue
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(need.sha256):
+            wrong.append(
+                f"{path} ({name}) has sha256 {found[:16]}..., not {need.sha256[:16]}: it is another"
+                f" file or was not fetched whole; expected is {need.told()}"
+            )
+    return wrong
 
 
 def missing_trackers(trackers: Iterable[str]) -> list[str]:

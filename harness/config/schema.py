@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -352,6 +353,33 @@ class Report(Section):
     )
 
 
+class NeededFile(Section):
+    """A file that a grid cannot bring along: what it is, and how one gets it.
+
+    `size` in bytes, if it is known; `sha256` or its beginning, which `run` then checks; `command`
+    makes or fetches it.
+    """
+
+    file: str = Field(min_length=1)
+    size: float | None = Field(default=None, gt=0)
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{8,64}$")
+    command: str | None = None
+
+    def told(self) -> str:
+        """All of it in one sentence."""
+        text = self.file
+        if self.size:
+            text += f", about {human_size(self.size)}"
+        text += f", sha256 {self.sha256}" + "..." * (len(self.sha256) < 64) if self.sha256 else ""
+        return text + (f"; get it with `{self.command}`" if self.command else "")
+
+
+def human_size(size: float) -> str:
+    """Bytes in the unit that people would say."""
+    power = min(3, max(1, int(math.log10(max(size, 1)) // 3)))
+    return f"{size / 1000**power:.3g} {' kMG'[power]}B"
+
+
 class Grid(Section):
     """A whole grid.yaml."""
 
@@ -367,7 +395,7 @@ class Grid(Section):
     launch: Launch = Field(default_factory=Launch)
     report: Report = Field(default_factory=Report)
     results: str = "results"
-    needs: dict[str, str] = Field(
+    needs: dict[str, str | NeededFile] = Field(
         default_factory=dict, description="environment variable -> what file to get for it"
     )
 

@@ -280,6 +280,12 @@ def own_sources(spec: RunSpec, request: Request | None = None) -> dict[str, str]
 
     With a request, also of the metrics, by their labels, and the extractors that it asks for.
     """
+    plugins = plugins_of(spec, request)
+    return {called: digest for called, cls in plugins.items() if (digest := own_source(cls))}
+
+
+def plugins_of(spec: RunSpec, request: Request | None = None) -> dict[str, type[Any]]:
+    """`kind name` -> class of every plugin that has a part in a cell, and in a request if given."""
     plugins = {(axis, getattr(spec, axis).name): getattr(spec, axis).name for axis in AXES}
     plugins.pop(("dataset", "teacher"), None)  # the teacher's own data are not a plugin
     if request is not None:
@@ -287,11 +293,7 @@ def own_sources(spec: RunSpec, request: Request | None = None) -> dict[str, str]
             plugins["metric", label] = request.metric_plugin(label)["name"]
         for name in request.extractors:
             plugins["extractor", revised(name, registry.get("extractor", name).revision)] = name
-    return {
-        f"{kind} {called}": digest
-        for (kind, called), name in plugins.items()
-        if (digest := own_source(registry.get(kind, name)))
-    }
+    return {f"{kind} {label}": registry.get(kind, name) for (kind, label), name in plugins.items()}
 
 
 def sources_of(measure: Measure, sources: Mapping[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.matrix import Matrix
-from harness.config.needs import missing_trackers, missing_weights, told_at_once
+from harness.config.needs import missing_trackers, missing_weights, told_at_once, wrong_files
 from harness.config.workshop import is_untried, own_sources
 from harness.core.sampler import Sampler
 from harness.errors import ArtifactError, ConfigError, DamagedError, HarnessError
@@ -91,7 +91,7 @@ def check_machine(store: ResultStore | None, matrix: Matrix) -> None:
     Raises:
         ConfigError: with all of them.
     """
-    wrong = missing_weights(matrix.extractors)
+    wrong = missing_weights(matrix.extractors) + wrong_files(matrix.grid.needs)
     wrong += missing_trackers(matrix.request.track)
     config = matrix.grid.launch.accelerate_config
     if config and not Path(config).is_file():

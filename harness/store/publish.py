@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
+from harness.errors import ConfigError
+from harness.store.sources import kept_source
 from harness.store.store import ResultStore
 from harness.store.tables import load_matrix
 
@@ -53,6 +56,45 @@ def copy_grid(store: ResultStore, grid: str, target: ResultStore) -> tuple[int, 
     tables.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(store.root / "tables" / grid / "matrix.json", tables / "matrix.json")
     return copied, len(cells)
+
+
+def copy_plugins(store: ResultStore, names: Iterable[str], target: ResultStore) -> list[Path]:
+    """Copy the files of the plugins from outside that grids' runs were made with to `plugins/`.
+
+    They are those that were loaded, kept when the runs were made (harness/store/sources.py),
+    whatever has been edited since.
+
+    Raises:
+        ConfigError: a file was not kept; nothing is copied.
+    """
+    found: dict[str, Path] = {}
+    lacking: dict[str, str] = {}
+    for name in names:
+        for cell in load_matrix(store, name)["cells"]:
+            run = store.run_at(cell["run_id"])
+            if not (run.path / "spec.json").exists():
+                continue
+            used = dict(run.plugins())
+            for row in run.rows().values():
+                used |= row.plugins or {}
+            for plugin, digest in used.items():
+                if path := kept_source(store.root, digest):
+                    found[digest] = path
+                else:
+                    lacking[digest] = f"{plugin} of run {cell['run_id']} (digest {digest})"
+    if lacking:
+        raise ConfigError(
+            f"publish --with-plugins: {store.root} has not kept the file of"
+            f" {', '.join(lacking.values())}: runs made by an older version have none; publish"
+            " without, and put the file beside yourself"
+        )
+    copied = []
+    for path in found.values():
+        goal = target.root / "plugins" / path.name
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, goal)
+        copied.append(goal)
+    return sorted(copied)
 
 
 def _last_pictures(folder: Path) -> list[Path]:

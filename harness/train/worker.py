@@ -17,13 +17,14 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from harness.config.matrix import wanted
-from harness.config.workshop import own_sources
+from harness.config.workshop import own_sources, plugins_of
 from harness.errors import ConfigError, HarnessError
 from harness.evaluate.evaluator import Evaluator
-from harness.registry import registry
+from harness.registry import own_file, registry
 from harness.store.files import write_json
 from harness.store.provenance import collect
 from harness.store.records import Measure, Request
+from harness.store.sources import keep_sources
 from harness.store.store import Run, without_average
 from harness.train.cell import build_cell
 from harness.train.checkpoint import load_ema
@@ -81,6 +82,9 @@ def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -
     for plugin in request.plugins:
         registry.load_file(plugin)
     plugins = own_sources(run.spec, request)  # as they were loaded, whatever is edited meanwhile
+    if accelerator.is_main_process:
+        files = map(own_file, plugins_of(run.spec, request).values())
+        keep_sources(run.results, [path for path in files if path and path.is_file()])
     repeatable()
     results = run.results
     cell = build_cell(run.spec, results, accelerator.device)

@@ -331,6 +331,20 @@ def test_plugin_file_runs_as_a_strategy(grid, tmp_path):
     )
     out, _ = finish(process)
     assert "mine (= ctm)" in out
+    written = plugin.read_text()
+    plugin.write_text(written + "# edited since")
+    published = ["publish", tmp_path / "results", "--out", tmp_path / "out", "--with-plugins"]
+    out, _ = finish(command(*published))
+    (copied,) = (tmp_path / "out" / "plugins").iterdir()
+    assert copied.read_text() == written
+    assert f"--plugin {copied}" in out
+    for kept in (tmp_path / "results" / "artifacts" / "plugins").iterdir():
+        kept.unlink()
+    process = command(*published)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "has not kept the file of precond mine of run mine-gmm-ctm-s0-" in err
+    plugin.write_text(written)
     out, _ = finish(command("check", "mine", "--plugin", plugin, "--results", tmp_path / "r"))
     assert "FAILED" not in out
 

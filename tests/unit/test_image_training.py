@@ -1,5 +1,6 @@
 """Labels and images through a whole cell: gradients, random starts, sample pictures, plans."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -203,12 +204,36 @@ def test_shipped_grids_say_what_is_missing(name, harness, monkeypatch, tmp_path)
     assert len(err.splitlines()) < 24
     several = len(text["needs"]) > 1  # one thing is one sentence
     assert ("With them: 24 cells or fewer (4 precond x 1 teacher x" in err) == several
-    for variable, file in text["needs"].items():
+    for variable, need in text["needs"].items():
         assert f"environment variable {variable} is not set" in err
-        assert file.split(",")[0] in err
+        need = {"file": need} if isinstance(need, str) else need
+        assert need["file"].split(",")[0] in err
+        assert need.get("command", "") in err
         monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
     code, _, err = harness("plan", "--matrix", ROOT / "grids" / f"{name}.yaml")
     assert code == 2
     for variable in text["needs"]:
         if variable != "LPIPS_HEADS":  # told once the trunk is there
             assert str(tmp_path / variable.lower()) in err
+
+
+def test_a_file_with_another_digest_is_refused_before_training(
+    grid, harness, monkeypatch, tmp_path
+):
+    file = tmp_path / "weights.pkl"
+    file.write_bytes(b"half of it")
+    monkeypatch.setenv("SOME_FILE", str(file))
+    need = {
+        "file": "weights.pkl from https://x.org/",
+        "sha256": "0123456789ab",
+        "command": "curl x",
+    }
+    words = ["--matrix", grid, "--set", f"needs.SOME_FILE={need}"]
+    code, _, err = harness("run", *words)
+    assert code == 2
+    assert f"{file} (SOME_FILE) has sha256 " in err
+    assert "not 0123456789ab" in err
+    assert "get it with `curl x`" in err
+    assert not (tmp_path / "results" / "runs").exists()
+    need["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    assert harness("run", *words[:-1], f"needs.SOME_FILE={need}", "--dry-run")[0] == 0

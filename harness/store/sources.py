@@ -1,0 +1,27 @@
+"""Files of plugins from outside, kept in a results folder as they were when runs were made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness.store.files import write_atomic
+
+#: letters of a digest that runs know a file by (harness/registry.py, own_source)
+LETTERS = 16
+
+
+def keep_sources(results: Path, files: Iterable[Path]) -> None:
+    """Copy plugins' files to artifacts/plugins/NAME-DIGEST.py, unless they are there."""
+    for path in files:
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()[:LETTERS]
+        if not kept_source(results, digest):
+            goal = results / "artifacts" / "plugins" / f"{path.stem}-{digest}{path.suffix}"
+            write_atomic(goal, content)
+
+
+def kept_source(results: Path, digest: str) -> Path | None:
+    """The file with this digest, if it was kept."""
+    return next((results / "artifacts" / "plugins").glob(f"*-{digest}.*"), None)
