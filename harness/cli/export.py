@@ -15,6 +15,13 @@ from harness.errors import EXIT_DONE, ConfigError
 from harness.home import without_home
 from harness.store.store import Run
 
+#: model_index.json of a student of diffusers' UNet2DModel
+PIPELINE = {
+    "_class_name": "StudentPipeline",
+    "_diffusers_version": "0.32.0",
+    "unet": ["diffusers", "UNet2DModel"],
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `export`."""
@@ -72,6 +79,10 @@ def main(args: argparse.Namespace) -> int:
         (aside / "student.json").write_text(json.dumps(about, indent=1))
         (aside / "README.md").write_text(card(about, list(standing(run)) if run else []))
         shutil.copyfile(Path(alone.__file__), aside / "student.py")
+        if about["network"]["kind"] == "unet2d":
+            student.student.backbone.net.save_pretrained(aside)
+            shutil.copyfile(Path(alone.__file__).with_name("pipeline.py"), aside / "pipeline.py")
+            (aside / "model_index.json").write_text(json.dumps(PIPELINE, indent=1))
         if whole.is_dir():
             whole.rmdir()
         aside.replace(whole)

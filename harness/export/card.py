@@ -12,6 +12,19 @@ from harness.store.records import RunSpec
 from harness.store.store import ResultStore, Run
 from harness.store.tables import grids, load_matrix
 
+#: how a folder is used
+ALONE = (
+    "from student import Student  # this folder; needs torch and safetensors alone",
+    "",
+    'x = Student.load(".").sample(16, nfe=2, seed=0)  # data in [-1, 1]',
+)
+PIPELINE = (
+    "from diffusers import DiffusionPipeline",
+    "",
+    'pipe = DiffusionPipeline.from_pretrained(".", custom_pipeline=".")  # this folder',
+    "images = pipe(batch_size=16, num_inference_steps=2, seed=0).images",
+)
+
 
 def facts(run: Run) -> dict[str, Any]:
     """How a run was trained: plugins, settings, digests."""
@@ -62,9 +75,7 @@ def card(about: dict[str, Any], leaderboard: list[dict[str, str]]) -> str:
         " precondbench.",
         "",
         "```python",
-        "from student import Student  # this folder; needs torch and safetensors alone",
-        "",
-        'x = Student.load(".").sample(16, nfe=2, seed=0)  # data in [-1, 1]',
+        *(PIPELINE if about["network"]["kind"] == "unet2d" else ALONE),
         "```",
         "",
         "student.json holds the architecture, the coefficients of every jump of the samplers, how"

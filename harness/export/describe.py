@@ -46,10 +46,13 @@ def describe(
         network, weights = _unet(backbone.net, spec.classes), backbone.net.state_dict()
         weights = {key: value for key, value in weights.items() if not _unused(key)}
         scale = backbone.inner.noise_scale
+    elif isinstance(backbone, UNetBackbone) and hasattr(backbone.net, "described"):
+        network, weights = backbone.net.described(backbone.inner)  # a network of diffusers
     else:
         raise ConfigError(
             f"export: {type(backbone).__name__} is no network that the exported file can build: it"
-            " builds MLPs and the U-Nets of harness/backbones whose inner map is EDM's"
+            " builds MLPs, the U-Nets of harness/backbones whose inner map is EDM's, and those of"
+            " diffusers"
         )
     precond = student.student.precond
     samplers = [name for name in spec.samplers if name != "gamma"]

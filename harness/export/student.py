@@ -269,16 +269,22 @@ class MLP(nn.Module):
 class Student:
     """f(x, t, s): jumps from noise level t down to s, by the network and its coefficients."""
 
-    def __init__(self, about: dict, weights: dict[str, Tensor]) -> None:
+    def __init__(
+        self, about: dict, weights: dict[str, Tensor], network: nn.Module | None = None
+    ) -> None:
         self.about, self.shape, self.classes = about, about["shape"], about["classes"]
         self.sigma_min, self.sigma_max = about["sigma_min"], about["sigma_max"]
         self.offset = weights.pop("precond.offset", None)
         self.bands = weights.pop("precond.bands", None)  # of each coordinate in a basis
         axes = sorted(key for key in weights if key.startswith("precond.axis"))
         self.axes = [weights.pop(key) for key in axes]
-        kinds = {"mlp": MLP, "unet": UNet}
-        self.network = kinds[about["network"]["kind"]](about["network"]).eval()
-        self.network.requires_grad_(False).load_state_dict(weights)
+        if network is None:
+            kind = {"mlp": MLP, "unet": UNet}.get(about["network"]["kind"])
+            if kind is None:
+                raise ValueError("a network of diffusers: load this folder by its pipeline.py")
+            network = kind(about["network"])
+            network.load_state_dict(weights)
+        self.network = network.eval().requires_grad_(False)
         self.table = {(row["t"], row["s"]): row for row in about["coefficients"]}
 
     @classmethod
@@ -307,17 +313,23 @@ class Student:
             scale = scalar(row["told_scale"])
             mean = 0.0 if self.offset is None else self.offset
             shown = mean + scale * (x - mean)
-        sd = self.about["sigma_data"]
         at = torch.full((len(x),), level, dtype=torch.float64, device=x.device)
-        c_in = (at.square() + sd**2).rsqrt().to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
         to = torch.full_like(at, s) if self.about["tells_s"] else None
-        raw = self.network(c_in * shown, self._c_noise(at), self._c_noise(to), labels)
+        raw = self._raw(shown, at, to, labels)
         if self.bands is not None:
             return self._by_band(row, x, raw)
         value = scalar(row["skip"]) * x + scalar(row["out"]) * raw
         if row["shift"] is not None:
             value = value + scalar(row["shift"]) * self.offset
         return value
+
+    def _raw(self, x: Tensor, t: Tensor, s: Tensor | None, labels: Tensor | None) -> Tensor:
+        """F in EDM's form."""
+        if hasattr(self.network, "in_edm_form"):  # see pipeline.py
+            return self.network.in_edm_form(x, t, s, labels)
+        c_in = (t.square() + self.about["sigma_data"] ** 2).rsqrt()
+        c_in = c_in.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+        return self.network(c_in * x, self._c_noise(t), self._c_noise(s), labels)
 
     def _by_band(self, row: dict, x: Tensor, raw: Tensor) -> Tensor:
         """The same with coefficients for each band of coordinates in an orthonormal basis."""

@@ -92,6 +92,23 @@ class DiffusersNet(nn.Module):
             nn.init.zeros_(self.map_s.linear_2.weight)
             nn.init.zeros_(self.map_s.linear_2.bias)
 
+    def described(self, inner: DiscreteVP) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What an exported folder says of this network, and the weights beside UNet2DModel's."""
+        about = {
+            "kind": "unet2d",
+            "levels": inner.log_levels.double().exp().tolist(),
+            "velocity": inner.velocity,
+        }
+        return about, {k: v for k, v in self.state_dict().items() if k.startswith("map_s.")}
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write UNet2DModel's part as diffusers does, `unet/` of a pipeline's folder."""
+        self.unet.class_embedding = self.class_embedding
+        try:
+            self.unet.save_pretrained(folder / "unet", safe_serialization=True)
+        finally:
+            self.unet.class_embedding = nn.Identity()
+
     def forward(
         self,
         x: Tensor,

@@ -5,9 +5,13 @@ import json
 import pytest
 import torch
 
-from harness.api import create_teacher, edm_inner
+from harness.api import create_teacher, edm_inner, load_student
 from harness.errors import ConfigError
+from harness.export.student import Student as Alone
 from tests.unit.edm_layout import randomise
+from tests.unit.image_files import layout, write_zip
+from tests.unit.test_export import drawn
+from tests.unit.untrained import untrained_run
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -133,3 +137,26 @@ def test_refusals(tmp_path):
     refused("cannot be loaded")
     weights.rename(weights.with_suffix(".bin"))
     refused("no such file")
+
+
+@pytest.mark.parametrize(("prediction", "classes"), [("epsilon", None), ("v_prediction", 4)])
+def test_a_student_is_exported_as_a_pipeline(tmp_path, harness, prediction, classes):
+    """Loaded by diffusers, its samples are those of the run's own jumps."""
+    save(tmp_path / "teacher", prediction, classes)
+    images = write_zip(tmp_path / "images.zip", layout(10, classes=classes or 2, size=8))
+    dataset = {"zip": {"path": str(images), "labels": bool(classes)}}
+    teacher = {"diffusers": {"folder": str(tmp_path / "teacher")}}
+    run, out = untrained_run(tmp_path / "r", teacher, dataset, random=True), tmp_path / "out"
+    code, _, err = harness("export", run, "--out", out)
+    assert code == 0, err
+    pipe = diffusers.DiffusionPipeline.from_pretrained(
+        str(out), custom_pipeline=str(out), trust_remote_code=True
+    )
+    assert isinstance(pipe.unet, diffusers.UNet2DModel)
+    x = pipe(batch_size=4, num_inference_steps=2, seed=3, output_type="pt").images
+    assert torch.allclose(x, drawn(load_student(run), "exact", nfe=2, seed=3), atol=2e-4)
+    labels = [1, 0, 1, 1] if classes else None
+    assert pipe(batch_size=4, class_labels=labels).images[0].size == (8, 8)
+    with pytest.raises(ValueError, match="load this folder by its pipeline"):
+        Alone.load(out)
+    assert "custom_pipeline" in (out / "README.md").read_text()
