@@ -49,6 +49,19 @@ class Extractor(Plugin):
         """Return features [B, dim], floating, for samples [B, *shape]."""
         raise self.lacks("__call__(self, samples)")
 
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Feature maps [B, C, h, w], fine to coarse, each half as large as the one before.
+
+        Of float images [B, C, H, W] in [-1, 1], differentiable in them: what a discriminator sees.
+
+        Raises:
+            ConfigError: this extractor has none.
+        """
+        raise ConfigError(
+            f"extractor {self.name!r} has no feature maps for a discriminator: use 'digits-cnn' or"
+            " 'lite0-imagenet', or a plugin with `maps`"
+        )
+
     def logits(self, features: Tensor) -> Tensor:
         """Class logits [B, classes] for features [B, dim], for metrics that need a classifier.
 

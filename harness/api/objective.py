@@ -85,6 +85,8 @@ class Objective(Plugin):
 
     adaptive: bool = False
     adaptive_batch: int | None = None
+    #: terms that are scaled so in any case, and between which weights
+    weight_limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
     #: kinds of sampler (harness.core.sampler) whose jumps it trains, the default one first; another
     #: is measured only where a grid names it, and noted in its tables
     samplers: ClassVar[tuple[str, ...]] = ("exact", "gamma", "stochastic")
@@ -141,6 +143,14 @@ class Objective(Plugin):
         A grid with such a cell is refused.
         """
         return ""
+
+    def ready(self) -> Self:
+        """Find the files that it needs, before anything is trained; returns self.
+
+        Raises:
+            ConfigError: they are not there, or not the right ones; the sentence says what to do.
+        """
+        return self
 
     def solver_steps(self) -> Mapping[int, float]:
         """Numbers h of the teacher's solver steps in a training step, with their probabilities.

@@ -11,6 +11,7 @@ from pathlib import Path
 from harness.api.create import create
 from harness.config.schema import NeededFile
 from harness.errors import ConfigError, HarnessError
+from harness.store.records import PluginSpec
 
 
 def missing_weights(extractors: Iterable[str]) -> list[str]:
@@ -22,6 +23,17 @@ def missing_weights(extractors: Iterable[str]) -> list[str]:
         except HarnessError as error:
             missing.append(f"evaluate.extractors: {name}: {error}")
     return missing
+
+
+def unready_objectives(objectives: Iterable[PluginSpec]) -> list[str]:
+    """One sentence for each objective whose files are not here or are not the right ones."""
+    wrong = []
+    for label, spec in {each.label: each for each in objectives}.items():
+        try:
+            create("objective", spec.name, spec.params).ready()
+        except HarnessError as error:
+            wrong.append(f"objective {label!r}: {error}")
+    return wrong
 
 
 def wrong_files(needs: Mapping[str, str | NeededFile]) -> list[str]:

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.matrix import Matrix
-from harness.config.needs import missing_trackers, missing_weights, told_at_once, wrong_files
+from harness.config.needs import (
+    missing_trackers,
+    missing_weights,
+    told_at_once,
+    unready_objectives,
+    wrong_files,
+)
 from harness.config.workshop import is_untried, own_sources
 from harness.core.sampler import Sampler
 from harness.errors import ArtifactError, ConfigError, DamagedError, HarnessError
@@ -92,6 +98,7 @@ def check_machine(store: ResultStore | None, matrix: Matrix) -> None:
         ConfigError: with all of them.
     """
     wrong = missing_weights(matrix.extractors) + wrong_files(matrix.grid.needs)
+    wrong += unready_objectives(spec.objective for spec in matrix.specs)
     wrong += missing_trackers(matrix.request.track)
     config = matrix.grid.launch.accelerate_config
     if config and not Path(config).is_file():

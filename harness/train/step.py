@@ -198,12 +198,13 @@ def balance(
 ) -> dict[str, Tensor]:
     """Weight of each term: |grad of the first| / (|its grad| + 1e-4), clamped to [0, 1e4].
 
-    Esser et al. 2021 (VQGAN), eq. 7, with CTM's constants; all 1 for an objective that is not
-    adaptive.
+    Esser et al. 2021 (VQGAN), eq. 7, with CTM's constants. Terms with `Objective.weight_limits` are
+    clamped to those; the others have weight 1 in an objective that is not adaptive.
     """
     one = torch.ones((), device=accelerator.device)
-    names = list(last_layer)
-    if not cell.objective.adaptive or len(names) < 2:
+    names, limits = list(last_layer), cell.objective.weight_limits
+    weighted = [n for n in names[1:] if n in limits or cell.objective.adaptive]
+    if not weighted:
         return dict.fromkeys(names, one)
     shared = accelerator.num_processes > 1 and cell.objective.adaptive_batch is None
     lengths = {
@@ -211,8 +212,9 @@ def balance(
         for name, grad in last_layer.items()
     }
     first = lengths[names[0]]
-    return {names[0]: one} | {
-        name: (first / (lengths[name] + 1e-4)).clamp(0, 1e4) for name in names[1:]
+    return dict.fromkeys(names, one) | {
+        name: (first / (lengths[name] + 1e-4)).clamp(*limits.get(name, (0, 1e4)))
+        for name in weighted
     }
 
 

@@ -19,7 +19,10 @@ CASES: dict[str, dict] = {
     "cd": {},
     "ect": {"double": 50},
     "tcm": {"switch": 2, "q": 256},
+    "ctm-gan": {"steps": 2, "start": 1, "features": "digits-cnn", "width": 4},
 }
+#: a network for images
+SMALL = {"name": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": []}
 
 
 class Owner(Objective):
@@ -55,18 +58,23 @@ register_objective(OWNER)(Owner)
 
 
 def names():
-    """All objectives of the harness, and one with modules of every kind."""
-    return [*(name for name in list_objectives() if name != OWNER), OWNER]
+    """All objectives of the harness, and one with modules of every kind.
+
+    Of the adversarial ones that of `ctm`, which has all there is in them.
+    """
+    ours = [name for name in list_objectives() if name != OWNER]
+    return [*(name for name in ours if not name.endswith("-gan") or name in CASES), OWNER]
 
 
-def cell_for(name, precond="ctm", **sections):
-    """A small cell on vectors."""
+def cell_for(name, precond="ctm", params=None, **sections):
+    """A small cell on vectors, or on images for a discriminator."""
+    images = name.endswith("-gan")
     return cell_of(
-        "gmm",
+        {"empirical": {"dataset": {"name": "digits"}}} if images else "gmm",
         precond,
-        {name: CASES.get(name, {})},
+        {name: CASES.get(name, {}) if params is None else params},
         train={"batch": 32, "lr": 1e-3, "ema": 0.9},
-        backbone={"width": 8, "depth": 1},
+        backbone=SMALL if images else {"width": 8, "depth": 1},
         budgets=[8],
         **sections,
     )

@@ -3,6 +3,7 @@
 `OWNER` is an objective with a module that learns with the student and one that learns alone.
 """
 
+import copy
 import itertools
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from harness.backbones.mlp import MLP
+from harness.api import create, list_objectives
 from harness.bench.meter import Meter
+from harness.objectives.gan import GanParams
 from harness.registry import registry
 from harness.store.records import Request
 from harness.store.store import Run
@@ -22,9 +24,12 @@ from harness.train.loop import Trainer
 from harness.train.machine import Machine
 from harness.train.optimizer import Optimizer
 from harness.train.step import gradients, take_step
-from tests.unit.objectives_processes import OWNER, cell_for, names
+from tests.unit.objectives_processes import CASES, OWNER, cell_for, names
 
 HERE = Path(__file__)
+CPU = Accelerator(cpu=True)
+IMAGES = ("ctm-gan",)
+STAGE = set(GanParams.model_fields)
 
 
 def weights(cell):
@@ -82,9 +87,9 @@ def test_two_processes_train_the_same_weights(tmp_path):
 @pytest.mark.parametrize("name", names())
 def test_a_step_costs_what_the_objective_says(name):
     """The mean over many draws, by hooks, with a teacher that is a network of the same size."""
-    cell, steps = cell_for(name), 150
-    network = MLP(2, sigma_data=cell.teacher.spec.sigma_data, width=8, depth=1)
-    cell.teacher.net = network.requires_grad_(False)
+    cell, steps = cell_for(name), 40 if name in IMAGES else 150
+    network = copy.deepcopy(cell.target)
+    cell.teacher.net = network
     cell.teacher.denoise = lambda x, t, labels=None: x + network(x, t.expand(len(x)))
     with Meter(cell, torch.device("cpu"), timed=False).attached() as meter:
         for step in range(steps):
@@ -112,6 +117,27 @@ def test_what_an_objective_owns_learns_as_it_says():
     assert [each["critic"] for each in moved] == [False, False, True, True]
     again = cell_for(OWNER)
     assert torch.equal(again.owned["critic"].module.weight, states[0]["critic"])
+
+
+@pytest.mark.parametrize("name", [n for n in list_objectives() if n.endswith("-gan")])
+def test_any_objective_may_have_the_adversarial_stage(name):
+    """Its discriminator learns by its own term, the student by one more; both cost what is said."""
+    base, params = name.removesuffix("-gan"), {"start": 1, "features": "digits-cnn", "width": 4}
+    cell = cell_for(name, **({} if name in CASES else {"params": params | CASES.get(base, {})}))
+    spec, own = cell.teacher.spec, cell.owned["discriminator"].module
+    before = [weight.clone() for weight in own.parameters()]
+    for step in (0, 3):
+        logs = take_step(cell, Optimizer("radam", cell.network.parameters(), 1e-3), step, 16, CPU)
+        assert ("gan" in logs) == ("critic" in logs) == (step > 0)
+        assert step == 0 or 0.01 <= logs["gan_weight"] <= 10
+    frozen = [p for p in own.parameters() if not p.requires_grad]
+    assert frozen
+    for old, new in zip(before, own.parameters(), strict=True):
+        assert torch.equal(old, new) != new.requires_grad
+    plain = create("objective", base, cell.objective.params.model_dump(exclude=STAGE))
+    more = cell.objective.evaluations(spec, 3) - plain.evaluations(spec, 3)
+    assert more == 3 if cell.objective.params.fake == "jump" else 3 < more < 5
+    assert set(cell.objective.samplers) == set(plain.samplers)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from harness.config.grid import make_grid
 from harness.config.matrix import expand
 from harness.core.student import Student
 from harness.objectives.tuning import lognormal
+from harness.runner.prepare import check_machine
 from tests.cells import cell_of
 from tests.unit.recorded import (
     Absolute,
@@ -275,6 +276,7 @@ def test_a_network_that_is_told_levels_in_steps_has_no_derivative(monkeypatch):
         ({"ect": {"total": 99}}, "total goes with schedule: ict"),
         ({"tcm": {"switch": 100}}, "its second stage begins at step 100, and budgets end at 100"),
         ({"tcm": {"switch": 9, "transition": 90}}, "transition: 90 is not between the teacher's"),
+        ("ctm-gan", "has a discriminator that sees grey or RGB images, not samples of [2]"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before(objective, told):
@@ -293,6 +295,30 @@ def test_a_strategy_without_jumps_towards_noise_is_skipped(precond):
     assert "is not defined for s > t (`Preconditioning.upward`), which 'bcm' needs" in refused(
         "bcm", precond
     )
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({}, "objective 'ctm-gan': extractor 'lite0-imagenet' needs the package"),
+        ({"features": "raw"}, "extractor 'raw' has no feature maps for a discriminator: use"),
+        ({"features": "no-such"}, "'no-such'"),
+        ({"start": 100}, "its adversarial stage starts at step 100, and budgets end at 100"),
+    ],
+)
+def test_a_discriminator_without_features_is_said_before(params, told, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *given: None)
+    grid = {
+        "version": 1,
+        "name": "x",
+        "axes": {"precond": ["ctm"], "teacher": ["unet"]},
+        "budgets": [100],
+        "evaluate": {"metrics": ["alignment"]},
+    }
+    grid["axes"]["objective"] = [{"ctm-gan": params}]
+    with pytest.raises(ConfigError) as refusal:
+        check_machine(None, expand(make_grid(grid, [], "grid.yaml")))
+    assert told in str(refusal.value)
 
 
 def test_compiled_code_is_not_differentiated():

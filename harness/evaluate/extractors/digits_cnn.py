@@ -43,7 +43,12 @@ class DigitsFeatures(NetworkExtractor):
 
         network = DigitsCNN()
         network.load_state_dict(load_file(path))
-        return network
+        return network.requires_grad_(False)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """See `Extractor.maps`: after each pair of layers, at sides 8, 4 and 2."""
+        found: list[Tensor] = self.network.maps(images)
+        return found
 
     def __call__(self, samples: Tensor) -> Tensor:
         """See `Extractor.__call__`."""

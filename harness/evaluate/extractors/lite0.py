@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SIDE = 224
+#: blocks after which the side of 224 has become 56, 28, 14 and 7
+CUTS = (3, 5, 11, 16)
 FILE = WeightFile(
     name="efficientnet-lite0-57934424.pth",
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -72,3 +74,18 @@ class Lite0(NetworkExtractor):
         with torch.inference_mode():
             x = ((x - 127) / 128).contiguous(memory_format=torch.channels_last)
             return self.network.extract_features(x).mean((2, 3))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """See `Extractor.maps`: 24, 40, 112 and 320 channels at sides 56, 28, 14 and 7."""
+        from torch.nn.functional import interpolate
+
+        network = self.network
+        x = images.float().expand(-1, 3, -1, -1)
+        x = interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+        x = network._swish(network._bn0(network._conv_stem((127.5 * x + 0.5) / 128)))
+        found = []
+        for number, block in enumerate(network._blocks, 1):
+            x = block(x)
+            if number in CUTS:
+                found.append(x)
+        return found

@@ -39,6 +39,13 @@ class DigitsCNN(nn.Module):
         small = adaptive_avg_pool2d(to_grey(images), SIDE)
         return self.features(small / 127.5 - 1)
 
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Of float images in [-1, 1]: [B, 64, 8, 8], [B, 96, 4, 4], [B, 96, 2, 2]."""
+        small = adaptive_avg_pool2d(images.float().mean(1, keepdim=True), SIDE)
+        fine = self.features[:4](small)
+        middle = self.features[4:7](fine)
+        return [fine, middle, self.features[7](middle)]
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits, for training."""
         return self.classify(self.embed(images))
