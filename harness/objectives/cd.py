@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class ConsistencyDistillation(Objective):
     """d( f(x_t, t -> sigma_min), sg f_target(x_u, u -> sigma_min) ), u `steps` nodes below t.
 
-    x_u comes from x_t by the teacher's ODE solver; weighting is uniform, as in the published
-    commands. Where u is sigma_min the target is x_u itself and costs no network pass.
+    x_u comes from x_t by the teacher's ODE solver; weighting is uniform by default, as in
+    the published commands. Where u is sigma_min the target is x_u itself and costs no network pass.
     """
 
     class Params(DistanceParams):
@@ -94,4 +94,5 @@ class ConsistencyDistillation(Objective):
             solver = SOLVERS[p.solver]
             x_u = solver(lambda x, a: teacher.denoise(x, a, batch.labels), x_t, times)
             goal = jump_rows(target, x_u, u, clean, moving, batch.labels)
-        return self.distance(student.jump(x_t, t, clean, batch.labels), goal)
+        estimate = student.jump(x_t, t, clean, batch.labels)
+        return self.distance(estimate, goal, t, teacher.spec.sigma_data)

@@ -25,10 +25,13 @@ NEEDED = (
 class DistanceParams(Params):
     """`distance`, and for lpips two weights files, whose digests become part of the run's identity.
 
-    `lpips_sha256` is filled in from the files; given, it must be theirs.
+    `lpips_sha256` is filled in from the files; given, it must be theirs. `weighting` is a factor of
+    each sample by its level t, as consistency models have them: 1/t^2 for `snr`, and so on, see
+    harness/objectives/tuning.py.
     """
 
-    distance: Literal["l2", "pseudo-huber", "lpips"] = "l2"
+    distance: Literal["l2", "l1", "pseudo-huber", "lpips"] = "l2"
+    weighting: Literal["uniform", "snr", "snr1", "truncated-snr", "karras"] = "uniform"
     lpips_trunk: str | None = located(default=None)
     lpips_heads: str | None = located(default=None)
     lpips_pooling: Literal["average", "max"] = "average"
@@ -66,20 +69,28 @@ class Distance:
         self.params = params
         self._lpips: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Mean over the batch, a scalar, for a and b [B, *shape].
+    def __call__(self, a: Tensor, b: Tensor, t: Tensor, sigma_data: float) -> Tensor:
+        """Weighted mean over the batch, a scalar, for a and b [B, *shape] and their levels t [B].
 
         Raises:
             ConfigError: LPIPS is asked of what is no image, or its weights cannot be read.
         """
-        from harness.core.distances import distance
+        from harness.core.distances import distance, distances
+        from harness.objectives.tuning import weights
 
-        if self.params.distance != "lpips":
-            return distance(self.params.distance, a, b)
+        p = self.params
+        if p.distance != "lpips" and p.weighting == "uniform":
+            return distance(p.distance, a, b)
+        found = self._perceived(a, b) if p.distance == "lpips" else distances(p.distance, a, b)
+        if p.weighting != "uniform":
+            found = weights(p.weighting, t, t, sigma_data).to(found.dtype) * found
+        return found.mean()
+
+    def _perceived(self, a: Tensor, b: Tensor) -> Tensor:
         if a.ndim != 4 or a.shape[1] not in (1, 3):
             raise ConfigError(
                 f"distance lpips compares grey or RGB images, not samples of {list(a.shape[1:])};"
-                " use l2 or pseudo-huber"
+                " use l2, l1 or pseudo-huber"
             )
         if self._lpips is None:
             from harness.core.lpips import LPIPS
@@ -89,4 +100,4 @@ class Distance:
                 self._lpips = LPIPS(p.lpips_pooling).load(p.lpips_trunk, p.lpips_heads).to(a.device)
             except ValueError as error:
                 raise ConfigError(f"distance lpips: {error}") from None
-        return self._lpips(a, b).mean()
+        return self._lpips(a, b)

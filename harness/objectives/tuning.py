@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
 Misfit = Literal["pseudo-huber", "l2", "l1"]
 #: w(t, r) of a pair r < t, see `weights`
-Weighting = Literal["gap", "sqrt-gap", "c-out", "c-out-squared", "snr", "snr1", "karras", "uniform"]
+Weighting = Literal[
+    "gap",
+    "sqrt-gap",
+    "c-out",
+    "c-out-squared",
+    "snr",
+    "snr1",
+    "truncated-snr",
+    "karras",
+    "uniform",
+]
 
 
 class MappingParams(Params):
@@ -88,6 +98,7 @@ def weights(name: Weighting, t: Tensor, r: Tensor, sigma_data: float) -> Tensor:
         "c-out-squared": 1 / c_out**2,
         "snr": 1 / t**2,
         "snr1": 1 / t**2 + 1,
+        "truncated-snr": (1 / t**2).clamp_min(1),
         "karras": 1 / t**2 + 1 / sigma_data**2,
         "uniform": t * 0 + 1,
     }[name]

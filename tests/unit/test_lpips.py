@@ -125,7 +125,7 @@ def test_refusals(weights, tmp_path):
         params["lpips_heads"] = weights["lpips_heads"]
         objective = api.create("objective", "ctm", params)
         with pytest.raises(ConfigError, match=words):
-            objective.distance(*pair())
+            objective.distance(*pair(), None, 0.5)
     vectors = create("objective", "ctm", {"distance": "lpips", **weights})
     with pytest.raises(ConfigError, match="grey or RGB images"):
-        vectors.distance(torch.zeros(3, 2), torch.zeros(3, 2))
+        vectors.distance(torch.zeros(3, 2), torch.zeros(3, 2), None, 0.5)

@@ -10,7 +10,7 @@ from harness.backbones.mlp import MLP
 from harness.config.grid import make_grid
 from harness.config.matrix import expand
 from harness.core.student import Student
-from harness.objectives.tuning import lognormal
+from harness.objectives.tuning import lognormal, misfit, weights
 from harness.runner.prepare import check_machine
 from tests.cells import cell_of
 from tests.unit.recorded import (
@@ -245,6 +245,30 @@ def test_tcm(number, monkeypatch):
     loss = objective.terms(student, student, teacher, batch_of(case, step))["tcm"]()
     assert loss.item() == pytest.approx(case["loss_total"], rel=1e-6)  # t' is t' + 1e-8 there
     close(student, loss, case)
+
+
+@pytest.mark.parametrize("objective", ["cd", "ctm", "ect"])
+def test_distances_and_weightings(objective):
+    """At t = 0.25 and 2, sd = 0.5: numbers of `get_weightings` in CTM's code, which is CM's."""
+    recorded = {
+        "uniform": [1.0, 1.0],
+        "snr": [16.0, 0.25],
+        "snr1": [17.0, 1.25],
+        "truncated-snr": [16.0, 1.0],
+        "karras": [20.0, 4.25],
+    }
+    t, a = torch.tensor([0.25, 2.0]).double(), torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+    each = {"l1": [1.5, 0.5], "l2": [4.5, 0.5]}
+    for weighting, expected in recorded.items():
+        for distance, found in each.items():
+            params = {"weighting": weighting, "distance": distance}
+            made = create("objective", objective, params)
+            mean = sum(w * d for w, d in zip(expected, found, strict=True)) / 2
+            if objective == "ect":  # which sums over coordinates
+                loss = weights(weighting, t, t, 0.5) * misfit(distance, a, 0 * a, 0.0) / 2
+                assert loss.mean().item() == pytest.approx(mean)
+            else:
+                assert made.distance(a, 0 * a, t, 0.5).item() == pytest.approx(mean)
 
 
 def refused(objective, precond="ctm", **sections):
