@@ -68,7 +68,7 @@ class StraightStep:
             times = torch.stack([self.grid[i + k] for k in range(self.h + 1)])
             x_u = heun(lambda x, a: cell.teacher.denoise(x, a, labels), x_t, times)
             goal = target.jump(student.jump(x_u, times[-1], s, labels), s, clean, labels)
-        return cell.objective.distance(estimate, goal)
+        return cell.objective.distance(estimate, goal, t, cell.teacher.spec.sigma_data)
 
     def denoising(self, x0: Tensor, labels: Tensor | None) -> Tensor:
         """The weighted denoising loss."""
