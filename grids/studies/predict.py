@@ -1,95 +1,122 @@
-"""Does what a strategy is like before training predict how fast it trains?
+"""Do two numbers from before training predict how a strategy trains?
 
-    python grids/studies/predict.py RESULTS known
+    python grids/studies/predict.py OUT.csv STUDY RESULTS GRID [STUDY RESULTS GRID ...]
+    python grids/studies/predict.py results/prediction.csv
 
-For every (teacher, strategy) of a finished grid: the log-ratio to the baseline of the consistency
-gap (to t, to s) and of the untrained error, over the jumps that a sampler of n steps makes, against
-the area between the training curves (docs/statistics.md; above zero: better than the baseline).
-Spearman's rank correlation over all pairs, per NFE, with its p-value. Ranks of pairs on one teacher
-are not independent, so p is a lower bound; the correlation within teachers is printed beside it.
+For every (teacher, strategy) of finished grids: the log-ratio to `ctm` of the untrained error and
+of the amplification (harness/evaluate/screen.py) over the jumps of a sampler of 1, 2 and 5
+steps, and of the error in `alignment` at the start (geometric mean over the first half of the
+budgets that were evaluated, medians over seeds) and at the end (the last one), at the nodes of
+training where these were evaluated. Written to OUT.csv; printed are Spearman's rank correlations.
+Pairs on one teacher are not independent. With OUT.csv alone, what it holds is printed.
 """
 
 from __future__ import annotations
 
-import math
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
-from harness.api import create
+from harness.api import create, results
 from harness.core.schedule import karras
-from harness.evaluate.gap import Gap, measure_gaps
-from harness.report.write import build_report
-from harness.store.files import write_atomic
+from harness.evaluate.gap import measure_gaps
+from harness.evaluate.screen import relative
 from harness.store.records import RunSpec
 from harness.store.store import ResultStore
+from harness.store.tables import load_matrix
 from harness.train.cell import calibrated
 
-METRIC = "alignment"
+METRIC, STEPS = "alignment", (1, 2, 5)
 SAMPLES = 256  # in 256 dimensions with 32 modes a larger batch would not fit the cache
 
 
-def gaps(store: ResultStore, specs: list[RunSpec], nfes: list[int]) -> pd.DataFrame:
-    """RMS over the jumps of each sampler, one row per (teacher, precond, NFE)."""
-    records = []
+def pairs(study: str, root: str, grid: str) -> Iterator[dict[str, Any]]:
+    """One row for each teacher, strategy but the baseline, and number of steps."""
+    matrix = load_matrix(ResultStore(root).existing(), grid)
+    specs = [RunSpec.from_json(cell) for cell in matrix["cells"]]
+    rows = results(root)
+    rows = rows[rows["metric"] == METRIC]
+    trained = "exact@trained" in set(rows["sampler"])
+    rows = rows[rows["sampler"] == ("exact@trained" if trained else "exact")]
     for label in dict.fromkeys(spec.teacher.label for spec in specs):
-        mine = {s.precond.label: s for s in specs if s.teacher.label == label}
-        params = next(iter(mine.values())).teacher
-        teacher = create("teacher", params.name, params.params)
-        data = teacher.dataset()
-        preconds = {
-            name: calibrated(spec.precond, teacher, data, store.root, torch.device("cpu"))[0]
-            for name, spec in mine.items()
+        mine = [spec for spec in specs if spec.teacher.label == label]
+        numbers = before(mine, Path(root))
+        for nfe in STEPS:
+            after = {}
+            for name in numbers[nfe]:
+                ids = {spec.run_id for spec in mine if spec.precond.label == name}
+                own = rows[rows["run_id"].isin(ids) & (rows["nfe"] == nfe) & (rows["step"] > 0)]
+                curve = own.groupby("step")["value"].median()
+                start = np.exp(np.log(curve.iloc[: len(curve) // 2]).mean())
+                after[name] = (start, curve.iloc[-1])
+            base = (*numbers[nfe]["ctm"], *after["ctm"])
+            for name in numbers[nfe]:
+                found = np.log(np.array((*numbers[nfe][name], *after[name])) / base)
+                if name != "ctm":
+                    keys = ("untrained", "amplification", "start", "end")
+                    of = {"study": study, "grid": grid, "teacher": label}
+                    of |= {"precond": name, "nfe": nfe}
+                    yield of | dict(zip(keys, found.tolist(), strict=True))
+
+
+def before(specs: list[RunSpec], root: Path) -> dict[int, dict[str, tuple[float, float]]]:
+    """Untrained error and amplification by number of steps and strategy, of one teacher."""
+    teacher = create("teacher", specs[0].teacher.name, specs[0].teacher.params)
+    data, spec = teacher.dataset(), teacher.spec
+    preconds = {
+        each.precond.label: calibrated(each.precond, teacher, data, root, torch.device("cpu"))[0]
+        for each in specs
+    }
+    found = {}
+    for nfe in STEPS:
+        levels = karras(nfe + 1, spec.sigma_min, spec.sigma_max)
+        gaps = measure_gaps(preconds, teacher, data, levels, SAMPLES)
+        jumps = [(float(t), float(s)) for t, s in pairwise(levels)]
+        found[nfe] = {
+            name: tuple(
+                relative([gaps[name, t, s] for t, s in jumps], quantity)
+                for quantity in ("untrained", "amplification")
+            )
+            for name in preconds
         }
-        for nfe in nfes:
-            levels = karras(nfe + 1, teacher.spec.sigma_min, teacher.spec.sigma_max)
-            found = measure_gaps(preconds, teacher, data, levels, SAMPLES)
-            steps = [(float(t), float(s)) for t, s in pairwise(levels)]
-            for name in preconds:
-                jumps = [found[name, t, s] for t, s in steps]
-                means = {
-                    field: math.sqrt(sum(getattr(j, field) ** 2 for j in jumps) / nfe)
-                    for field in Gap._fields
-                }
-                records.append({"teacher": label, "precond": name, "nfe": nfe, **means})
-    return pd.DataFrame(records)
+    return found
 
 
-def main(root: str, grid: str) -> None:
-    """Print the correlations; write all pairs to tables/GRID/prediction.csv."""
-    store = ResultStore(root).existing()
-    report = build_report(store, grid)
-    cells = [RunSpec.from_json(cell) for cell in report.matrix["cells"]]
-    area = report.area[report.area["metric"] == METRIC]
-    before = gaps(store, cells, sorted(area["nfe"].unique()))
-    base = before[before["precond"] == report.baseline].set_index(["teacher", "nfe"])
-    pairs = before[before["precond"] != report.baseline].merge(
-        area[["teacher", "precond", "nfe", "area", "area_low", "area_high"]],
-        on=["teacher", "precond", "nfe"],
-    )
-    at = list(zip(pairs["teacher"], pairs["nfe"], strict=True))
-    for field in Gap._fields:
-        ratios = pairs[field].to_numpy() / base.loc[at, field].to_numpy()
-        pairs[f"log_{field}"] = [math.log(max(ratio, 1e-12)) for ratio in ratios]
-    path = store.root / "tables" / grid / "prediction.csv"
-    write_atomic(path, pairs.to_csv(index=False))
-    print(f"{'NFE':>4} {'predictor':>10} {'pairs':>6} {'rho':>7} {'p':>9} {'within a teacher':>17}")
-    for nfe, group in pairs.groupby("nfe"):
-        for field in Gap._fields:
-            rho, p = spearmanr(group[f"log_{field}"], group["area"])
-            within = [
-                spearmanr(g[f"log_{field}"], g["area"]).statistic
-                for _, g in group.groupby("teacher")
-                if g["area"].nunique() > 2
-            ]
-            inside = sum(within) / len(within) if within else math.nan
-            print(f"{nfe:>4} {field:>10} {len(group):>6} {rho:>7.2f} {p:>9.2g} {inside:>17.2f}")
-    print(f"rho < 0: a smaller gap goes with faster training. All pairs: {path}")
+def correlations(table: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rho of both numbers with start and end, by study and number of steps."""
+    found = [
+        {
+            "study": study,
+            "nfe": nfe,
+            "pairs": len(group),
+            **{
+                f"{number} ~ {part}": spearmanr(group[number], group[part]).statistic
+                for number in ("untrained", "amplification")
+                for part in ("start", "end")
+            },
+        }
+        for (study, nfe), group in table.groupby(["study", "nfe"])
+    ]
+    return pd.DataFrame(found)
+
+
+def main(out: str, *words: str) -> None:
+    """Make OUT.csv if there is something to make it from; print the correlations."""
+    if words:
+        triples = [words[k : k + 3] for k in range(0, len(words), 3)]
+        table = pd.DataFrame(
+            [row for study, root, grid in triples for row in pairs(study, root, grid)]
+        )
+        table.round(4).to_csv(out, index=False)
+    print(correlations(pd.read_csv(out)).round(2).to_string(index=False))
 
 
 if __name__ == "__main__":
-    main(*(sys.argv[1:] or [str(Path("results")), "known"]))
+    main(*sys.argv[1:])

@@ -21,6 +21,7 @@ VERBS = {
     "calibrate": ("harness.cli.calibrate", "measure a teacher for a preconditioning, timed"),
     "bench": ("harness.cli.bench", "what steps, samples and metrics cost on this machine"),
     "gap": ("harness.cli.gap", "consistency gap and untrained error of every strategy"),
+    "screen": ("harness.cli.screen", "rank a grid's strategies without training anything"),
     "teacher": ("harness.cli.teacher", "convert a published checkpoint, or train a teacher"),
     "eval": ("harness.cli.evaluate", "evaluate finished runs further, without training"),
     "sample": ("harness.cli.sample", "samples of a run or a published student, as files"),
@@ -102,7 +103,7 @@ def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
+def add_grid_arguments(parser: argparse.ArgumentParser, *, shard: bool = True) -> None:
     """--matrix, --set, --only, --shard, --plugin: how run and plan choose cells."""
     parser.add_argument("--matrix", required=True, metavar="GRID.yaml", help="the grid to expand")
     parser.add_argument(
@@ -119,7 +120,10 @@ def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="AXIS=NAME",
         help="run only some cells, e.g. precond=ctm or seed=0; repeat for more",
     )
-    parser.add_argument(
-        "--shard", metavar="I/N", help="only every N-th cell from the I-th on; tables show them all"
-    )
+    if shard:
+        parser.add_argument(
+            "--shard",
+            metavar="I/N",
+            help="only every N-th cell from the I-th on; tables show them all",
+        )
     add_plugin_argument(parser)

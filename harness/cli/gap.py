@@ -60,14 +60,17 @@ def main(args: argparse.Namespace) -> int:
         preconds, teacher, data, karras(6, spec.sigma_min, spec.sigma_max), args.samples
     )
     rows = [
-        [name, f"{t:.4g} -> {s:.3g}", *(f"{value:.4f}" for value in gap)]
+        [name, f"{t:.4g} -> {s:.3g}", *(f"{value:.4f}" for value in gap[:4])]
         for (name, t, s), gap in sorted(
             sampler.items(), key=lambda item: (-item[0][1], -item[0][2])
         )
     ]
-    headers = ["precond", "jump", "gap to t", "gap to s", "untrained error"]
+    headers = ["precond", "jump", "gap to t", "gap to s", "untrained error", "amplification"]
     print(tabulate(rows, headers=headers, disable_numparse=True))
-    print("RMS over data; gaps are denoisers' (what training must change), errors are samples'.\n")
+    print(
+        "RMS over data; gaps are denoisers' (what training must change), errors are samples';"
+        " amplification\nis the error of a sample that an error of 1 in F makes.\n"
+    )
     levels = karras(args.levels, spec.sigma_min, spec.sigma_max)
     table = measure_gaps(preconds, teacher, data, levels, args.samples)
     name = re.sub(r"[^A-Za-z0-9]+", "-", parse_plugin(args.teacher)[0])

@@ -7,6 +7,10 @@ RMS over data and coordinates,
     gap to t   D* - D(x_t, t)     what the network must learn away from its teacher
     gap to s   D* - D(x_s, s)     the same, seen from the end of the jump
     untrained  f(x_t, t, s) - x_s with F the teacher's own raw output, at the level it is told
+
+and of the coefficients, over coordinates,
+
+    amplification  out: the error of x_s that an error of 1 in F makes
 """
 
 from __future__ import annotations
@@ -24,11 +28,13 @@ from harness.core.student import rescaled
 
 
 class Gap(NamedTuple):
-    """Three RMS values, see the module's docstring."""
+    """RMS values, see the module's docstring; `size` is that of x_s."""
 
     to_t: float
     to_s: float
     untrained: float
+    amplification: float
+    size: float
 
 
 def measure_gaps(
@@ -107,4 +113,5 @@ def _gap(
     def rms(error: Tensor) -> float:
         return float(error.square().mean().sqrt())
 
-    return Gap(rms(ideal - D_t), rms(ideal - D_s), rms(jump - end))
+    amplified = rms(out * torch.ones_like(x))
+    return Gap(rms(ideal - D_t), rms(ideal - D_s), rms(jump - end), amplified, rms(end))

@@ -1,0 +1,95 @@
+"""Which strategies of a grid are worth training, by two numbers that need no training.
+
+Over the jumps of an exact sampler of n steps, both over the RMS of x_s, RMS over jumps, as ratios
+to the grid's baseline:
+
+- the error before training goes with the error at the start of training, and not with the end;
+- amplification goes with the error at the end, for few steps: the network's error comes out times
+  `out`, and what it cannot learn stays.
+
+`ACCURACY` is how well they did on the published studies, results/prediction.csv; a test compares
+them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from harness.api import Dataset, Preconditioning, Teacher
+from harness.core.schedule import karras
+from harness.evaluate.gap import Gap, measure_gaps
+
+
+class Screened(NamedTuple):
+    """Of one strategy and number of steps; below 1 is better than the baseline."""
+
+    precond: str
+    nfe: int
+    untrained: float
+    amplification: float
+
+
+class Accuracy(NamedTuple):
+    """Spearman's rank correlation of one number with the error at NFE 1, 2 and 5.
+
+    `part` is of training, start or end; `study` is short or long: 150 steps of a grid of six
+    mixtures, or 3,000 to 10,000 steps of the ring, the ring off centre and patches of photographs.
+    """
+
+    number: str
+    part: str
+    study: str
+    pairs: int
+    rho: tuple[float, float, float]
+
+
+def screen(
+    preconds: Mapping[str, Preconditioning],
+    teacher: Teacher,
+    dataset: Dataset,
+    baseline: str,
+    steps: Sequence[int],
+    samples: int,
+) -> list[Screened]:
+    """Both numbers of every strategy for every number of steps, best at the start first.
+
+    Args:
+        preconds: calibrated strategies by label, the baseline among them.
+        steps: numbers of steps of the sampler, at Karras' noise levels.
+        samples: of the data.
+    """
+    spec, found = teacher.spec, []
+    for nfe in steps:
+        levels = karras(nfe + 1, spec.sigma_min, spec.sigma_max)
+        gaps = measure_gaps(preconds, teacher, dataset, levels, samples)
+        jumps = [(float(t), float(s)) for t, s in pairwise(levels)]
+        size = {}
+        for name in preconds:
+            own = [gaps[name, t, s] for t, s in jumps]
+            size[name] = relative(own, "untrained"), relative(own, "amplification")
+        rows = [
+            Screened(name, nfe, *(a / b for a, b in zip(size[name], size[baseline], strict=True)))
+            for name in preconds
+        ]
+        found += sorted(rows, key=lambda row: row.untrained)
+    return found
+
+
+def relative(gaps: Sequence[Gap], name: str) -> float:
+    """RMS over jumps of a quantity over the RMS of x_s."""
+    return math.sqrt(sum((getattr(gap, name) / gap.size) ** 2 for gap in gaps) / len(gaps))
+
+
+ACCURACY = (
+    Accuracy("error before training", "start", "short", 48, (0.99, 1.00, 0.85)),
+    Accuracy("error before training", "start", "long", 11, (0.92, 0.90, 0.56)),
+    Accuracy("error before training", "end", "short", 48, (0.91, 0.93, 0.83)),
+    Accuracy("error before training", "end", "long", 11, (-0.41, -0.11, 0.45)),
+    Accuracy("amplification", "start", "short", 48, (0.15, -0.12, -0.40)),
+    Accuracy("amplification", "start", "long", 11, (-0.09, -0.15, -0.45)),
+    Accuracy("amplification", "end", "short", 48, (-0.03, -0.16, -0.19)),
+    Accuracy("amplification", "end", "long", 11, (0.58, 0.89, 0.16)),
+)
