@@ -68,6 +68,8 @@ class Spectral(Rotation):
         Raises:
             ConfigError: so few trajectories were measured that there is one band.
         """
+        import torch
+
         from preconds.calibration.spectrum import LEAST, merged
 
         super().load(artifact)
@@ -86,11 +88,12 @@ class Spectral(Rotation):
                 " bands: 1"
             )
         axes = [artifact[f"axis{k}"] for k in range(groups.dim())]
-        self._basis = Basis(axes, self._members.to(groups.device)[groups])
         self.deviations = [
             max(float((variance[of] * sizes[of]).sum() / sizes[of].sum()), least) ** 0.5
             for of in (self._members == band for band in range(count))
         ]
+        deviations = torch.tensor(self.deviations, dtype=torch.float64, device=groups.device)
+        self._basis = Basis(axes, self._members.to(groups.device)[groups], deviations)
         return self
 
     @property

@@ -25,15 +25,19 @@ class Basis:
     Args:
         axes: the matrices, float64, their rows are the basis vectors.
         bands: int64 of a sample's shape, 0..K-1: the band of each coordinate z.
+        deviations: standard deviation of clean data in each band, float64 [K]; for losses that
+            weigh bands.
 
     Raises:
         ConfigError: a matrix is not orthonormal or does not fit `bands`, or a band is empty.
     """
 
-    def __init__(self, axes: Iterable[Tensor], bands: Tensor) -> None:
+    def __init__(
+        self, axes: Iterable[Tensor], bands: Tensor, deviations: Tensor | None = None
+    ) -> None:
         import torch
 
-        self.axes, self.bands = tuple(axes), bands
+        self.axes, self.bands, self.deviations = tuple(axes), bands, deviations
         sizes = [tuple(axis.shape) for axis in self.axes]
         if sizes != [(n, n) for n in bands.shape]:
             raise ConfigError(
@@ -89,4 +93,6 @@ class Basis:
 
     def to(self, device: Any) -> Self:
         """The same on a device."""
-        return type(self)([axis.to(device) for axis in self.axes], self.bands.to(device))
+        deviations = None if self.deviations is None else self.deviations.to(device)
+        axes = [axis.to(device) for axis in self.axes]
+        return type(self)(axes, self.bands.to(device), deviations)

@@ -14,6 +14,7 @@ from harness.core.tangent import JumpTangent
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from harness.api.basis import Basis
     from harness.api.preconditioning import Preconditioning
 
 #: what an objective may need of a strategy, and how its lack is told
@@ -25,6 +26,10 @@ NEEDS = {
 
 class StudentInTraining(StudentLike, Protocol):
     """What an objective may ask of it beside that."""
+
+    @property
+    def basis(self) -> Basis | None:
+        """Of a strategy that gives coefficients by band, see `Preconditioning.basis`."""
 
     def jump_tangent(
         self, x: Tensor, t: Tensor, s: Tensor, dx: Tensor, dt: Tensor, labels: Tensor | None = None

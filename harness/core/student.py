@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.core.solver import per_sample
 from harness.core.tangent import JumpTangent
@@ -67,6 +67,11 @@ class Student:
         if change is not None:
             changed.append((out, change.detach()))
         return JumpTangent(*(self._sum(x, terms) for terms in (value, carried, changed)))
+
+    @property
+    def basis(self) -> Any:
+        """See `StudentInTraining.basis`."""
+        return self.precond.basis
 
     def conditioning(self, t: Tensor) -> Tensor:
         """See `StudentInTraining.conditioning`."""

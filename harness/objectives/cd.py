@@ -10,6 +10,7 @@ from pydantic import Field
 from harness.api import (
     Batch,
     Objective,
+    StudentInTraining,
     StudentLike,
     Teacher,
     TeacherSpec,
@@ -64,13 +65,13 @@ class ConsistencyDistillation(Objective):
         return (2 if self.params.solver == "heun" else 1) * steps + jumps + 3
 
     def terms(
-        self, student: StudentLike, target: StudentLike, teacher: Teacher, batch: Batch
+        self, student: StudentInTraining, target: StudentLike, teacher: Teacher, batch: Batch
     ) -> Mapping[str, Callable[[], Tensor]]:
         """See `Objective.terms`."""
         return {"cd": lambda: self._consistency(student, target, teacher, batch)}
 
     def _consistency(
-        self, student: StudentLike, target: StudentLike, teacher: Teacher, batch: Batch
+        self, student: StudentInTraining, target: StudentLike, teacher: Teacher, batch: Batch
     ) -> Tensor:
         import torch
 
@@ -95,4 +96,4 @@ class ConsistencyDistillation(Objective):
             x_u = solver(lambda x, a: teacher.denoise(x, a, batch.labels), x_t, times)
             goal = jump_rows(target, x_u, u, clean, moving, batch.labels)
         estimate = student.jump(x_t, t, clean, batch.labels)
-        return self.distance(estimate, goal, t, teacher.spec.sigma_data)
+        return self.distance(estimate, goal, t, teacher.spec.sigma_data, student.basis)

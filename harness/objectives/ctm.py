@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from harness.api import (
     Batch,
     Objective,
+    StudentInTraining,
     StudentLike,
     Teacher,
     TeacherSpec,
@@ -82,7 +83,7 @@ class ConsistencyTrajectory(Objective):
         return karras(self.params.nodes, spec.sigma_min, spec.sigma_max, self.params.rho)
 
     def terms(
-        self, student: StudentLike, target: StudentLike, teacher: Teacher, batch: Batch
+        self, student: StudentInTraining, target: StudentLike, teacher: Teacher, batch: Batch
     ) -> Mapping[str, Callable[[], Tensor]]:
         """See `Objective.terms`."""
         terms = {"ctm": lambda: self._consistency(student, target, teacher, batch)}
@@ -136,7 +137,7 @@ class ConsistencyTrajectory(Objective):
         return most
 
     def _consistency(
-        self, student: StudentLike, target: StudentLike, teacher: Teacher, batch: Batch
+        self, student: StudentInTraining, target: StudentLike, teacher: Teacher, batch: Batch
     ) -> Tensor:
         import torch
 
@@ -168,7 +169,7 @@ class ConsistencyTrajectory(Objective):
         estimate = student.jump(x_t, t, s, labels)
         if p.project:
             estimate = jump_rows(target, estimate, s, clean, noisy, labels)
-        return self.distance(estimate, goal, t, teacher.spec.sigma_data)
+        return self.distance(estimate, goal, t, teacher.spec.sigma_data, student.basis)
 
     def _denoising(self, student: StudentLike, teacher: Teacher, batch: Batch) -> Tensor:
         import torch

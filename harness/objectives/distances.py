@@ -14,6 +14,8 @@ from harness.api import ConfigError, Params, located
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.api import Basis
+
 #: the keys of harness.core.solver.SOLVERS, without importing torch
 SolverName = Literal["heun", "unipc"]
 NEEDED = (
@@ -28,10 +30,15 @@ class DistanceParams(Params):
     `lpips_sha256` is filled in from the files; given, it must be theirs. `weighting` is a factor of
     each sample by its level t, as consistency models have them: 1/t^2 for `snr`, and so on, see
     harness/objectives/tuning.py.
+
+    `bands: whitened` weighs errors by frequency: both samples are brought to the basis of a
+    strategy that has one, and their coordinates divided by the standard deviation of clean data in
+    their band, times sigma_data.
     """
 
     distance: Literal["l2", "l1", "pseudo-huber", "lpips"] = "l2"
     weighting: Literal["uniform", "snr", "snr1", "truncated-snr", "karras"] = "uniform"
+    bands: Literal["alike", "whitened"] = "alike"
     lpips_trunk: str | None = located(default=None)
     lpips_heads: str | None = located(default=None)
     lpips_pooling: Literal["average", "max"] = "average"
@@ -41,6 +48,12 @@ class DistanceParams(Params):
     def _both_files(self) -> DistanceParams:
         if (self.distance == "lpips") != (self.lpips_sha256 is not None):
             raise ValueError(NEEDED if self.distance == "lpips" else "lpips_* go with lpips")
+        return self
+
+    @model_validator(mode="after")
+    def _of_samples(self) -> DistanceParams:
+        if self.distance == "lpips" and self.bands != "alike":
+            raise ValueError("distance lpips compares images, not bands: leave out bands")
         return self
 
     @field_validator("lpips_trunk", "lpips_heads")
@@ -69,16 +82,24 @@ class Distance:
         self.params = params
         self._lpips: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def __call__(self, a: Tensor, b: Tensor, t: Tensor, sigma_data: float) -> Tensor:
+    def __call__(
+        self, a: Tensor, b: Tensor, t: Tensor, sigma_data: float, basis: Basis | None = None
+    ) -> Tensor:
         """Weighted mean over the batch, a scalar, for a and b [B, *shape] and their levels t [B].
 
+        Args:
+            basis: the strategy's, if it has one.
+
         Raises:
-            ConfigError: LPIPS is asked of what is no image, or its weights cannot be read.
+            ConfigError: LPIPS is asked of what is no image, or its weights cannot be read; bands
+                are to be weighed and there are none.
         """
         from harness.core.distances import distance, distances
         from harness.objectives.tuning import weights
 
         p = self.params
+        if p.bands == "whitened":
+            a, b = (_whitened(each, sigma_data, basis) for each in (a, b))
         if p.distance != "lpips" and p.weighting == "uniform":
             return distance(p.distance, a, b)
         found = self._perceived(a, b) if p.distance == "lpips" else distances(p.distance, a, b)
@@ -101,3 +122,13 @@ class Distance:
             except ValueError as error:
                 raise ConfigError(f"distance lpips: {error}") from None
         return self._lpips(a, b)
+
+
+def _whitened(x: Tensor, sigma_data: float, basis: Basis | None) -> Tensor:
+    """Coordinates of x in units in which each band of clean data has deviation sigma_data."""
+    if basis is None or basis.deviations is None:
+        raise ConfigError(
+            "bands: whitened weighs the bands of a strategy that has some, and this one has none;"
+            " give this objective to spectral alone, or leave out bands"
+        )
+    return basis.coordinates(x) * (sigma_data / basis.spread(basis.deviations))

@@ -11,6 +11,7 @@ from harness.api import (
     ConfigError,
     Preconditioning,
     calibrate,
+    create,
     create_precond,
     create_teacher,
 )
@@ -188,3 +189,17 @@ def test_coefficients_of_a_run_have_a_list_for_every_band(patches):
     for k in (0, 30):
         mean = sum(band["coordinates"] * band["skip"][k] for band in found["bands"]) / total
         assert found["skip"][k] == pytest.approx(mean)
+
+
+def test_a_loss_may_weigh_every_band_by_the_variance_of_clean_data(patches):
+    teacher, spectral = patches
+    basis, sd = spectral.basis, teacher.spec.sigma_data
+    a, b = torch.randn(2, 8, *teacher.spec.shape, generator=torch.Generator().manual_seed(0))
+    loss = create("objective", "ctm", {"bands": "whitened"}).distance
+    t = torch.ones(8, dtype=torch.float64)
+    error = basis.coordinates(a - b).square().flatten(1)
+    variance = torch.tensor(spectral.deviations)[basis.bands].square().flatten()
+    wanted = float((error * sd**2 / variance).mean())
+    assert float(loss(a, b, t, sd, basis)) == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(ConfigError, match="this one has none; give this objective to spectral"):
+        loss(a, b, t, sd, None)
