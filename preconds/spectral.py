@@ -56,6 +56,7 @@ class Spectral(Rotation):
         self._basis: Basis | None = None
         super().__init__(params, **context)
         self.tangent = self.params.rule != "variance"
+        self.banded = self.params.bands > 1
 
     @property
     def basis(self) -> Basis | None:

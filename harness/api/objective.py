@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NEEDS = {
     "tangent": "is not tangent: at s = t its network does not give the teacher's velocity",
     "upward": "is not defined for s > t (`Preconditioning.upward`)",
+    "banded": "has no bands of a basis (`Preconditioning.banded`)",
 }
 
 
@@ -96,7 +97,7 @@ class Objective(Plugin):
     #: is measured only where a grid names it, and noted in its tables
     samplers: ClassVar[tuple[str, ...]] = ("exact", "gamma", "stochastic")
     #: what it needs of a strategy, of the keys of `NEEDS`: a cell with another one is skipped
-    needs: ClassVar[tuple[str, ...]] = ()
+    needs: tuple[str, ...] = ()
     #: whether it differentiates the student (`jump_tangent`), which rules out
     #: `train.compile`
     differentiates: ClassVar[bool] = False

@@ -47,6 +47,8 @@ class Preconditioning(Plugin):
     tangent: ClassVar[bool] = True
     #: whether `coeffs` hold for s > t as well, towards noise; a strategy has to say so.
     upward: ClassVar[bool] = False
+    #: whether `basis`, once calibrated, has bands and their deviations.
+    banded: bool = False
 
     def __init__(
         self,

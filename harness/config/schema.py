@@ -18,6 +18,7 @@ from harness.store.records import Rounding
 
 #: settings of `train` that are no part of a run's identity
 UNTOLD = ("eval_ema", "micro_batch", "checkpoint_every", "log_every", "compile", "channels_last")
+DECAYS = ("lr_sqrt_from", "lr_zero_at")
 UNET_FIELDS = ("channels", "multipliers", "blocks", "attention", "dropout")
 
 
@@ -101,6 +102,12 @@ class Train(Section):
     lr: float = Field(default=4e-4, gt=0)
     optimizer: Literal["radam", "adam", "adamw"] = "radam"
     warmup: int = Field(default=0, ge=0, description="steps of linear learning-rate warm-up")
+    lr_sqrt_from: int | None = Field(
+        default=None, ge=1, description="step n after which the rate is lr sqrt(n/step), as EDM2's"
+    )
+    lr_zero_at: int | None = Field(
+        default=None, ge=1, description="steps after which half a cosine has taken the rate to 0"
+    )
     ema: float = Field(
         default=0.999, ge=0, lt=1, description="rate of the target's EMA; 0: the current weights"
     )
@@ -118,13 +125,21 @@ class Train(Section):
     compile: bool = False
     channels_last: bool = False
 
+    @model_validator(mode="after")
+    def _one_decay(self) -> Train:
+        if self.lr_sqrt_from is not None and self.lr_zero_at is not None:
+            raise ValueError("lr_sqrt_from and lr_zero_at are two schedules: leave one out")
+        return self
+
     def identity(self) -> dict[str, Any]:
         """The settings that decide a run's numbers.
 
         `init_seeded` tells runs that draw random initial weights from their seed from earlier
-        ones, which all drew the same.
+        ones, which all drew the same. A decay that is not asked for is not told, so that runs from
+        before there was one keep their ids.
         """
-        told = self.model_dump(exclude={*UNTOLD})
+        unasked = {name for name in DECAYS if getattr(self, name) is None}
+        told = self.model_dump(exclude={*UNTOLD, *unasked})
         return told | ({"init_seeded": True} if self.init == "random" else {})
 
 
@@ -405,6 +420,16 @@ class Grid(Section):
         if any(b <= a for a, b in itertools.pairwise(budgets)):
             raise ValueError(f"must increase (they are training steps), got {budgets}")
         return budgets
+
+    @model_validator(mode="after")
+    def _within_the_schedule(self) -> Grid:
+        end = self.train.lr_zero_at
+        if end is not None and self.budgets[-1] > end:
+            raise ValueError(
+                f"budgets: train.lr_zero_at: {end} ends the training there, and they go to"
+                f" {self.budgets[-1]}: another length is another experiment"
+            )
+        return self
 
     @field_validator("exclude")
     @classmethod

@@ -47,6 +47,7 @@ class ConsistencyDistillation(Objective):
     def __init__(self, params: Any = None) -> None:
         super().__init__(params)
         self.distance = Distance(self.params)
+        self.needs = self.distance.needs
 
     def trained_times(self, spec: TeacherSpec) -> Tensor:
         """See `Objective.trained_times`."""

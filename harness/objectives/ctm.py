@@ -75,6 +75,7 @@ class ConsistencyTrajectory(Objective):
         self.adaptive = self.params.adaptive
         self.adaptive_batch = self.params.adaptive_batch
         self.distance = Distance(self.params)
+        self.needs = self.distance.needs
 
     def trained_times(self, spec: TeacherSpec) -> Tensor:
         """See `Objective.trained_times`."""

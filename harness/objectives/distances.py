@@ -82,6 +82,11 @@ class Distance:
         self.params = params
         self._lpips: Callable[[Tensor, Tensor], Tensor] | None = None
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """See `Objective.needs`."""
+        return ("banded",) if self.params.bands == "whitened" else ()
+
     def __call__(
         self, a: Tensor, b: Tensor, t: Tensor, sigma_data: float, basis: Basis | None = None
     ) -> Tensor:

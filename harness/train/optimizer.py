@@ -7,7 +7,8 @@ one, RAdam exists as foreach only (docs/speed.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,22 @@ from torch.optim.radam import radam
 BETAS, EPS = (0.9, 0.999), 1e-8
 DECAY = {"adam": 0.0, "adamw": 1e-2, "radam": 0.0}
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def learning_rate(train: Mapping[str, Any], step: int) -> float:
+    """The rate of step number `step`, 0 the first, by the grid's `train` section.
+
+    Linear warm-up, times sqrt(n/step) from step n = `lr_sqrt_from` on (Karras et al. 2024, eq. 67)
+    or half a cosine that is 0 at `lr_zero_at`.
+    """
+    rate, warmup = float(train["lr"]), train["warmup"]
+    if warmup:
+        rate *= min(1.0, (step + 1) / warmup)
+    if (start := train.get("lr_sqrt_from")) is not None:
+        rate *= math.sqrt(start / max(step, start))
+    if (end := train.get("lr_zero_at")) is not None:
+        rate *= 0.5 * (1 + math.cos(math.pi * step / end))
+    return rate
 
 
 class Optimizer:

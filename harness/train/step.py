@@ -16,7 +16,7 @@ from harness.backbones.dropout import hold_draws
 from harness.core.transfer import sent
 from harness.errors import ConfigError
 from harness.train.cell import Cell
-from harness.train.optimizer import Optimizer
+from harness.train.optimizer import Optimizer, learning_rate
 from harness.train.owned import alone, together
 
 Gradients = list[Tensor]
@@ -37,7 +37,7 @@ def take_step(
     accelerator: Accelerator,
     watch: Watch = unwatched,
 ) -> dict[str, Tensor]:
-    """Step number `step`: gradients, warm-up, optimizer, EMA. What to log stays on the device.
+    """Step number `step`: gradients, rate, optimizer, EMA. What to log stays on the device.
 
     Nothing in it waits for the device, so that the host can be a step ahead.
     """
@@ -45,8 +45,7 @@ def take_step(
     cell.freeze(step)
     grads, logs = gradients(cell, step, micro, accelerator, watch)
     with watch("optimizer"):
-        if train["warmup"]:
-            optimizer.lr = train["lr"] * min(1.0, (step + 1) / train["warmup"])
+        optimizer.lr = learning_rate(train, step)
         optimizer.step(grads[: len(optimizer.parameters)])
         at = len(optimizer.parameters)
         for each in (*together(cell.owned), *alone(cell.owned, logs)):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.api import (
+    Basis,
     Batch,
     ConfigError,
     Dataset,
@@ -132,10 +133,12 @@ class Ground:
         return make_backbone(self.own, UNET if is_image(shape) else MLP)
 
     def student(self, precond: Preconditioning | None = None) -> Student:
-        """The tiny network through a strategy, `ctm` unless another is given."""
-        if precond is None:
-            precond = create_precond("ctm", **self.range)
-        return Student(self.network, precond)
+        """The tiny network through a strategy, `ctm` with one band unless another is given."""
+        if precond is not None:
+            return Student(self.network, precond)
+        student = Banded(self.network, create_precond("ctm", **self.range))
+        student.shape = self.own.spec.shape
+        return student
 
     @property
     def range(self) -> dict[str, float]:
@@ -353,6 +356,19 @@ class Ground:
         if is_untried("extractor", name):
             return self.try_extractor(name)
         return int(cls.dim or math.prod(self.own.spec.shape))
+
+
+class Banded(Student):
+    """A student with one band of coordinates in any strategy, for losses that weigh bands."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def basis(self) -> Basis:
+        """See `Student.basis`."""
+        axes = [torch.eye(n, dtype=torch.float64) for n in self.shape]
+        one = torch.ones(1, dtype=torch.float64)
+        return Basis(axes, torch.zeros(self.shape, dtype=torch.int64), one)
 
 
 class StandIn:

@@ -148,7 +148,14 @@ def test_identity_is_the_cells_own(grid):
         ["axes.precond=[{name: analytic, params: {samples: 64, levels: 12}}, ctm, edm]"],
     ):
         assert ids <= {spec.run_id for spec in expand(load_grid(grid, same)).specs}
-    for other in (["train.lr=0.5"], ["train.batch=64"], ["backbone.width=18"], ["axes.seed=[9]"]):
+    for other in (
+        ["train.lr=0.5"],
+        ["train.batch=64"],
+        ["backbone.width=18"],
+        ["axes.seed=[9]"],
+        ["train.lr_zero_at=10000"],
+        ["train.lr_sqrt_from=100"],
+    ):
         assert not ids & {spec.run_id for spec in expand(load_grid(grid, other)).specs}
     explicit = load_grid(grid, ["axes.precond=[{name: ctm, params: {outer: euler}}]"])
     assert expand(explicit).specs[0].run_id in ids  # a default written out is still the default
@@ -192,6 +199,8 @@ def test_parameters_may_be_written_short(grid):
 def test_what_an_override_got_wrong_is_not_put_down_to_the_file(grid):
     for override, words in {
         "trian.lr=1": "--set trian.lr=1: trian: unknown key (did you mean 'train'",
+        "train={lr_zero_at: 9, lr_sqrt_from: 9}": "--set train={lr_zero_at: 9, lr_sqrt_from: 9}:",
+        "train={lr_zero_at: 1}": "train.lr_zero_at: 1 ends the training there, and they go to",
         "train.lr=fast": "--set train.lr=fast: train.lr: must be a number, got 'fast'",
         "axes={}": "--set axes={}: axes.precond: is needed; axes.teacher: is needed",
     }.items():

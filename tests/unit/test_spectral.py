@@ -195,7 +195,8 @@ def test_a_loss_may_weigh_every_band_by_the_variance_of_clean_data(patches):
     teacher, spectral = patches
     basis, sd = spectral.basis, teacher.spec.sigma_data
     a, b = torch.randn(2, 8, *teacher.spec.shape, generator=torch.Generator().manual_seed(0))
-    loss = create("objective", "ctm", {"bands": "whitened"}).distance
+    objective = create("objective", "ctm", {"bands": "whitened"})
+    loss = objective.distance
     t = torch.ones(8, dtype=torch.float64)
     error = basis.coordinates(a - b).square().flatten(1)
     variance = torch.tensor(spectral.deviations)[basis.bands].square().flatten()
@@ -203,3 +204,6 @@ def test_a_loss_may_weigh_every_band_by_the_variance_of_clean_data(patches):
     assert float(loss(a, b, t, sd, basis)) == pytest.approx(wanted, rel=1e-5)
     with pytest.raises(ConfigError, match="this one has none; give this objective to spectral"):
         loss(a, b, t, sd, None)
+    assert objective.unsuited(teacher.spec, spectral) == ""
+    plain = create_precond("ctm", sigma_data=sd)
+    assert "has no bands of a basis" in objective.unsuited(teacher.spec, plain)

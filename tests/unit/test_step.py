@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from harness.core.random import integers, normal, uniform
 from harness.core.schedule import karras
 from harness.train.machine import Machine
-from harness.train.optimizer import Optimizer
+from harness.train.optimizer import Optimizer, learning_rate
 from harness.train.step import batches, gradients, take_step
 from tests.pretended_gpu import pretended_gpu
 from tests.unit.test_image_training import make_image_cell
@@ -144,3 +144,28 @@ def test_optimizers_are_torchs_own(name, reference):
     for a, b in zip(mine, theirs, strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
     assert Optimizer(name, mine, 0.01).state_dict()["state"] == {}
+
+
+def test_the_learning_rate_of_a_step():
+    train = {"lr": 2.0, "warmup": 4}
+    assert [learning_rate(train, step) for step in (0, 1, 3, 9999)] == [0.5, 1.0, 2.0, 2.0]
+    falling = train | {"lr_sqrt_from": 100}
+    assert [learning_rate(falling, step) for step in (0, 100, 400, 10000)] == [0.5, 2.0, 1.0, 0.2]
+    ending = train | {"lr_zero_at": 1000}
+    assert [learning_rate(ending, step) for step in (500, 1000)] == pytest.approx([1.0, 0.0])
+
+
+def test_steps_use_that_rate(accelerator):
+    def moved(step, **train):
+        cell = make_cell()
+        cell.spec.train.update(lr=1e-3, warmup=0, ema=0.9, **train)
+        before = [p.detach().clone() for p in cell.network.parameters()]
+        take_step(cell, Optimizer("adam", cell.network.parameters(), 1e-3), step, 64, accelerator)
+        return max(
+            float((a - b).abs().max())
+            for a, b in zip(before, cell.network.parameters(), strict=True)
+        )
+
+    assert moved(30) == pytest.approx(1e-3, rel=1e-2)
+    assert moved(30, lr_sqrt_from=10) == pytest.approx(1e-3 / 3**0.5, rel=1e-2)
+    assert moved(30, lr_zero_at=60) == pytest.approx(5e-4, rel=1e-2)
