@@ -35,10 +35,10 @@ class Screened(NamedTuple):
 class Accuracy(NamedTuple):
     """Spearman's rank correlation of one number with the error at NFE 1, 2 and 5.
 
-    `part` is of training, start or end. `study` is short: 150 steps of a grid of six mixtures; long:
-    3,000 to 10,000 steps of the ring, the ring off centre and patches of photographs; or held-out:
-    long ones that came after both numbers had been chosen, 32 dimensions and patches with a student
-    twice as wide.
+    `part` is of training, start or end. `study` is short: 150 steps of a grid of six mixtures;
+    long: 3,000 to 10,000 steps of the ring, the ring off centre and patches of photographs; or
+    held-out: long ones that came after both numbers had been chosen, 32 dimensions and patches with
+    a student twice as wide.
     """
 
     number: str

@@ -200,7 +200,7 @@ def test_what_an_override_got_wrong_is_not_put_down_to_the_file(grid):
     for override, words in {
         "trian.lr=1": "--set trian.lr=1: trian: unknown key (did you mean 'train'",
         "train={lr_zero_at: 9, lr_sqrt_from: 9}": "--set train={lr_zero_at: 9, lr_sqrt_from: 9}:",
-        "train={lr_zero_at: 1}": "train.lr_zero_at: 1 ends the training there, and they go to",
+        "train={lr_zero_at: 1}": f"{grid}: budgets: train.lr_zero_at: 1 ends the training there",
         "train.lr=fast": "--set train.lr=fast: train.lr: must be a number, got 'fast'",
         "axes={}": "--set axes={}: axes.precond: is needed; axes.teacher: is needed",
     }.items():
