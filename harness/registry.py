@@ -30,6 +30,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "precond": ("preconds",),
     "teacher": ("teachers",),
     "objective": ("harness.objectives",),
+    "backbone": ("harness.backbones.plugins",),
     "dataset": ("harness.data",),
     "extractor": ("harness.evaluate.extractors",),
     "metric": ("harness.evaluate.metrics",),

@@ -59,6 +59,19 @@ def harness(capsys):
     return run
 
 
+@pytest.fixture
+def forgotten():
+    """Plugins that a test loads into this process are no business of other tests."""
+    from harness.registry import FROM_FILE, registry
+
+    yield
+    for classes in registry._classes.values():
+        for name in [n for n, cls in classes.items() if cls.__module__.startswith(FROM_FILE)]:
+            del classes[name]
+    for name in [name for name in sys.modules if name.startswith(FROM_FILE)]:
+        del sys.modules[name]
+
+
 def command(*arguments, environment=None, **options):
     """Start `python -m harness ...` as a process of its own."""
     return subprocess.Popen(

@@ -8,6 +8,7 @@ learns) and an `Objective` (the loss it learns by). An objective never sees skip
 preconditioning never sees the loss: that seam is the experiment.
 """
 
+from harness.api.architecture import Architecture
 from harness.api.basis import Basis
 from harness.api.coeffs import Coeffs
 from harness.api.create import (
@@ -15,6 +16,7 @@ from harness.api.create import (
     create,
     create_precond,
     create_teacher,
+    list_backbones,
     list_datasets,
     list_extractors,
     list_metrics,
@@ -23,6 +25,7 @@ from harness.api.create import (
     list_students,
     list_teachers,
     make_params,
+    register_backbone,
     register_dataset,
     register_extractor,
     register_metric,
@@ -76,6 +79,7 @@ from harness.digest import content_digest
 from harness.errors import CellsFailed, ConfigError, HarnessError
 
 __all__ = [
+    "Architecture",
     "Basis",
     "Batch",
     "CellsFailed",
@@ -108,6 +112,7 @@ __all__ = [
     "create_precond",
     "create_teacher",
     "edm_inner",
+    "list_backbones",
     "list_datasets",
     "list_extractors",
     "list_metrics",
@@ -118,6 +123,7 @@ __all__ = [
     "load_student",
     "located",
     "make_params",
+    "register_backbone",
     "register_dataset",
     "register_extractor",
     "register_metric",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from harness.api.architecture import Architecture
 from harness.api.evaluation import Extractor, Metric
 from harness.api.objective import Objective
 from harness.api.plugin import Plugin
@@ -42,6 +43,7 @@ def _decorator(kind: str, base: type[Plugin]) -> Callable[[str], Callable[[C], C
 register_precond = _decorator("precond", Preconditioning)
 register_teacher = _decorator("teacher", Teacher)
 register_objective = _decorator("objective", Objective)
+register_backbone = _decorator("backbone", Architecture)
 register_dataset = _decorator("dataset", Dataset)
 register_extractor = _decorator("extractor", Extractor)
 register_metric = _decorator("metric", Metric)
@@ -182,6 +184,11 @@ def list_teachers() -> list[str]:
 def list_objectives() -> list[str]:
     """Names of all objectives."""
     return registry.names("objective")
+
+
+def list_backbones() -> list[str]:
+    """Names of all architectures of students' networks."""
+    return registry.names("backbone")
 
 
 def list_students() -> list[str]:

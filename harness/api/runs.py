@@ -69,7 +69,7 @@ def run(
     matrix = cells_of(grid, only, plugins, overrides)
     store = ResultStore(matrix.grid.results)
     owed = prepare.owed_cells(store, matrix)
-    notes = prepare.edited(store, matrix)
+    notes = [*prepare.edited(store, matrix), *matrix.notes]
     prepare.check(store, matrix, owed)
     whole = prepare.is_whole(only or (), (key.replace("__", ".") for key in overrides))
     if note := prepare.enter(store, matrix, owed, whole=whole):

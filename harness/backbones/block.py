@@ -135,16 +135,20 @@ def attend(qkv: Tensor, heads: int) -> Tensor:
     batch, channels, height, width = qkv.shape
     split = qkv.reshape(batch, heads, channels // (3 * heads), 3, height * width)
     query, key, value = split.transpose(2, 4).unbind(3)  # each [B, heads, H W, C / heads]
-    if qkv.device.type == "cpu" or not qkv.requires_grad:
+    mixed = attention(query, key, value)
+    return mixed.transpose(2, 3).reshape(batch, channels // 3, height, width)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v by the kernel that suits; all are [B, heads, n, d], strided."""
+    if query.device.type == "cpu" or not query.requires_grad:
         # rows in one piece are what fused kernels take; on a GPU their backward adds up in an order
         # of its own, so where there is one torch's plain kernel stays, and a resumed run the same
         # to the bit
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-    if forward_ad.unpack_dual(qkv).tangent is not None:  # fused kernels have no forward mode
-        mixed = explicit_attention(query, key, value)
-    else:
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-    return mixed.transpose(2, 3).reshape(batch, channels // 3, height, width)
+    if forward_ad.unpack_dual(query).tangent is not None:  # fused kernels have no forward mode
+        return explicit_attention(query, key, value)
+    return functional.scaled_dot_product_attention(query, key, value)
 
 
 def explicit_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""`check`: the contract of any preconditioning, and which ones are the same function."""
+"""`check`: the contract of any plugin, and which strategies are the same function."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from harness.cli import add_plugin_argument
+from harness.cli.check_plugin import KINDS, check_plugins
 from harness.cli.teacher_argument import (
     add_teacher_argument,
     make_precond,
@@ -29,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "names",
         nargs="*",
-        metavar="PRECOND",
-        help="strategies, e.g. ctm or 'ctm: {outer: mixed}' (default: all, one row each)",
+        metavar="[KIND] NAME",
+        help="strategies, e.g. ctm or 'ctm: {outer: mixed}' (default: all, one row each); with"
+        f" another kind before them ({', '.join(KINDS)}) plugins of that kind",
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -45,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Exit code 1 if a check fails."""
+    kind, *names = args.names or [""]
+    if kind in KINDS:
+        return check_plugins(kind, names, args.teacher)
+    if kind == "precond":
+        args.names = names
     teacher = make_teacher(args.teacher)
     for name in args.names:
         precond_spec(name)  # a name that is none is bad input, not a strategy that fails

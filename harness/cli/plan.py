@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
     whole = expand(grid, args.only, args.plugin)
     matrix = shard(whole, args.shard)
     store = ResultStore(grid.results)
-    for note in edited(store, matrix):
+    for note in [*edited(store, matrix), *matrix.notes]:
         print(f"note: {note}", file=sys.stderr)
     rows = []
     owed, code = 0, EXIT_DONE

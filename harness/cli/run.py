@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
     mine = shard(matrix, args.shard)
     store = ResultStore(grid.results)
     owed = prepare.owed_cells(store, matrix)
-    for note in prepare.edited(store, matrix):
+    for note in [*prepare.edited(store, matrix), *matrix.notes]:
         print(f"note: {note}", file=sys.stderr)
     prepare.check(store, matrix, owed)
     whole = prepare.is_whole(args.only, (setting.partition("=")[0] for setting in args.set))

@@ -51,6 +51,21 @@ class Matrix:
         return [name for name in self.request.extractors if name in used]
 
     @property
+    def notes(self) -> list[str]:
+        """What whoever runs it should know of its students."""
+        others = {
+            (spec.teacher.label, spec.backbone["name"], spec.train["init"]): None
+            for spec in self.specs
+            if spec.backbone and registry.get("teacher", spec.teacher.name).is_network
+        }
+        return [
+            f"student.backbone: students of {teacher} are a {name}, "
+            + ("fitted to its denoiser" if init == "teacher" else "with random weights")
+            + ", not its own network: at step 0 they are not the teacher"
+            for teacher, name, init in others
+        ]
+
+    @property
     def trained(self) -> dict[str, list[str]]:
         """Objective -> the kinds of sampler whose jumps it trains."""
         names = dict.fromkeys(spec.objective.name for spec in self.specs)
@@ -175,15 +190,7 @@ def _cell(
     make.schedule(plugins["objective"], max(grid.budgets), compiled=grid.train.compile)
     make.samplers(grid.evaluate.samplers, plugins, teacher)
     make.weights(plugins["objective"], grid.train.batch // grid.launch.processes)
-    own = type(teacher).is_network
-    backbone = None if own else grid.backbone.identity(teacher.spec.shape)
-    student = grid.student.identity()
-    if student and not (type(teacher).is_unet if own else backbone and backbone["name"] == "unet"):
-        what = f"teacher {teacher.name!r}'s network" if own else "the mlp fitted to the teacher"
-        raise ConfigError(
-            f"student.{next(iter(student))}: {what} has no such choice, only the U-Nets of"
-            " harness/backbones have; leave it out"
-        )
+    backbone, student = _network(grid, teacher), grid.student.identity()
     spec = RunSpec(
         **plugins,
         seed=seed,
@@ -198,6 +205,27 @@ def _cell(
             f" than {LONGEST_ID}; give its plugins shorter names"
         )
     return spec
+
+
+def _network(grid: Grid, teacher: Teacher) -> dict[str, Any] | None:
+    """The student's backbone with all its settings; None where it is the teacher's own network.
+
+    Raises:
+        ConfigError: it does not fit the samples, or has no such choice as `student` makes.
+    """
+    chosen = grid.student.backbone or (None if type(teacher).is_network else grid.backbone)
+    backbone = None if chosen is None else chosen.identity(teacher.spec.shape)
+    if backbone is None:
+        what, adapts = f"teacher {teacher.name!r}'s network", type(teacher).is_unet
+    else:
+        what = f"backbone {backbone['name']!r}"
+        adapts = registry.get("backbone", backbone["name"]).adapts
+    for key in () if adapts else grid.student.identity():
+        raise ConfigError(
+            f"student.{key}: {what} has no such choice, only U-Nets of harness/backbones have;"
+            " leave it out"
+        )
+    return backbone
 
 
 def _name(plugins: Mapping[str, PluginSpec], seed: int) -> str:

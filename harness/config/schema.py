@@ -7,23 +7,13 @@ import math
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_serializer, model_validator
 
-from harness.api.plugin import Settings
 from harness.config.reading import parse
 from harness.config.samplers import sampler_names
+from harness.config.sections import Backbone, Section, Student, Train
 from harness.core.sampler import Sampler
-from harness.errors import ConfigError
 from harness.store.records import Rounding
-
-#: settings of `train` that are no part of a run's identity
-UNTOLD = ("eval_ema", "micro_batch", "checkpoint_every", "log_every", "compile", "channels_last")
-DECAYS = ("lr_sqrt_from", "lr_zero_at")
-UNET_FIELDS = ("channels", "multipliers", "blocks", "attention", "dropout")
-
-
-class Section(Settings, BaseModel):  # named twice for ruff, which does not see what Settings is
-    """Base of all sections; see `Settings` for what holds of them."""
 
 
 def written_out(value: Any) -> Any:
@@ -88,130 +78,6 @@ class Axes(Section):
     objective: Axis = Field(default_factory=lambda: [PluginRef(name="ctm")])
     dataset: Axis = Field(default_factory=lambda: [PluginRef(name="teacher")])
     seed: Annotated[list[int], Field(min_length=1)] = Field(default_factory=lambda: [0])
-
-
-class Train(Section):
-    """How every cell is trained; the global batch does not depend on the number of processes.
-
-    `compile` and `channels_last` change rounding alone: like the device and the number of processes
-    they are written into a run's provenance and are no part of its identity. docs/speed.md says
-    where they pay.
-    """
-
-    batch: int = Field(default=512, ge=1)
-    lr: float = Field(default=4e-4, gt=0)
-    optimizer: Literal["radam", "adam", "adamw"] = "radam"
-    warmup: int = Field(default=0, ge=0, description="steps of linear learning-rate warm-up")
-    lr_sqrt_from: int | None = Field(
-        default=None, ge=1, description="step n after which the rate is lr sqrt(n/step), as EDM2's"
-    )
-    lr_zero_at: int | None = Field(
-        default=None, ge=1, description="steps after which half a cosine has taken the rate to 0"
-    )
-    ema: float = Field(
-        default=0.999, ge=0, lt=1, description="rate of the target's EMA; 0: the current weights"
-    )
-    precision: Literal["fp32", "tf32", "bf16"] = Field(
-        default="fp32", description="of every network in a step; evaluation is float32"
-    )
-    init: Literal["teacher", "random"] = "teacher"
-    # not part of a run's identity
-    eval_ema: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default_factory=list, description="rates of the averages to evaluate; none: the target's"
-    )
-    micro_batch: int | None = Field(default=None, ge=1)
-    checkpoint_every: int = Field(default=1000, ge=1)
-    log_every: int = Field(default=100, ge=1)
-    compile: bool = False
-    channels_last: bool = False
-
-    @model_validator(mode="after")
-    def _one_decay(self) -> Train:
-        if self.lr_sqrt_from is not None and self.lr_zero_at is not None:
-            raise ValueError("lr_sqrt_from and lr_zero_at are two schedules: leave one out")
-        return self
-
-    def identity(self) -> dict[str, Any]:
-        """The settings that decide a run's numbers.
-
-        `init_seeded` tells runs that draw random initial weights from their seed from earlier
-        ones, which all drew the same. A decay that is not asked for is not told, so that runs from
-        before there was one keep their ids.
-        """
-        unasked = {name for name in DECAYS if getattr(self, name) is None}
-        told = self.model_dump(exclude={*UNTOLD, *unasked})
-        return told | ({"init_seeded": True} if self.init == "random" else {})
-
-
-class Student(Section):
-    """The student where it is not simply its teacher's network with a silent branch for s.
-
-    `dropout` is the student's alone; by default it is what the teacher's file says. `s_branch`:
-    one vector added to the embedding of t, or, as in the reference code of CTM, an embedding of s
-    of its own that every residual block reads. `s_init: reference` starts the whole branch of the
-    latter at random, as that code does, from the run's seed; `zero` lets the student start as its
-    teacher.
-    """
-
-    dropout: float | None = Field(default=None, ge=0, lt=1)
-    s_branch: Literal["shared", "per_block"] = "shared"
-    s_init: Literal["zero", "reference"] = "zero"
-
-    @model_validator(mode="after")
-    def _random_start_of_what(self) -> Student:
-        if self.s_init == "reference" and self.s_branch == "shared":
-            raise ValueError(
-                "s_init: reference is a start of the branch that the reference code has; write"
-                " s_branch: per_block too, or s_init: zero"
-            )
-        return self
-
-    def identity(self) -> dict[str, Any]:
-        """What is not the default, so that runs from before a setting existed keep their ids."""
-        return self.model_dump(exclude_defaults=True)
-
-
-class Backbone(Section):
-    """The network fitted to a teacher that is none; a network teacher brings its own.
-
-    `auto` is an MLP (`width`, `depth`) for vectors and a small DDPM++ U-Net for images: `channels`
-    times each of `multipliers` at one resolution after the other, `blocks` a resolution, attention
-    at the sides listed.
-    """
-
-    name: Literal["auto", "mlp", "unet"] = "auto"
-    width: int = Field(default=128, ge=8, multiple_of=2)
-    depth: int = Field(default=3, ge=1)
-    channels: int = Field(default=32, ge=8, multiple_of=4)
-    multipliers: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [1, 2]
-    blocks: int = Field(default=1, ge=1)
-    attention: list[int] = []
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    fit_steps: int = Field(default=4000, ge=1)
-    fit_batch: int = Field(default=1024, ge=1)
-    fit_lr: float = Field(default=2e-3, gt=0)
-
-    def identity(self, shape: tuple[int, ...]) -> dict[str, Any]:
-        """The settings that decide the network for samples of `shape`, without the other kind's.
-
-        Raises:
-            ConfigError: a network for vectors is asked for images, or the other way round, or the
-                U-Net halves images of an odd side.
-        """
-        fits = "unet" if len(shape) == 3 else "mlp"
-        if self.name not in ("auto", fits):
-            raise ConfigError(
-                f"backbone.name: {self.name!r} does not fit samples of shape {list(shape)};"
-                f" use {fits!r} or 'auto'"
-            )
-        if fits == "unet" and shape[-1] % 2 ** (len(self.multipliers) - 1):
-            raise ConfigError(
-                f"backbone.multipliers: images of side {shape[-1]} cannot be halved"
-                f" {len(self.multipliers) - 1} times; give fewer multipliers"
-            )
-        theirs = {"mlp": ("width", "depth"), "unet": UNET_FIELDS}
-        others = theirs["mlp" if fits == "unet" else "unet"]
-        return self.model_dump(exclude={*others}) | {"name": fits}
 
 
 class ReferenceFile(Section):

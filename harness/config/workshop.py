@@ -288,6 +288,8 @@ def plugins_of(spec: RunSpec, request: Request | None = None) -> dict[str, type[
     """`kind name` -> class of every plugin that has a part in a cell, and in a request if given."""
     plugins = {(axis, getattr(spec, axis).name): getattr(spec, axis).name for axis in AXES}
     plugins.pop(("dataset", "teacher"), None)  # the teacher's own data are not a plugin
+    if spec.backbone:
+        plugins["backbone", spec.backbone["name"]] = spec.backbone["name"]
     if request is not None:
         for label in request.metrics:
             plugins["metric", label] = request.metric_plugin(label)["name"]

@@ -142,6 +142,7 @@ def _plugins(matrix: Matrix, owed: Sequence[RunSpec]) -> list[tuple[str, str, Ma
     return [
         *(("teacher", spec.teacher.name, {}) for spec in owed),
         *(("dataset", spec.dataset.name, {}) for spec in owed if spec.dataset.name != "teacher"),
+        *(("backbone", spec.backbone["name"], {}) for spec in owed if spec.backbone),
         *(("precond", spec.precond.name, {}) for spec in owed),
         *(("objective", spec.objective.name, spec.objective.changed) for spec in owed),
         *(("extractor", name, {}) for name in matrix.extractors),

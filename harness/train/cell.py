@@ -198,7 +198,8 @@ def _array(precond: Preconditioning, name: str, value: torch.Tensor) -> np.ndarr
 
 def empty_network(spec: RunSpec, teacher: Teacher) -> Backbone:
     """The student's network, on the host, for weights that are about to be read into it."""
-    network = teacher.network() or make_backbone(teacher, spec.backbone or {})
+    network = make_backbone(teacher, spec.backbone) if spec.backbone else teacher.network()
+    assert network is not None
     if spec.student:
         network.adapt(spec.student, seed=0)
     return network
@@ -217,7 +218,7 @@ def _initial_network(
     What is drawn at random is drawn from the run's seed. A fit is none of that: it stands for a
     teacher's weights, and all seeds start from the same.
     """
-    network = teacher.network()
+    network = None if spec.backbone else teacher.network()
     random = spec.train["init"] == "random"
     # runs of an earlier version all drew the same
     weights = derive_seed(spec.seed, "initial weights") if "init_seeded" in spec.train else 0

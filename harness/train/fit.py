@@ -7,15 +7,13 @@ from pathlib import Path
 
 import torch
 
-from harness.api import Dataset, Teacher, TeacherSpec, edm_inner
+from harness.api import ConfigError, Dataset, Teacher, create, edm_inner
 from harness.backbones.base import Backbone
 from harness.backbones.dropout import hold_draws
-from harness.backbones.inner import EDM
-from harness.backbones.mlp import MLP
-from harness.backbones.song import SongUNet
-from harness.backbones.unet import UNetBackbone
 from harness.core.random import normal, uniform
 from harness.core.solver import per_sample
+from harness.errors import described
+from harness.registry import blaming, own_source, place, registry
 from harness.store.artifacts import Artifact, get_or_make
 
 REVISION = 1
@@ -23,39 +21,25 @@ Device = torch.device | str
 
 
 def make_backbone(teacher: Teacher, settings: dict, seed: int = 0) -> Backbone:
-    """The backbone of a grid's `backbone` section, its initial weights drawn from `seed`."""
-    with torch.random.fork_rng(devices=[]):
+    """The backbone of these settings, its initial weights drawn from `seed`.
+
+    Args:
+        settings: `name` and parameters of an architecture; what belongs to the fit is skipped.
+
+    Raises:
+        ConfigError: the architecture's code raises, or builds no backbone.
+    """
+    cls = registry.get("backbone", settings["name"])
+    params = {key: value for key, value in settings.items() if key in cls.Params.model_fields}
+    with torch.random.fork_rng(devices=[]), blaming("backbone", cls, "build"):
         torch.manual_seed(seed)
-        make = _make_unet if settings["name"] == "unet" else _make_mlp
-        return make(teacher.spec, settings)
-
-
-def _make_mlp(spec: TeacherSpec, settings: dict) -> Backbone:
-    (dim,) = spec.shape
-    return MLP(
-        dim,
-        sigma_data=spec.sigma_data,
-        width=settings["width"],
-        depth=settings["depth"],
-        classes=spec.classes,
-    )
-
-
-def _make_unet(spec: TeacherSpec, settings: dict) -> Backbone:
-    channels, side, _ = spec.shape
-    net = SongUNet(
-        side,
-        channels,
-        channels,
-        label_dim=spec.classes,
-        model_channels=settings["channels"],
-        channel_mult=settings["multipliers"],
-        num_blocks=settings["blocks"],
-        attn_resolutions=settings["attention"],
-        dropout=settings["dropout"],
-    )
-    net.add_second_time()
-    return UNetBackbone(net, EDM(sigma_data=spec.sigma_data), channels)
+        made: object = create("backbone", settings["name"], params).build(teacher.spec)
+    if not isinstance(made, Backbone):
+        raise ConfigError(
+            f"backbone {cls.name!r} ({place(cls, method='build')}): build gave {described(made)},"
+            " expected a harness.backbones.base.Backbone"
+        )
+    return made
 
 
 def fitted_backbone(
@@ -72,6 +56,8 @@ def fitted_backbone(
         "dataset": dataset.spec.digest,
         "backbone": settings,
     }
+    if source := own_source(registry.get("backbone", settings["name"])):
+        key["source"] = source  # what was fitted before an edit is not used
     artifact = get_or_make(
         results,
         "backbones",

@@ -31,6 +31,7 @@ from harness.api import (
     create_precond,
 )
 from harness.backbones.base import Backbone
+from harness.backbones.contract import check_architecture
 from harness.config.matrix import Matrix
 from harness.config.workshop import check_command, is_untried, resolve_dataset
 from harness.contract import refuse_broken
@@ -56,7 +57,7 @@ LEVELS, FEWEST, MOST = 12, 32, 1024
 FEATURES, WIDTH = 1024, 2048
 MLP = {"name": "mlp", "width": 16, "depth": 1}
 SIZE: dict[str, Any] = {"channels": 8, "multipliers": [1], "blocks": 1}
-UNET: dict[str, Any] = {"name": "unet", **SIZE, "attention": [], "dropout": 0.0}
+UNET: dict[str, Any] = {"name": "unet", **SIZE}
 
 
 def failures(matrix: Matrix, specs: Iterable[RunSpec]) -> list[str]:
@@ -87,6 +88,8 @@ def _trials(
         yield "teacher", ground.try_teacher
     if spec.dataset.name != "teacher" and is_untried("dataset", spec.dataset.name):
         yield "dataset", ground.try_dataset
+    if spec.backbone and is_untried("backbone", spec.backbone["name"]):
+        yield f"backbone {spec.backbone}", partial(ground.try_backbone, spec.backbone)
     if is_untried("precond", spec.precond.name):
         walks = list(dict.fromkeys((m.sampler, m.nfe) for m in matrix.wanted(spec)))
         yield f"{spec.precond} {spec.objective}", partial(ground.try_precond, spec, walks)
@@ -221,6 +224,15 @@ class Ground:
         objective: Objective = create("objective", plugin.name, plugin.params)
         times: object = objective.trained_times(self.own.spec)
         return times if isinstance(times, Tensor) else None
+
+    def try_backbone(self, settings: Mapping[str, Any]) -> None:
+        """Its contract, on samples of the teacher's shape."""
+        name = settings["name"]
+        cls = registry.get("backbone", name)
+        params = {key: value for key, value in settings.items() if key in cls.Params.model_fields}
+        for finding in check_architecture(create("backbone", name, params), self.own.spec):
+            if not finding.ok:
+                raise ConfigError(f"backbone {name!r}: {finding.check}: {finding.detail}")
 
     def try_objective(self, plugin: PluginSpec) -> None:
         """Its training grid, and every term of the loss with its gradient."""

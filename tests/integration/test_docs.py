@@ -76,12 +76,12 @@ def test_the_other_kinds_of_plugin_run_together(tmp_path):
     files = titled_blocks("write-more.md") | titled_blocks("write-teacher.md")
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    plugins = [f"--plugin={n}.py" for n in ("moons", "local", "spread", "radius")]
+    plugins = [f"--plugin={n}.py" for n in ("moons", "local", "wide", "spread", "radius")]
     small = {
         "axes.precond": "[ctm]",
         "axes.seed": "[0]",
         "train.batch": "32",
-        "backbone": "{width: 16, depth: 1, fit_steps: 5, fit_batch: 32}",
+        "backbone": "{wide: {width: 16, fit_steps: 5, fit_batch: 32}}",
         "budgets": "[2, 4]",
         "evaluate.nfe": "[1]",
         "evaluate.samples": "64",

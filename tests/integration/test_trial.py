@@ -1,10 +1,8 @@
 """What plugins get wrong is told before the first cell starts: one sentence, nothing trained."""
 
-import sys
-
 import pytest
 
-from harness.registry import FROM_FILE, registry
+from harness.registry import registry
 from tests.conftest import ROOT
 
 #: kind -> a plugin of it that does well; %s is what its method returns
@@ -157,15 +155,7 @@ BAD = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def forgotten():
-    """Plugins that a test loads into this process are no business of other tests."""
-    yield
-    for classes in registry._classes.values():
-        for name in [n for n, cls in classes.items() if cls.__module__.startswith(FROM_FILE)]:
-            del classes[name]
-    for name in [name for name in sys.modules if name.startswith(FROM_FILE)]:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("forgotten")
 
 
 def ask(harness, grid, kind, returned):
@@ -185,6 +175,28 @@ def ask(harness, grid, kind, returned):
     words += ["--set", "budgets=[2]", "--set", "backbone.fit_steps=2"]
     code, out, err = harness(*words)
     return code, err, file, out
+
+
+@pytest.mark.parametrize("kind", ["objective", "metric", "extractor", "teacher", "dataset"])
+def test_check_tries_one_plugin_of_any_kind(tmp_path, harness, kind):
+    def check(returned):
+        file = tmp_path / "mine.py"
+        file.write_text(SOURCES[kind] % returned)
+        code, out, _ = harness("check", kind, "wrong", "--plugin", file)
+        return code, out
+
+    _, returned, line, told = next(bad for bad in BAD if bad[0] == kind)
+    code, out = check(returned)
+    assert (code, "FAILED" in out, told in out) == (1, True, True), out
+    assert f"mine.py:{line}" in out
+
+
+@pytest.mark.parametrize("kind", ["objective", "metric", "extractor", "teacher", "dataset"])
+def test_check_says_what_is_well(tmp_path, harness, kind):
+    file = tmp_path / "mine.py"
+    file.write_text(SOURCES[kind] % GOOD[kind])
+    code, out, _ = harness("check", kind, "wrong", "--plugin", file)
+    assert (code, out.split()[:3]) == (0, ["wrong", "trial", "ok"]), out
 
 
 @pytest.mark.parametrize(("kind", "returned", "line", "told"), BAD, ids=str)

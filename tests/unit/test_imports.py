@@ -82,6 +82,14 @@ ALLOWED = {
     },
     "harness.contract": {"harness.api", "harness.core", "harness.errors", "harness.registry"},
     "harness.backbones": {"harness.backbones", "harness.api", "harness.core", "harness.errors"},
+    "harness.backbones.plugins": {"harness.backbones", "harness.api"},
+    "harness.backbones.contract": {
+        "harness.backbones",
+        "harness.api",
+        "harness.contract",
+        "harness.errors",
+        "harness.registry",
+    },
     "harness.objectives": {"harness.objectives", "harness.api", "harness.core"},
     "harness.data": {"harness.data", "harness.api", "harness.core"},
     "harness.config": {

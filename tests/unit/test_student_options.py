@@ -186,7 +186,7 @@ def test_what_a_grid_cannot_have_is_refused_when_planned(tmp_path, grid, harness
     grid.write_text(yaml.safe_dump({**text, "student": {"s_branch": "per_block"}}))
     code, _, err = harness("run", "--matrix", grid)
     assert code == 2
-    assert "student.s_branch: the mlp fitted to the teacher has no such choice" in err
+    assert "student.s_branch: backbone 'mlp' has no such choice" in err
     assert not (tmp_path / "results" / "runs").exists() or not any(
         (tmp_path / "results" / "runs").iterdir()
     )
