@@ -97,4 +97,4 @@ class ConsistencyDistillation(Objective):
             x_u = solver(lambda x, a: teacher.denoise(x, a, batch.labels), x_t, times)
             goal = jump_rows(target, x_u, u, clean, moving, batch.labels)
         estimate = student.jump(x_t, t, clean, batch.labels)
-        return self.distance(estimate, goal, t, teacher.spec.sigma_data, student.basis)
+        return self.distance(estimate, goal, t, teacher.spec.sigma_data, student)

@@ -170,7 +170,7 @@ class ConsistencyTrajectory(Objective):
         estimate = student.jump(x_t, t, s, labels)
         if p.project:
             estimate = jump_rows(target, estimate, s, clean, noisy, labels)
-        return self.distance(estimate, goal, t, teacher.spec.sigma_data, student.basis)
+        return self.distance(estimate, goal, t, teacher.spec.sigma_data, student)
 
     def _denoising(self, student: StudentLike, teacher: Teacher, batch: Batch) -> Tensor:
         import torch

@@ -14,7 +14,7 @@ from harness.api import ConfigError, Params, located
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.api import Basis
+    from harness.api import Basis, StudentInTraining
 
 #: the keys of harness.core.solver.SOLVERS, without importing torch
 SolverName = Literal["heun", "unipc"]
@@ -88,12 +88,17 @@ class Distance:
         return ("banded",) if self.params.bands == "whitened" else ()
 
     def __call__(
-        self, a: Tensor, b: Tensor, t: Tensor, sigma_data: float, basis: Basis | None = None
+        self,
+        a: Tensor,
+        b: Tensor,
+        t: Tensor,
+        sigma_data: float,
+        student: StudentInTraining | None = None,
     ) -> Tensor:
         """Weighted mean over the batch, a scalar, for a and b [B, *shape] and their levels t [B].
 
         Args:
-            basis: the strategy's, if it has one.
+            student: whose strategy's bands are to be weighed, if they are.
 
         Raises:
             ConfigError: LPIPS is asked of what is no image, or its weights cannot be read; bands
@@ -104,6 +109,7 @@ class Distance:
 
         p = self.params
         if p.bands == "whitened":
+            basis = None if student is None else student.basis
             a, b = (_whitened(each, sigma_data, basis) for each in (a, b))
         if p.distance != "lpips" and p.weighting == "uniform":
             return distance(p.distance, a, b)

@@ -101,7 +101,6 @@ class Counted:
 
     def __init__(self, student, trained):
         self.student, self.trained, self.F = student, trained, 0
-        self.basis = student.basis
 
     def jump(self, x, t, s, labels=None):
         if not torch.is_grad_enabled():

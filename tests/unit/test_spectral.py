@@ -201,7 +201,7 @@ def test_a_loss_may_weigh_every_band_by_the_variance_of_clean_data(patches):
     error = basis.coordinates(a - b).square().flatten(1)
     variance = torch.tensor(spectral.deviations)[basis.bands].square().flatten()
     wanted = float((error * sd**2 / variance).mean())
-    assert float(loss(a, b, t, sd, basis)) == pytest.approx(wanted, rel=1e-5)
+    assert float(loss(a, b, t, sd, Student(None, spectral))) == pytest.approx(wanted, rel=1e-5)
     with pytest.raises(ConfigError, match="this one has none; give this objective to spectral"):
         loss(a, b, t, sd, None)
     assert objective.unsuited(teacher.spec, spectral) == ""
