@@ -81,20 +81,30 @@ class Score(NamedTuple):
     std: float | None = None
 
 
+#: what `Metric.needs` may ask for by way of an extractor
+EXTRACTED = ("moments", "features", "logits")
+
+
 class Metric(Plugin):
     """A number that says how good samples are.
 
-    `needs` says what `compute` gets of generated and reference samples: "moments"
-    (harness.evaluate.moments.Moments, enough for Fréchet distances and cheap to keep), "features"
-    (all vectors), "logits" (of a classifier), or "trajectory" (the samples themselves and the
-    teacher's own ODE solution from the same noise).
+    `needs` says what `compute` gets of generated and reference samples:
+
+    - "moments": harness.evaluate.moments.Moments, enough for Fréchet distances and cheap to keep;
+    - "features": all vectors [n, dim];
+    - "logits": of the extractor's classifier, and no reference;
+    - "samples": images uint8 [n, C, H, W] or vectors [n, d] as extractors see them, no extractor;
+    - "trajectory": the samples, float64 [n, d], and the teacher's own ODE solution from the same
+      noise, row for row.
     """
 
     needs: ClassVar[str] = "features"
+    #: of a metric that needs samples: whether it takes images alone
+    images_only: ClassVar[bool] = False
     lower_is_better: ClassVar[bool] = True
 
     def compute(self, generated: Any, reference: Any) -> float | Score:
-        """Return the value for features [n, dim] against reference features [m, dim]."""
+        """Return the value for what `needs` says, of generated and of reference samples."""
         raise self.lacks("compute(self, generated, reference)")
 
 
@@ -103,7 +113,9 @@ def misfit(metric: type[Metric], extractor: type[Extractor], images: bool) -> st
 
     Asked of the classes, so that it is known before anything is made or weights are looked for.
     """
-    if metric.needs == "trajectory":
+    if metric.images_only and not images:
+        return f"metric {metric.name!r} takes images, but the data are vectors: leave it out"
+    if metric.needs not in EXTRACTED:
         return ""
     if extractor.images_only and not images:
         return (

@@ -95,6 +95,9 @@ def measure_evaluation(cell: Cell, request: Request, machine: Machine) -> Evalua
             if metric.needs == "trajectory":
                 trajectory = True
                 continue
+            if metric.needs == "samples":
+                metrics[f"{metric_name} samples"] = timed(lambda m=metric: m.compute(seen, seen))
+                continue
             check_pair(metric, extractor, images)
             seconds = _metric_seconds(metric, extractor, dim, request.samples)
             metrics[f"{metric_name} {name}"] = seconds

@@ -75,8 +75,8 @@ class Matrix:
 def wanted(request: Request, spec: RunSpec) -> list[Measure]:
     """Every number that a request asks of a cell: each step, EMA, sampler, NFE, metric, extractor.
 
-    Without samplers it is asked for its objective's own. A trajectory metric compares samples
-    themselves, so it is asked for once, under the name of the ODE solution it is compared with.
+    Without samplers it is asked for its objective's own. What compares samples themselves is asked
+    for once, under the name `samples`, or that of the ODE solution that they are compared with.
     Statistics in a file serve metrics that need no more.
     """
     samplers = request.samplers or registry.get("objective", spec.objective.name).samplers[:1]
@@ -93,6 +93,9 @@ def wanted(request: Request, spec: RunSpec) -> list[Measure]:
             compared.append((metric, f"ode{request.ode_steps}"))
             continue
         rounded = "" if request.rounding == "edm" else "~ctm"
+        if needs == "samples":
+            compared.append((metric, f"samples{rounded}"))
+            continue
         for name in request.extractors:
             file = request.references.get(name) if needs == "moments" else None
             called = revised(name, registry.get("extractor", name).revision) + rounded

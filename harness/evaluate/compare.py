@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from harness.api import ConfigError, Extractor, HarnessError, Metric, Score
-from harness.evaluate.features import Features, check_pair, few, score
+from harness.evaluate.features import Features, as_score, check_pair, few, score
 from harness.evaluate.reference import Reference, describe, is_statistics, load_reference
 from harness.evaluate.sources import Source, open_images
 
@@ -89,6 +90,12 @@ def extract(
     return features
 
 
+def _images(side: Side, batch: int) -> Tensor:
+    """The images of a side themselves, uint8 [n, C, H, W]; of statistics there are none."""
+    assert isinstance(side, Source)
+    return torch.cat(list(side.batches(batch)))
+
+
 def compare(
     sides: list[Side],
     extractor: Extractor,
@@ -106,13 +113,19 @@ def compare(
         HarnessError: a metric gave a value that is not finite.
     """
     started = time.perf_counter()
-    keep = any(metric.needs != "moments" for metric in metrics.values())
+    keep = any(metric.needs in ("features", "logits") for metric in metrics.values())
     features = [extract(side, extractor, keep, batch, device, progress) for side in sides]
     first, last = features[0], features[-1]
     dim = len(first.moments.mean)
     found = Comparison(extractor.id, first.moments.n, last.moments.n, dim, {})
     if len(sides) > 1:
-        found.scores = {name: score(metric, first, last) for name, metric in metrics.items()}
+        images = None
+        for name, metric in metrics.items():
+            if metric.needs == "samples":
+                images = images or [_images(side, batch) for side in sides]
+                found.scores[name] = as_score(metric.compute(*images))
+            else:
+                found.scores[name] = score(metric, first, last)
         for name, (value, std) in found.scores.items():
             if not math.isfinite(value) or not math.isfinite(std or 0):
                 raise HarnessError(f"metric {name!r} gave {value} (std {std}) on these features")

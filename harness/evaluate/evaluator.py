@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from harness.api import Dataset, Extractor, Metric, Score, StudentLike, Teacher, create
+from harness.api.evaluation import EXTRACTED
 from harness.core.group import Group
 from harness.core.sampling import Walk, evaluation_labels, fresh_noise, initial_noise
 from harness.core.schedule import karras
@@ -79,7 +81,7 @@ class Evaluator:
         self.batch = min(block, max(request.samples, self._data_n))
         for metric, extractor in itertools.product(self.metrics.values(), self.extractors.values()):
             check_pair(metric, extractor, self._images)
-        if any(metric.needs != "trajectory" for metric in self.metrics.values()):
+        if any(metric.needs in EXTRACTED for metric in self.metrics.values()):
             for extractor in self.extractors.values():
                 extractor.ready().to(accelerator.device)
         self._files: dict[str, Reference] = {
@@ -95,6 +97,8 @@ class Evaluator:
         """What a number is compared through and with: extractor id, number of references."""
         if self.metrics[measure.metric].needs == "trajectory":
             return None, measure.n
+        if self.metrics[measure.metric].needs == "samples":
+            return None, self._data_n
         extractor = self.extractors[measure.extractor_name]
         rounded = "" if measure.rounding == "edm" else f"~{measure.rounding}"
         if not measure.reference:
@@ -132,41 +136,61 @@ class Evaluator:
                     needs[m] in ("features", "logits") for m in group if m.extractor_name == name
                 ),
             )
-            for name in dict.fromkeys(m.extractor_name for m in group if needs[m] != "trajectory")
+            for name in dict.fromkeys(m.extractor_name for m in group if needs[m] in EXTRACTED)
         }
-        kept: list[Tensor] | None = [] if "trajectory" in needs.values() else None
+        #: samples as they are and as extractors see them, where a metric asks for them
+        kept: dict[str, list[Tensor]] = {
+            what: [] for what in ("trajectory", "samples") if what in needs.values()
+        }
         finite = True
         for samples in self._draw_mine(student, walk):
-            if kept is not None:
-                kept.append(samples.cpu())
             finite = finite and bool(samples.isfinite().all())
+            seen = self._seen(samples, self.request.rounding) if finite else samples
+            for what, parts in kept.items():
+                parts.append((samples if what == "trajectory" else seen).cpu())
             for found in features.values() if finite else ():
-                found.add(self._seen(samples, self.request.rounding))
+                found.add(seen)
         if not all(self._gather([finite])):
             return {measure: Score(float("nan")) for measure in group}
         whole = {name: found.gather(self._gather) for name, found in features.items()}
-        drawn = None
-        if kept is not None:
-            shares = self._gather([torch.cat(kept) if kept else None])
-            drawn = torch.cat([share for share in shares if share is not None])
+        drawn = {what: self._together(parts) for what, parts in kept.items()}
+        if "trajectory" in kept:
             self._trajectory()  # every process has its share in solving it
         if not self.accelerator.is_main_process:
             return {}
-        return {
-            measure: as_score(
-                self.metrics[measure.metric].compute(drawn.flatten(1).double(), self._trajectory())
-            )
-            if drawn is not None and needs[measure] == "trajectory"
-            else self._score(measure, whole[measure.extractor_name])
-            for measure in group
-        }
+        return {measure: self._score(measure, whole, drawn) for measure in group}
 
-    def _score(self, measure: Measure, found: Features) -> Score:
+    def _together(self, parts: list[Tensor]) -> Tensor:
+        """The samples of all processes in order; every rank must call it."""
+        shares = self._gather([torch.cat(parts) if parts else None])
+        return torch.cat([share for share in shares if share is not None])
+
+    def _score(
+        self, measure: Measure, whole: dict[str, Features], drawn: dict[str, Tensor]
+    ) -> Score:
+        """What a metric is given, by what it needs, and the value it makes of that."""
         metric = self.metrics[measure.metric]
+        if metric.needs == "trajectory":
+            generated = drawn["trajectory"].flatten(1).double()
+            return as_score(metric.compute(generated, self._trajectory()))
+        if metric.needs == "samples":
+            return as_score(metric.compute(drawn["samples"], self._data))
+        found = whole[measure.extractor_name]
         if measure.reference:
             moments = self._files[measure.extractor_name].moments
             return score(metric, found, Features.restored(found.extractor, moments))
         return score(metric, found, self._reference(measure.extractor_name, metric.needs))
+
+    @cached_property
+    def _data(self) -> Tensor:
+        """The reference samples themselves, as extractors see them, on the host."""
+        return torch.cat([seen.cpu() for seen in self._reference_blocks()])
+
+    def _reference_blocks(self) -> Iterator[Tensor]:
+        for numbers in self._blocks(self._data_n):
+            self.heartbeat()
+            data, _ = self.dataset.draw(self.request.evaluation_seed, "reference", numbers)
+            yield self._seen(data)
 
     def _seen(self, samples: Tensor, rounding: Rounding = "edm") -> Tensor:
         """Samples as extractors see them: images as uint8, other data as they are.
@@ -234,10 +258,8 @@ class Evaluator:
 
     def _make_reference(self, name: str, what: str) -> dict:
         found = Features(self.extractors[name], keep=what == "features")
-        for numbers in self._blocks(self._data_n):
-            self.heartbeat()
-            data, _ = self.dataset.draw(self.request.evaluation_seed, "reference", numbers)
-            found.add(self._seen(data).to(self.accelerator.device))
+        for seen in self._reference_blocks():
+            found.add(seen.to(self.accelerator.device))
         moments = found.moments
         arrays = {"n": torch.tensor(moments.n), "mean": moments.mean, "m2": moments.m2}
         if found.keep:

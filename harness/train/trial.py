@@ -333,8 +333,9 @@ class Ground:
         cls = registry.get("metric", plugin["name"])
         with blaming("metric", cls):
             metric: Metric = create("metric", **plugin)
-        if metric.needs == "trajectory":
-            lengths = [math.prod(self.own.spec.shape)]
+        shape = self.own.spec.shape
+        if metric.needs in ("trajectory", "samples"):
+            lengths = [math.prod(shape)]
         elif metric.needs == "logits":
             lengths = [10]
         else:
@@ -349,6 +350,9 @@ class Ground:
                 given = [Moments.of(one), Moments.of(two)]
             elif metric.needs == "logits":
                 given = [one, None]
+            elif metric.needs == "samples":
+                given = [each.float().view(n, *shape) for each in given]
+                given = [quantise(each - 1) if is_image(shape) else each for each in given]
             with blaming("metric", cls, "compute"):
                 found: object = metric.compute(*given)
             value = found.value if isinstance(found, Score) else found
