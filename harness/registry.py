@@ -41,6 +41,21 @@ ELSEWHERE = {
     ("metric", "fid"): "FID is metric 'frechet' with extractor 'inception'",
     ("metric", "fd"): "the Fréchet distance is metric 'frechet'",
     ("metric", "is"): "the Inception Score is metric 'inception-score'",
+    ("metric", "prc"): "precision and recall are two metrics, 'precision' and 'recall'",
+    ("metric", "mmd"): "MMD with a cubic kernel is metric 'kid'",
+    ("extractor", "pixels"): "samples as they are, pixel for pixel, are extractor 'raw'",
+    ("extractor", "inception-v3"): "the official Inception is extractor 'inception'",
+    ("extractor", "clean"): "clean-fid's resizing is extractor 'inception-clean'",
+    (
+        "teacher",
+        "ring",
+    ): "the ring is teacher 'gmm', by default; 'gmm: {preset: random}' is another",
+    ("precond", "cm"): "consistency models' own is precond 'edm'",
+    ("objective", "cm"): "consistency distillation is objective 'cd', consistency training 'ect'",
+    ("objective", "ict"): "improved consistency training is objective 'ect: {schedule: ict}'",
+    ("objective", "mean-flow"): "MeanFlow is objective 'meanflow'",
+    ("backbone", "ddpmpp"): "DDPM++ is backbone 'unet'",
+    ("backbone", "ddpm++"): "DDPM++ is backbone 'unet'",
 }
 #: how the modules of files that --plugin loads are called, before the file's own name
 FROM_FILE = "harness_plugin_"

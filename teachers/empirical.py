@@ -15,6 +15,7 @@ from harness.api import (
     ConfigError,
     Dataset,
     Params,
+    PluginRef,
     Teacher,
     TeacherSpec,
     content_digest,
@@ -29,13 +30,6 @@ if TYPE_CHECKING:
 MOST_ENTRIES = 2**23
 
 
-class DatasetRef(Params):
-    """A dataset plugin by name, with its parameters."""
-
-    name: str
-    params: dict[str, Any] = Field(default_factory=dict)
-
-
 class EmpiricalParams(Params):
     """`dataset`: a finite one; `bandwidth` h, in the data's units; `max_items`: evenly spaced ones.
 
@@ -43,7 +37,7 @@ class EmpiricalParams(Params):
     cost 8 bytes a value. `sigma_data` is measured if not given, which decodes the data at once.
     """
 
-    dataset: DatasetRef
+    dataset: PluginRef
     bandwidth: float = Field(default=0.0, ge=0)
     max_items: int = Field(default=10_000, ge=1)
     sigma_data: float | None = Field(default=None, gt=0)

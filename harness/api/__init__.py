@@ -48,6 +48,7 @@ from harness.api.objective import (
 from harness.api.plugin import (
     Params,
     Plugin,
+    PluginRef,
     located,
 )
 from harness.api.preconditioning import (
@@ -95,6 +96,7 @@ __all__ = [
     "Objective",
     "Params",
     "Plugin",
+    "PluginRef",
     "Preconditioning",
     "Score",
     "StudentFormat",

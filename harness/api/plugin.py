@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 
 class Settings(BaseModel):
@@ -56,6 +63,30 @@ class Params(Settings):
 def located(**field: Any) -> Any:
     """A parameter that says where a file is: its content counts, its place does not."""
     return Field(**field, json_schema_extra={"located": True})
+
+
+class PluginRef(Params):
+    """A plugin named within parameters: NAME, {NAME: {key: value}} or {name: NAME, params: {}}."""
+
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short(cls, value: Any) -> Any:
+        value = spelled_out(value)
+        if not isinstance(value, str | dict | PluginRef):
+            raise ValueError(f"{value!r}: write NAME or {{NAME: {{key: value}}}}")
+        return {"name": value} if isinstance(value, str) else value
+
+
+def spelled_out(value: Any) -> Any:
+    """`{NAME: {key: value}}` as {name, params}; all else as it is."""
+    if isinstance(value, dict) and len(value) == 1:
+        ((name, params),) = value.items()
+        if name not in PluginRef.model_fields and isinstance(params, dict):
+            return {"name": name, "params": params}
+    return value
 
 
 class Plugin:

@@ -7,20 +7,23 @@ import argparse
 from tabulate import tabulate
 
 from harness.cli import add_plugin_argument
-from harness.errors import EXIT_DONE
+from harness.errors import EXIT_DONE, ConfigError, nearest
 from harness.registry import BUILT_IN, registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `list`."""
-    kinds = [f"{kind}s" for kind in BUILT_IN]
-    parser.add_argument("kind", nargs="?", choices=kinds, help="one kind only (default: all)")
+    kinds = ", ".join(BUILT_IN)
+    parser.add_argument("kind", nargs="?", help=f"one kind only, in either number: {kinds}")
     add_plugin_argument(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Print a table per kind; plugins that cannot be loaded are listed as broken."""
-    for kind in [args.kind[:-1]] if args.kind else BUILT_IN:
+    asked = args.kind and args.kind.removesuffix("s")
+    if asked and asked not in BUILT_IN:
+        raise ConfigError(f"list: there is no plugin kind {args.kind!r}{nearest(asked, BUILT_IN)}")
+    for kind in [asked] if asked else BUILT_IN:
         rows = []
         for name in registry.names(kind):
             try:

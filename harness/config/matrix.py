@@ -38,6 +38,8 @@ class Matrix:
     specs: tuple[RunSpec, ...]
     skips: tuple[Skip, ...]
     request: Request
+    #: what whoever runs it should know
+    notes: tuple[str, ...] = ()
 
     def wanted(self, spec: RunSpec) -> list[Measure]:
         """Every number a cell owes, in the order of computation."""
@@ -49,21 +51,6 @@ class Matrix:
         wanted = (measure for spec in self.specs[:1] for measure in self.wanted(spec))
         used = {measure.extractor_name for measure in wanted}
         return [name for name in self.request.extractors if name in used]
-
-    @property
-    def notes(self) -> list[str]:
-        """What whoever runs it should know of its students."""
-        others = {
-            (spec.teacher.label, spec.backbone["name"], spec.train["init"]): None
-            for spec in self.specs
-            if spec.backbone and registry.get("teacher", spec.teacher.name).is_network
-        }
-        return [
-            f"student.backbone: students of {teacher} are a {name}, "
-            + ("fitted to its denoiser" if init == "teacher" else "with random weights")
-            + ", not its own network: at step 0 they are not the teacher"
-            for teacher, name, init in others
-        ]
 
     @property
     def trained(self) -> dict[str, list[str]]:
@@ -151,13 +138,36 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
                 specs[cell.run_id] = cell
     if make.broken or not specs:
         raise _nothing_to_run(grid, make, skips)
-    if grid.report.baseline not in {ref.name for ref in grid.axes.precond}:
-        raise ConfigError(
-            f"report.baseline: {grid.report.baseline!r} is not on axes.precond"
-            f"{nearest(grid.report.baseline, [ref.name for ref in grid.axes.precond])}"
+    names, notes = [ref.name for ref in grid.axes.precond], _notes(specs.values())
+    if grid.report.baseline not in names:
+        if "baseline" in grid.report.model_fields_set:
+            raise ConfigError(
+                f"report.baseline: {grid.report.baseline!r} is not on axes.precond"
+                f"{nearest(grid.report.baseline, names)}"
+            )
+        report = grid.report.model_copy(update={"baseline": names[0]})
+        grid = grid.model_copy(update={"report": report})
+        notes.append(
+            f"report.baseline: {names[0]!r}, the first on axes.precond: 'ctm' is not on it and the"
+            " grid names no other"
         )
     request = _request(grid, [spec for spec in metrics if spec], references, plugins)
-    return Matrix(grid, tuple(specs.values()), tuple(skips), request)
+    return Matrix(grid, tuple(specs.values()), tuple(skips), request, tuple(notes))
+
+
+def _notes(specs: Iterable[RunSpec]) -> list[str]:
+    """Which students of network teachers do not start as their teacher."""
+    others = {
+        (spec.teacher.label, spec.backbone["name"], spec.train["init"]): None
+        for spec in specs
+        if spec.backbone and registry.get("teacher", spec.teacher.name).is_network
+    }
+    return [
+        f"student.backbone: students of {teacher} are a {name}, "
+        + ("fitted to its denoiser" if init == "teacher" else "with random weights")
+        + ", not its own network: at step 0 they are not the teacher"
+        for teacher, name, init in others
+    ]
 
 
 def shard(matrix: Matrix, which: str | None) -> Matrix:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_serializer, model_validator
 
+from harness.api import plugin as api
+from harness.api.plugin import spelled_out
 from harness.config.reading import parse
 from harness.config.samplers import sampler_names
 from harness.config.sections import Backbone, Section, Student, Train
@@ -17,46 +19,32 @@ from harness.store.records import Rounding
 
 
 def written_out(value: Any) -> Any:
-    """`{NAME: {key: value}}` as {name, params}, whether a mapping or text; all else as it is.
+    """`NAME: {key: value}` as {name, params}, whether a mapping or text; all else as it is.
 
     Raises:
         ValueError: the text is no name, and no mapping of that form.
     """
     if not isinstance(value, str):
-        return _long(value)
+        return spelled_out(value)
     try:
         read = parse(value)
     except yaml.YAMLError:
         read = {}
     if not isinstance(read, dict | list | None):
         return value
-    long = _long(read)
+    long = spelled_out(read)
     if isinstance(long, dict) and "name" in long:
         return long
     raise ValueError(f"{value!r}: write NAME or 'NAME: {{key: value}}'")
 
 
-def _long(value: Any) -> Any:
-    if isinstance(value, dict) and len(value) == 1:
-        ((name, params),) = value.items()
-        if name not in PluginRef.model_fields and isinstance(params, dict):
-            return {"name": name, "params": params}
-    return value
-
-
-class PluginRef(Section):
-    """A plugin on an axis: NAME, {NAME: {key: value}} or {name: NAME, params: {key: value}}."""
-
-    name: str
-    params: dict[str, Any] = Field(default_factory=dict)
+class PluginRef(api.PluginRef):
+    """A plugin on an axis; in text too, as a command line has it: 'NAME: {key: value}'."""
 
     @model_validator(mode="before")
     @classmethod
-    def _from_short(cls, value: Any) -> Any:
-        value = written_out(value)
-        if not isinstance(value, str | dict | PluginRef):
-            raise ValueError(f"{value!r}: write NAME or {{NAME: {{key: value}}}}")
-        return {"name": value} if isinstance(value, str) else value
+    def _from_text(cls, value: Any) -> Any:
+        return written_out(value)
 
 
 class MetricRef(PluginRef):
@@ -304,7 +292,7 @@ class Grid(Section):
             unknown = set(rule) - set(Axes.model_fields)
             if unknown or not rule:
                 raise ValueError(f"a rule names axes ({', '.join(Axes.model_fields)}), got {rule}")
-        return [{axis: _long(value) for axis, value in rule.items()} for rule in rules]
+        return [{axis: spelled_out(value) for axis, value in rule.items()} for rule in rules]
 
     @model_validator(mode="after")
     def _divisible(self) -> Grid:

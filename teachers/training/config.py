@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from harness.api.plugin import Settings
+from harness.api.plugin import PluginRef, Settings
 from harness.config.reading import read_mapping, validate
 from teachers.edm_format.config import Dhariwal, Song
 
 
 class _Section(Settings):
     model_config = ConfigDict(protected_namespaces=())
-
-
-class DatasetRef(_Section):
-    """A dataset plugin and its parameters; it decides resolution, channels and classes."""
-
-    name: str
-    params: dict[str, Any] = Field(default_factory=dict)
 
 
 class Recipe(_Section):
@@ -44,7 +37,7 @@ class TeacherConfig(_Section):
 
     network: Song | Dhariwal = Field(discriminator="model_type")
     sigma_data: float = Field(default=0.5, gt=0)
-    dataset: DatasetRef
+    dataset: PluginRef
     train: Recipe
 
 

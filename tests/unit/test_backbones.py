@@ -245,7 +245,7 @@ def test_students_of_a_network_teacher_in_another_network(network_grid, tmp_path
     assert type(load_student(run).student.backbone).__name__ == "DiT"
     assert list((tmp_path / "results" / "artifacts" / "backbones").glob("*.safetensors"))
     matrix = expand(load_grid(network_grid, ["student={}"]))
-    assert matrix.notes == []
+    assert matrix.notes == ()
     assert matrix.specs[0].run_id != run.name
 
 

@@ -60,7 +60,7 @@ def test_labels_choose_among_their_own_items():
 
 
 def test_spec_and_refusals():
-    teacher = create_teacher("empirical", dataset={"name": "digits"}, bandwidth=0.2)
+    teacher = create_teacher("empirical", dataset="digits", bandwidth=0.2)
     items, _ = teacher.dataset().items()
     assert teacher.spec.sigma_data == pytest.approx((items.var(0).mean() + 0.04) ** 0.5, rel=1e-5)
     other = create_teacher("empirical", dataset={"name": "digits"}, sigma_data=0.5)

@@ -152,7 +152,7 @@ def test_samples_of_a_teacher_and_its_data_become_files(tmp_path, monkeypatch):
         ({"train": {"images": 16, "lr": "fast"}}, "train.lr: must be a number, got 'fast'"),
         ({"train": {"batch": 16}}, "train.images: is needed"),
         ({"train": 3}, "train: must be a section of key: value, got 3"),
-        ({"dataset": "digits"}, "dataset: must be a section of key: value, got 'digits'"),
+        ({"dataset": 3}, "dataset: 3: write NAME or {NAME: {key: value}}"),
         (
             {"network": {"model_type": "SongUNet", "model_chanels": 8}},
             "network.model_chanels: unknown key (did you mean 'model_channels'? known: attn_",

@@ -51,3 +51,19 @@ def test_every_plugin_says_what_it_is(harness):
     code, out, _ = harness("list")
     assert code == 0
     assert "See the module" not in out
+
+
+def test_list_takes_either_number_and_names_the_kinds(harness):
+    assert harness("list", "precond") == harness("list", "preconds")
+    code, _, err = harness("list", "networks")
+    assert code == 2
+    assert "no plugin kind 'networks'" in err
+
+
+def test_a_grid_without_ctm_compares_with_its_first_strategy_and_says_so(harness, grid):
+    words = ["plan", "--matrix", grid, "--set", "axes.precond=[edm, analytic]"]
+    code, _, err = harness(*words)
+    assert code == 0
+    assert "note: report.baseline: 'edm', the first on axes.precond" in err
+    code, _, err = harness(*words, "--set", "report.baseline=arc")
+    assert (code, "report.baseline: 'arc' is not on axes.precond" in err) == (2, True)
