@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,14 @@ class Matrix:
     request: Request
     #: what whoever runs it should know
     notes: tuple[str, ...] = ()
+    _wanted: dict[str, list[Measure]] = field(default_factory=dict, repr=False, compare=False)
 
     def wanted(self, spec: RunSpec) -> list[Measure]:
         """Every number a cell owes, in the order of computation."""
-        return wanted(self.request, spec)
+        name = spec.objective.name
+        if name not in self._wanted:  # which of a cell is all that decides it
+            self._wanted[name] = wanted(self.request, spec)
+        return self._wanted[name]
 
     @property
     def extractors(self) -> list[str]:

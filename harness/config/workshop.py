@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -234,6 +235,7 @@ def _whose(spec: PluginSpec, teacher: Teacher | None) -> tuple[str, type[Any]]:
     return "dataset", registry.get("dataset", spec.name)
 
 
+@functools.cache
 def _unsampled(objective: type[Objective]) -> str:
     """Why students of an objective cannot be sampled by default; empty if they can."""
     kinds: object = objective.samplers

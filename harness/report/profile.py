@@ -27,7 +27,7 @@ from typing import Any
 import pandas as pd
 
 from harness.report.leaderboard import spread
-from harness.report.reach import Curve, summarise
+from harness.report.reach import Curve, middle
 from harness.report.speed import CURVE, LAST, Comparison, Pair, compare, pair
 from harness.report.statistics import interval, lower_median
 
@@ -131,7 +131,7 @@ def _levels(
 
     def judged(part: float) -> str:
         cost = levels.cost(part)
-        return verdict(*summarise([p.speedup for p in at(lambda _: cost)])[:2])
+        return verdict(*middle([p.speedup for p in at(lambda _: cost)]))
 
     found = {}
     for part in levels.parts():

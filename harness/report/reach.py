@@ -87,13 +87,17 @@ def summarise(known: Sequence[Known]) -> tuple[float, str, float, float]:
     the value is a lower bound, `<` an upper one, `?` where nothing is known (the value is nan).
     """
     lows, highs = [k.low for k in known], [k.high for k in known]
-    low, high = lower_median(lows), lower_median(highs)
-    ends = interval(lows)[0], interval(highs)[1]
+    return *middle(known), interval(lows)[0], interval(highs)[1]
+
+
+def middle(known: Sequence[Known]) -> tuple[float, str]:
+    """The first two of `summarise`: the lower median, and how to read it."""
+    low, high = lower_median([k.low for k in known]), lower_median([k.high for k in known])
     if low == high:
-        return low, "", *ends
+        return low, ""
     if low > 0:
-        return low, ">", *ends
-    return (high, "<", *ends) if high < math.inf else (math.nan, "?", *ends)
+        return low, ">"
+    return (high, "<") if high < math.inf else (math.nan, "?")
 
 
 def _at(clock: list[float], k: int, part: float) -> Known:

@@ -20,6 +20,8 @@ from functools import cache
 
 #: nominal level of the bootstrap intervals
 LEVEL = 0.95
+#: seeds up to which binomial coefficients are floats
+EXACT = 1000
 
 
 @cache
@@ -39,6 +41,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[k], ordered[n - 1 - k]
 
 
+@cache
 def confidence(n: int) -> float:
     """Probability that the interval of n seeds holds the true median, for any distribution.
 
@@ -48,7 +51,7 @@ def confidence(n: int) -> float:
     if n < 2:
         return math.nan
     missed = sum(math.comb(n, i) for i in range(trim(n) + 1))
-    return 1.0 - 2.0 * missed / 2.0**n
+    return 1.0 - 2.0 * (missed / 2**n)
 
 
 def lower_median(values: Sequence[float]) -> float:
@@ -76,4 +79,12 @@ def is_better(mine: Sequence[float], theirs: Sequence[float]) -> bool:
 
 def _at_least(n: int, p: float, m: int) -> float:
     """P(Binomial(n, p) >= m)."""
-    return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(m, n + 1))
+    if n <= EXACT:
+        return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(m, n + 1))
+    if p >= 1:
+        return 1.0
+    log = [math.lgamma(k + 1) for k in range(n + 1)]
+    return math.fsum(
+        math.exp(log[n] - log[i] - log[n - i] + i * math.log(p) + (n - i) * math.log1p(-p))
+        for i in range(m, n + 1)
+    )

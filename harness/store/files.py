@@ -112,6 +112,14 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     lines = path.read_bytes().split(b"\n")
+    whole = [line for line in lines if line.strip()]
+    try:  # all at once, which takes half the time
+        records = json.loads(b"[" + b",".join(whole) + b"]")
+    except NO_JSON:
+        records = []
+    if len(records) == len(whole):
+        yield from records
+        return
     for number, line in enumerate(lines):
         if not line.strip():
             continue

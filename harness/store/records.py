@@ -6,6 +6,8 @@ import math
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
+from functools import cached_property
+from operator import attrgetter
 from pathlib import PurePath
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
@@ -89,26 +91,26 @@ class RunSpec:
     #: the grid's `student` section less its defaults
     student: dict[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """A readable name ending in a hash of the identity."""
-        identity = self._fields()
+        identity = {each.name: getattr(self, each.name) for each in fields(self)}
         for axis in ("precond", "teacher", "objective", "dataset"):
-            identity[axis] = getattr(self, axis).identity
+            identity[axis] = identity[axis].identity
+        if not self.student:
+            del identity["student"]
         digest = content_digest(identity, length=10)
         head = f"{self.precond.name}-{self.teacher.name}-{self.objective.name}-s{self.seed}"
         return re.sub(r"[^a-zA-Z0-9-]", "_", head) + f"-{digest}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with the run id for whoever reads the file."""
-        return {"run_id": self.run_id, **self._fields()}
-
-    def _fields(self) -> dict[str, Any]:
-        """All fields; `student` only where it says something, as files from before have none."""
-        told = asdict(self)
-        if not self.student:
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        for axis in ("precond", "teacher", "objective", "dataset"):
+            told[axis] = dict(vars(told[axis]))
+        if not self.student:  # files from before there was one have none
             del told["student"]
-        return told
+        return {"run_id": self.run_id, **told}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunSpec:
@@ -222,10 +224,10 @@ class EvalRow:
     #: digest of the file of every plugin from outside that had a part in it, by `kind name`
     plugins: dict[str, str] | None = None
 
-    @property
+    @cached_property
     def measure(self) -> Measure:
         """The key of this row: a later row with the same key replaces it."""
-        return Measure(**{name: getattr(self, name) for name in _MEASURE_FIELDS})
+        return Measure(*_MEASURE_OF(self))
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; without `plugins` where all are the harness's own."""
@@ -249,24 +251,22 @@ class EvalRow:
         if lacking := sorted(_ROW_NEEDS - record.keys()):
             raise ValueError(f"field {lacking[0]!r} is missing")
         for name, value in record.items():
-            if not _is_a(value, _ROW_TYPES[name], finite=name != "value"):
+            kind = type(value)
+            wrong = kind is float and name != "value" and not math.isfinite(value)
+            if wrong or kind not in _ROW_TYPES[name]:
                 raise ValueError(f"{name} is {str(value)[:60]!r}")
         return cls(**record)
 
 
-def _is_a(value: Any, kind: Any, *, finite: bool) -> bool:
-    """Whether what JSON holds is of a type, such as `int` or `float | None`; True is no number."""
-    kinds = [get_origin(each) or each for each in get_args(kind) or (kind,)]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return not {int, float}.isdisjoint(kinds)
-    if finite and isinstance(value, float) and not math.isfinite(value):
-        return False
-    return type(value) in kinds
+def _json_types(kind: Any) -> set[type]:
+    """The types that JSON may hold for one such as `float | None`: whole numbers are int there."""
+    kinds = {get_origin(each) or each for each in get_args(kind) or (kind,)}
+    return kinds | {int} if float in kinds else kinds
 
 
-_MEASURE_FIELDS = [each.name for each in fields(Measure)]
+_MEASURE_OF = attrgetter(*(each.name for each in fields(Measure)))
 _ROW_FIELDS = {each.name for each in fields(EvalRow)}
-_ROW_TYPES = get_type_hints(EvalRow)
+_ROW_TYPES = {name: _json_types(kind) for name, kind in get_type_hints(EvalRow).items()}
 _ROW_NEEDS = {each.name for each in fields(EvalRow) if each.default is MISSING}
 
 

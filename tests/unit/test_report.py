@@ -10,6 +10,7 @@ from harness.report.frame import CELL_COLUMNS, COLUMNS
 from harness.report.leaderboard import coverage, leaderboard
 from harness.report.reach import Curve, Known
 from harness.report.speed import comparisons, speed_table
+from harness.report.statistics import confidence, interval
 
 STEPS = [100, 200, 400, 800]
 
@@ -270,3 +271,12 @@ def test_coverage_counts_states_and_skips():
     assert table.iloc[0]["numbers"] == "6 of 8"
     assert "loss at step 3" in table.iloc[0]["reasons"]
     assert table.iloc[1]["states"] == "skipped"
+
+
+def test_intervals_of_thousands_of_seeds():
+    for n in (1000, 1001, 3000):
+        values = [float(k) for k in range(n)]
+        low, high = interval(values)
+        assert confidence(n) == pytest.approx(0.953, abs=0.002)
+        half = 0.98 * n**0.5  # 1.96 standard deviations of the binomial
+        assert (n / 2 - low, high - n / 2) == pytest.approx((half, half), rel=0.05)
