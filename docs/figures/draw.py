@@ -16,12 +16,13 @@ def main(folder: Path = HERE) -> None:
     import boundary
     import coefficients
     import curves
+    import frequency
     import speedup
     import trajectories
     import untrained
 
     folder.mkdir(parents=True, exist_ok=True)
-    for figure in (trajectories, untrained, boundary, coefficients, curves, speedup):
+    for figure in (trajectories, untrained, boundary, coefficients, curves, frequency, speedup):
         path = folder / f"{figure.__name__}.svg"
         figure.draw(path)
         print(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
@@ -235,18 +234,18 @@ def _whose(spec: PluginSpec, teacher: Teacher | None) -> tuple[str, type[Any]]:
     return "dataset", registry.get("dataset", spec.name)
 
 
-@functools.cache
 def _unsampled(objective: type[Objective]) -> str:
     """Why students of an objective cannot be sampled by default; empty if they can."""
     kinds: object = objective.samplers
-    where = f"objective {objective.name!r} ({place(objective)}): samplers"
+    wrong = ""
     if not isinstance(kinds, tuple | list) or not kinds:
-        return f"{where} must be a tuple of names, the default first, got {kinds!r}"
-    try:
-        Sampler.read(kinds[0])
-    except (ValueError, TypeError) as error:
-        return f"{where}: {error}"
-    return ""
+        wrong = f" must be a tuple of names, the default first, got {kinds!r}"
+    else:
+        try:
+            Sampler.read(kinds[0])
+        except (ValueError, TypeError) as error:
+            wrong = f": {error}"
+    return wrong and f"objective {objective.name!r} ({place(objective)}): samplers{wrong}"
 
 
 def is_untried(kind: str, name: str, params: Mapping[str, Any] | None = None) -> bool:

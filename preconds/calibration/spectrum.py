@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from harness.api import Basis, edm_inner
-from harness.core.probe import Draw, Probe
+from harness.core.probe import Probe
 
 #: principal directions that are groups of their own, and groups that the others are divided into
 SINGLE, OTHERS = 64, 64
@@ -31,24 +31,34 @@ RINGS = 6
 #: values, trajectories times coordinates, that a band has to have: its variance is then known to
 #: sqrt(2/1024) = 4.4 %
 LEAST = 1024
+#: samples in a batch of those that directions are estimated from
+BATCH = 1024
 #: names of what is measured by group and level, and by group and pair of levels
 BY_LEVEL, BY_PAIR = ("zz", "Dz", "DD"), ("Gz", "GD", "GG")
 
 
-def principal_basis(probe: Probe, mean: Tensor) -> tuple[list[Tensor], Tensor]:
+def principal_basis(probe: Probe, mean: Tensor, directions: int = 0) -> tuple[list[Tensor], Tensor]:
     """Matrices of a basis of the data, one for each axis, and the group of each coordinate.
 
-    No evaluation of the teacher: directions are those of clean samples around its mean.
+    No evaluation of the teacher: directions are those of clean samples around its mean, of as many
+    as `directions` that are measured for nothing else, or of those that are measured if 0. Then
+    what is measured along the last directions is too small: they were chosen for that.
     """
     shape = probe.shape
     centre = mean.to(probe.device)
 
-    def products(draw: Draw) -> dict[str, Tensor]:
-        away = (draw.x0 - centre).flatten(2) if len(shape) == 3 else (draw.x0 - centre)[..., None]
+    def products(x0: Tensor) -> Tensor:
+        away = (x0 - centre).flatten(2) if len(shape) == 3 else (x0 - centre)[..., None]
         rows = away.mT.reshape(-1, shape[0])
-        return {"products": rows.mT @ rows}
+        return rows.mT @ rows
 
-    total = probe.add_up(products)["products"]
+    if directions:
+        total = torch.zeros(shape[0], shape[0], dtype=torch.float64)
+        for numbers in torch.arange(directions).split(BATCH):
+            x0, _ = probe.dataset.draw(probe.seed, "directions", numbers)
+            total += products(x0.to(probe.device).double()).cpu()
+    else:
+        total = probe.add_up(lambda draw: {"products": products(draw.x0)})["products"]
     directions = torch.linalg.eigh(total)[1].flip(1).mT.contiguous()  # largest variance first
     if len(shape) == 1:
         index = torch.arange(shape[0])

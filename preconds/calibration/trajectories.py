@@ -32,10 +32,11 @@ SILENT = 1e-10
 OF_ALL = ("xx", "Fx", "FF", "Yx", "YF", "YY")
 
 
-def measure(probe: Probe, sigma_data: float) -> dict[str, Tensor]:
+def measure(probe: Probe, sigma_data: float, directions: int = 0) -> dict[str, Tensor]:
     """Second moments of (Y, F^, x^) along trajectories from sigma_max through all levels.
 
-    Started from x_0 + sigma_max eps, they have the teacher's marginal at every level.
+    Started from x_0 + sigma_max eps, they have the teacher's marginal at every level. `directions`:
+    see `principal_basis`.
 
     Returns:
         sigma [levels]; xx, Fx, FF [levels] and Yx, YF, YY [levels (t), levels (s)], means over
@@ -46,7 +47,7 @@ def measure(probe: Probe, sigma_data: float) -> dict[str, Tensor]:
         HarnessError: a trajectory is not finite.
     """
     mean = teacher_mean(probe)
-    axes, groups = principal_basis(probe, mean)
+    axes, groups = principal_basis(probe, mean, directions)
     basis = Basis(axes, groups).to(probe.device)
     sums = probe.add_up(lambda draw: _products(probe, draw, mean, sigma_data, basis))
     if not all(bool(value.isfinite().all()) for value in sums.values()):

@@ -207,3 +207,20 @@ def test_a_loss_may_weigh_every_band_by_the_variance_of_clean_data(patches):
     assert objective.unsuited(teacher.spec, spectral) == ""
     plain = create_precond("ctm", sigma_data=sd)
     assert "has no bands of a basis" in objective.unsuited(teacher.spec, plain)
+
+
+def test_directions_of_other_samples_have_the_variance_that_is_measured_along_them():
+    """Chosen on the samples themselves, the last directions look finer than they are."""
+    teacher = create_teacher("patches")
+    fresh, _ = teacher.dataset().draw(1, "fresh", torch.arange(2000))
+    fresh = fresh.double() - fresh.double().mean(0)
+
+    def off(**params):
+        spectral = create_precond("spectral", sigma_data=teacher.spec.sigma_data, **params)
+        calibrate(spectral, teacher, levels=8, samples=512)
+        z = spectral.basis.coordinates(fresh).square().mean(0)
+        last = spectral.basis.bands == spectral.basis.count - 1
+        return float(z[last].mean().sqrt() / spectral.basis.deviations[-1])
+
+    assert off() > 2
+    assert off(directions=8192) == pytest.approx(1, abs=0.1)
