@@ -13,19 +13,19 @@ from harness.core.solver import per_sample, solve
 from harness.core.student import Student
 
 ALT = (
-    "RMS error of the untrained jump over the deviation of clean data in that direction, for a jump"
-    " from noise to data and one from t = 2.5, on patches of photographs. With ctm and arc the"
-    " error of fine directions is up to a hundred times what the data have there; with spectral it"
-    " never exceeds that much."
+    "RMS error of the untrained jump over the deviation of clean data, by band, for a jump from"
+    " noise to data and one from t = 2.5, on patches of photographs. ctm is near 1 nearly"
+    " everywhere; arc and moment reach 7 in the finest bands; spectral is the lowest in every band,"
+    " .6 to 1 from noise."
 )
 #: strategy -> what it is called in the picture, and its line
 DRAWN = {
     "ctm": ({}, {"color": BLACK, "linestyle": "-"}),
     "arc": ({}, {"color": BLUE, "linestyle": (0, (1.5, 1.2))}),
     "moment": ({"tangent": False}, {"color": GREEN, "linestyle": (0, (3, 1, 1, 1))}),
-    "spectral": ({}, {"color": ORANGE, "linestyle": (0, (5, 2))}),
+    "spectral": ({"directions": 8192}, {"color": ORANGE, "linestyle": (0, (5, 2))}),
 }
-SAMPLES = 256
+SAMPLES = 384
 
 
 class Exact:
@@ -48,7 +48,7 @@ def draw(path) -> None:
     sigma = {"sigma_data": spec.sigma_data}
     preconds = {
         name: calibrate(
-            create_precond(name, **sigma, **params), teacher, levels=16, samples=SAMPLES
+            create_precond(name, **sigma, **params), teacher, levels=12, samples=SAMPLES
         )
         for name, (params, _) in DRAWN.items()
     }
@@ -58,7 +58,7 @@ def draw(path) -> None:
         t = torch.full((SAMPLES,), start, dtype=torch.float64)
         s = torch.full_like(t, spec.sigma_min)
         x = x0.double() + start * noise
-        end = solve(teacher.denoise, x, karras(33, spec.sigma_min, start), substeps=4)
+        end = solve(teacher.denoise, x, karras(17, spec.sigma_min, start), substeps=2)
         for name, precond in preconds.items():
             error = basis.coordinates(Student(Exact(teacher), precond).jump(x, t, s) - end)
             power = torch.zeros(basis.count, dtype=torch.float64)
