@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from harness import __version__
+from harness.cli.waiting import Waiting
+from harness.core.progress import listening
 from harness.errors import EXIT_CELL_FAILED, EXIT_INTERRUPTED, HarnessError, file_sentence
 
 #: verb -> (module, one line of help); the module has add_arguments(parser) and main(args) -> int
@@ -16,7 +18,10 @@ VERBS = {
     "run": ("harness.cli.run", "train and evaluate every missing cell of a grid, then report"),
     "plan": ("harness.cli.plan", "show what a grid would run, and what is missing"),
     "list": ("harness.cli.listing", "list plugins: preconds, teachers, objectives, metrics, ..."),
-    "check": ("harness.cli.check", "run the contract tests on preconditionings"),
+    "check": (
+        "harness.cli.check",
+        "run the contract tests on strategies, or try one plugin of any kind",
+    ),
     "new-precond": ("harness.cli.new_precond", "write a package for a preconditioning of your own"),
     "calibrate": ("harness.cli.calibrate", "measure a teacher for a preconditioning, timed"),
     "bench": ("harness.cli.bench", "what steps, samples and metrics cost on this machine"),
@@ -33,6 +38,8 @@ VERBS = {
     "status": ("harness.cli.status", "one line per run of a results folder"),
     "show": ("harness.cli.show", "everything known of one run"),
     "report": ("harness.cli.report", "tables of one results folder or several"),
+    "rm": ("harness.cli.rm", "delete runs"),
+    "gc": ("harness.cli.gc", "delete artifacts that no run needs, and old checkpoints"),
     "publish": ("harness.cli.publish", "copy a grid's runs and tables to where they are committed"),
     "leaderboard": ("harness.cli.leaderboard", "the leaderboard alone, or --update README.md"),
 }
@@ -74,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             for path in args.plugin:
                 registry.load_file(path)
-        code: int = importlib.import_module(VERBS[args.verb][0]).main(args)
+        with Waiting() as waiting, listening(waiting):
+            code: int = importlib.import_module(VERBS[args.verb][0]).main(args)
         return code
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -121,6 +129,12 @@ def add_grid_arguments(parser: argparse.ArgumentParser, *, shard: bool = True) -
         help="run only some cells, e.g. precond=ctm or seed=0; repeat for more",
     )
     if shard:
+        parser.add_argument(
+            "--quick",
+            action="store_true",
+            help="try the grid in minutes: one seed, 20 steps, few samples, small calibrations;"
+            " name and results folder end in -quick",
+        )
         parser.add_argument(
             "--shard",
             metavar="I/N",

@@ -12,6 +12,7 @@ from harness.cli import add_grid_arguments
 from harness.config.grid import load_grid
 from harness.config.matrix import Matrix, expand, shard
 from harness.config.needs import missing_weights
+from harness.config.quick import quick
 from harness.config.schema import Launch
 from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ArtifactError
 from harness.runner import devices
@@ -28,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print one line per cell with what is missing; 1 if the files of a cell cannot be read."""
     grid = load_grid(args.matrix, args.set)
+    if args.quick:
+        grid = quick(grid)
     whole = expand(grid, args.only, args.plugin)
     matrix = shard(whole, args.shard)
     store = ResultStore(grid.results)

@@ -9,6 +9,7 @@ import sys
 from harness.cli import add_grid_arguments
 from harness.config.grid import load_grid
 from harness.config.matrix import expand, shard
+from harness.config.quick import quick
 from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, EXIT_INTERRUPTED, ConfigError
 from harness.runner import prepare
 from harness.runner.progress import Progress
@@ -48,6 +49,8 @@ def main(args: argparse.Namespace) -> int:
 
         return plan.main(args)
     grid = load_grid(args.matrix, args.set)
+    if args.quick:
+        grid = quick(grid)
     if args.detach and grid.launch.launcher == "local":
         raise ConfigError("--detach: only jobs of a cluster go on alone; add --launcher slurm")
     matrix = expand(grid, args.only, args.plugin)

@@ -42,6 +42,7 @@ def _row(run: Run) -> list[str]:
         state, reason = "interrupted", "its runner is gone; `run` continues it"
     elif state == "running" and status.get("phase"):
         state = status["phase"]  # preparing, training, evaluating
+        reason = reason or status.get("detail", "")
     if status.get("attempts", 1) > 1:
         reason = f"{reason} (attempt {status['attempts']})".strip()
     seen = _ago(time.time() - status["updated"]) if "updated" in status else ""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.core.group import Group
+from harness.core.progress import tell
 from harness.core.protocols import CleanData, Denoiser
 from harness.core.random import normal, words
 from harness.core.schedule import uniform_lambda
@@ -93,12 +94,14 @@ class Probe:
         starts = range(0, self.samples // 2, self.batch // 2)
         parts = min(len(starts), PARTS)
         before = self.evaluations
-        mine = []
+        mine, seen = [], 0
         for part in range(self.group.rank, parts, self.group.size):
             total: dict[str, Tensor] = {}
             for start in starts[part::parts]:
                 for name, value in measure(self._draw(start)).items():
                     total[name] = total[name] + value if name in total else value
+                seen += 1
+                tell("calibrating", self.group.size * seen, len(starts))
             mine.append((part, {name: value.cpu() for name, value in total.items()}))
         shares = self.group.gather([(mine, self.evaluations - before)])
         self.evaluations = before + sum(count for _, count in shares)

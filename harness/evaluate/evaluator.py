@@ -17,6 +17,7 @@ from torch import Tensor
 from harness.api import Dataset, Extractor, Metric, Score, StudentLike, Teacher, create
 from harness.api.evaluation import EXTRACTED
 from harness.core.group import Group
+from harness.core.progress import tell
 from harness.core.sampling import Walk, evaluation_labels, fresh_noise, initial_noise
 from harness.core.schedule import karras
 from harness.core.solver import solve
@@ -187,8 +188,10 @@ class Evaluator:
         return torch.cat([seen.cpu() for seen in self._reference_blocks()])
 
     def _reference_blocks(self) -> Iterator[Tensor]:
-        for numbers in self._blocks(self._data_n):
+        blocks = self._blocks(self._data_n)
+        for done, numbers in enumerate(blocks):
             self.heartbeat()
+            tell("features of the data", done, len(blocks))
             data, _ = self.dataset.draw(self.request.evaluation_seed, "reference", numbers)
             yield self._seen(data)
 
@@ -202,17 +205,19 @@ class Evaluator:
     def _blocks(self, n: int) -> tuple[Tensor, ...]:
         return torch.arange(n).split(self.batch)
 
-    def _my_blocks(self) -> Iterator[Tensor]:
-        """This process's share of all blocks, on its device."""
+    def _my_blocks(self, what: str) -> Iterator[Tensor]:
+        """This process's share of all blocks, on its device; `what` they are for is told."""
         blocks = self._blocks(self.request.samples)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        for k in torch.arange(len(blocks)).tensor_split(world)[rank].tolist():
+        mine = torch.arange(len(blocks)).tensor_split(world)[rank].tolist()
+        for done, k in enumerate(mine):
+            self.heartbeat()
+            tell(what, done, len(mine))
             yield blocks[k].to(self.accelerator.device)
 
     def _draw_mine(self, student: StudentLike, walk: Walk) -> Iterator[Tensor]:
         """This rank's share of all samples, block by block, in order of index."""
-        for indices in self._my_blocks():
-            self.heartbeat()
+        for indices in self._my_blocks(f"sampling, NFE {len(walk.times) - 1}"):
             x = self._noise(indices, torch.float32)
             fresh = fresh_noise(self.request.evaluation_seed, indices, self.teacher.spec.shape)
             yield walk.end(student, x, fresh, self._labels(indices))
@@ -293,8 +298,7 @@ class Evaluator:
         substeps = max(1, self.request.ode_steps // intervals)
         ends: list[Tensor] = []
         with torch.no_grad():
-            for indices in self._my_blocks():
-                self.heartbeat()
+            for indices in self._my_blocks("solving the teacher's ODE"):
                 labels = self._labels(indices)
                 x = self._noise(indices, torch.float64)
                 end = solve(

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from harness.config.matrix import Matrix
 from harness.runner.scheduler import Scheduler
 from harness.runner.slurm import Slurm
 
+#: seconds between two lines of a log that say what is being done
+EVERY = 30.0
+
 
 class Progress:
-    """A bar over all training steps on a terminal, a line per finished cell elsewhere."""
+    """A bar over all training steps on a terminal; elsewhere a line per finished cell, dated.
+
+    What cells are busy with besides training is said as well: calibrating, how far, how long still.
+    """
 
     def __init__(self, matrix: Matrix) -> None:
         from tqdm import tqdm
@@ -18,6 +25,7 @@ class Progress:
         self.last = max(matrix.request.budgets)
         self.cells = len(matrix.specs)
         self.told: set[str] = set()
+        self.said = time.monotonic()
         self.bar = tqdm(
             total=self.last * self.cells,
             unit="step",
@@ -37,12 +45,19 @@ class Progress:
         outcome = runner.outcome
         ended = len(outcome.done) + len(outcome.failed)
         if not self.bar.disable:
-            steps = [work.run.known_status().get("step", 0) for work in runner.working]
-            self.bar.n = ended * self.last + sum(steps)
-            self.bar.set_postfix_str(f"{ended}/{self.cells} cells; {runner.now}", refresh=True)
+            found = [work.run.known_status() for work in runner.working]
+            self.bar.n = ended * self.last + sum(status.get("step", 0) for status in found)
+            doing = next(filter(None, (status.get("detail") for status in found)), runner.now)
+            self.bar.set_postfix_str(f"{ended}/{self.cells} cells; {doing}", refresh=True)
             return
         for run_id in [*outcome.fresh, *outcome.failed]:
             if run_id not in self.told:
                 self.told.add(run_id)
                 how = outcome.failed.get(run_id, "done")
                 print(f"[{ended}/{self.cells}] {run_id}: {how}", flush=True)
+        if time.monotonic() - self.said > EVERY:
+            self.said = time.monotonic()
+            for work in runner.working:
+                status = work.run.known_status()
+                doing = status.get("detail") or f"step {status.get('step', 0):,} of {self.last:,}"
+                print(f"{time.strftime('%H:%M:%S')} {work.run.run_id}: {doing}", flush=True)

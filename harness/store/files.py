@@ -196,3 +196,10 @@ def _end_last_line(file: Any) -> None:
         file.seek(0, os.SEEK_END)
     else:  # readers count it already
         file.write(b"\n")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(each.lstat().st_size for each in path.rglob("*") if not each.is_dir())
+    return path.lstat().st_size if path.exists() else 0

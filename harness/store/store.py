@@ -30,7 +30,10 @@ from harness.store.schema import read_versioned, write_versioned
 #: of a results folder that is worked in; a published one has no artifacts
 FOLDERS = ("runs", "artifacts", "tables")
 #: what is read of a run's files besides spec.json and eval.jsonl
-STATUS: Fields = {"state": str, "reason": str, "phase": str, "step": int, "attempts": int}
+STATUS: Fields = {
+    **dict.fromkeys(("state", "reason", "phase", "detail"), str),
+    **dict.fromkeys(("step", "attempts"), int),
+}
 STATUS |= {"updated": (int, float)}
 ORIGIN: Fields = {"costs": dict, "plugins": dict, "packages": dict, "hardware": str, "date": str}
 FAILURE: Fields = {"state": str, "reason": str, "cause": str, "time": (int, float)}

@@ -10,6 +10,7 @@ import torch
 from harness.api import ConfigError, Dataset, Teacher, create, edm_inner
 from harness.backbones.base import Backbone
 from harness.backbones.dropout import hold_draws
+from harness.core.progress import tell
 from harness.core.random import normal, uniform
 from harness.core.solver import per_sample
 from harness.errors import described
@@ -86,6 +87,7 @@ def fit(teacher: Teacher, dataset: Dataset, settings: dict, device: Device = "cp
     slots = torch.arange(batch, device=device)
     span = math.log(spec.sigma_max / spec.sigma_min)
     for step in range(steps):
+        tell("fitting the backbone", step, steps)
         x0, labels = dataset.draw(0, "backbone fit", step * batch + slots)
         u = uniform(0, "fit level", step, slots)[:, 0]
         n = normal(0, "fit log level", step, slots, (), torch.float64)

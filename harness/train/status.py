@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils.memory import should_reduce_batch_size
 
+from harness.core.progress import Pace
 from harness.errors import DivergedError, HarnessError, file_sentence
 from harness.registry import registry
 from harness.store.records import State
@@ -49,6 +50,8 @@ class Status:
         self.phase = "preparing"
         #: what could be halved where memory is short: phase -> field of the request, its value now
         self.sizes: dict[str, tuple[str, int]] = {}
+        self.detail = ""
+        self._pace = Pace()
         self._asked = False
         self._beaten = 0.0
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -58,7 +61,7 @@ class Status:
 
     def enter(self, phase: str, step: int) -> None:
         """Say what comes now: `training` or `evaluating`; both have to show signs of life."""
-        self.phase, self.step = phase, step
+        self.phase, self.step, self.detail = phase, step, ""
         self._write(State.RUNNING, "")
 
     def beat(self, step: int | None = None) -> None:
@@ -66,6 +69,18 @@ class Status:
         self.step = self.step if step is None else step
         if time.monotonic() - self._beaten > BEAT:
             self._write(State.RUNNING, "")
+
+    def hear(self, what: str, done: int, total: int) -> None:
+        """A listener of harness/core/progress.py: says in status.json how far the phase is.
+
+        Raises:
+            Interrupted: the cell's only process was asked to stop and does not train: whatever
+                could be saved is.
+        """
+        if self._asked and self.phase != "training" and self.accelerator.num_processes == 1:
+            raise Interrupted(f"stopped, {what}; `run` begins that anew")
+        self.detail = self._pace.line(what, done, total)
+        self.beat()
 
     def stopping(self) -> bool:
         """Whether any process of the cell was asked to stop; every one must ask at once."""
@@ -88,6 +103,7 @@ class Status:
 
     def done(self) -> None:
         """Everything that was asked for is on disk."""
+        self.detail = ""
         self._write(State.DONE, "")
 
     def _ask(self, *_: object) -> None:
@@ -98,7 +114,9 @@ class Status:
         if self.accelerator.is_main_process:
             with contextlib.suppress(OSError):  # a beat that cannot be written is no reason to end
                 pid = os.getpid()
-                self.run.set_status(state, reason, step=self.step, phase=self.phase, pid=pid)
+                detail = {"detail": self.detail} if self.detail else {}
+                told = {"step": self.step, "phase": self.phase, "pid": pid, **detail}
+                self.run.set_status(state, reason, **told)
 
 
 def explain(error: Exception) -> tuple[State, str, str]:

@@ -18,6 +18,7 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from harness.config.matrix import wanted
 from harness.config.workshop import own_sources, plugins_of
+from harness.core.progress import listening
 from harness.errors import ConfigError, HarnessError
 from harness.evaluate.evaluator import Evaluator
 from harness.registry import own_file, registry
@@ -64,7 +65,8 @@ def main(folder: str) -> int:
             raise HarnessError(
                 f"{request.processes} processes were asked for, {accelerator.num_processes} came up"
             )
-        work(run, request, accelerator, status)
+        with listening(status.hear):
+            work(run, request, accelerator, status)
     except Exception as error:
         if explain(error)[1] in ("unexpected", "device"):
             traceback.print_exc()

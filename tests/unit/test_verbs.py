@@ -67,3 +67,19 @@ def test_a_grid_without_ctm_compares_with_its_first_strategy_and_says_so(harness
     assert "note: report.baseline: 'edm', the first on axes.precond" in err
     code, _, err = harness(*words, "--set", "report.baseline=arc")
     assert (code, "report.baseline: 'arc' is not on axes.precond" in err) == (2, True)
+
+
+def test_a_quick_run_does_all_of_a_grid_in_a_folder_of_its_own(harness, grid, tmp_path):
+    harness("run", "--matrix", grid, "--set", "budgets=[1]", "--set", "axes.precond=[ctm]")
+    before = sorted((tmp_path / "results").rglob("*"))
+    large = ["--set", "axes.precond=[ctm, analytic]", "--set", "axes.seed=[0, 1]"]
+    large += ["--set", "budgets=[1000, 9000]", "--set", "evaluate.samples=5000"]
+    code, out, err = harness("run", "--matrix", grid, *large, "--quick")
+    assert code == 0, err
+    assert "tables: " + str(tmp_path / "results-quick" / "tables" / "tiny-quick") in out
+    assert "n=128" in out
+    assert "analytic(levels=24, samples=256)" in out
+    assert sorted((tmp_path / "results").rglob("*")) == before
+    code, out, _ = harness("plan", "--matrix", grid, *large, "--quick")
+    assert "tiny-quick: 2 cells" in out
+    assert "0 missing; 20 steps" in out
