@@ -10,11 +10,11 @@ from typing import Any
 
 from harness.api import DatasetSpec, Teacher
 from harness.api.evaluation import misfit
-from harness.config.schema import Axes, Grid
+from harness.config.schema import Grid
+from harness.config.selection import excluded, filters, labels_match
 from harness.config.workshop import AXES, Workshop
 from harness.core.sampler import Sampler
 from harness.errors import ConfigError, nearest
-from harness.home import without_home
 from harness.registry import registry
 from harness.store.records import Measure, PluginSpec, Request, RunSpec, revised
 
@@ -119,7 +119,7 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
     specs: dict[str, RunSpec] = {}
     skips: list[Skip] = []
     make = Workshop()
-    keep = _filters(grid, make, only)
+    keep = filters(grid, make, only)
     references = make.references(grid.evaluate.references)
     metrics = [make.spec("metric", ref) for ref in grid.evaluate.metrics]
     for refs in itertools.product(*(getattr(grid.axes, axis) for axis in AXES)):
@@ -193,7 +193,7 @@ def _cell(
 ) -> RunSpec | Skip:
     """One combination of plugins and a seed: what is to be run, or why not."""
     name = _name(plugins, seed)
-    rule = next((r for r in grid.exclude if _excluded(r, plugins, seed)), None)
+    rule = next((r for r in grid.exclude if excluded(r, plugins, seed)), None)
     if rule is not None:
         return Skip(name, f"excluded by {rule}")
     teacher = make.teacher(plugins["teacher"])
@@ -310,60 +310,6 @@ def named_metrics(specs: Iterable[PluginSpec]) -> dict[str, Any]:
         if label != spec.name
     }
     return {"metrics": list(found), "metric_plugins": plugins}
-
-
-def _filters(grid: Grid, make: Workshop, only: Iterable[str]) -> dict[str, set[str]]:
-    keep: dict[str, set[str]] = {}
-    for text in only:
-        axis, equals, name = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--only {text}: write axis=name, e.g. precond=ctm or seed=0")
-        if axis not in Axes.model_fields:
-            raise ConfigError(
-                f"--only {text}: no axis is called {axis!r}{nearest(axis, Axes.model_fields)}"
-            )
-        known = _names(grid, make, axis)
-        if known is not None and name not in known:
-            raise ConfigError(f"--only {text}: axes.{axis} has no {name!r}{nearest(name, known)}")
-        keep.setdefault(axis, set()).add(name)
-    return keep
-
-
-def _names(grid: Grid, make: Workshop, axis: str) -> set[str] | None:
-    """What `labels_match` knows on an axis; None if that cannot be told, for a broken plugin."""
-    if axis == "seed":
-        return {str(seed) for seed in grid.axes.seed}
-    names: set[str] = set()
-    for ref in getattr(grid.axes, axis):
-        spec = make.spec(axis, ref)
-        if spec is None:
-            return None
-        names |= {spec.name, spec.label}
-    return names
-
-
-def labels_match(plugins: Mapping[str, PluginSpec], seed: int, axis: str, names: set[str]) -> bool:
-    """Whether a cell is one of `names` on an axis, by label or by plugin name."""
-    if axis == "seed":
-        return str(seed) in names
-    return bool({plugins[axis].label, plugins[axis].name} & names)
-
-
-def _excluded(rule: dict[str, Any], plugins: Mapping[str, PluginSpec], seed: int) -> bool:
-    for axis, wanted_value in rule.items():
-        if axis == "seed":
-            if wanted_value != seed:
-                return False
-        elif isinstance(wanted_value, dict):
-            params = without_home(wanted_value.get("params", {}))
-            spec = plugins[axis]
-            if spec.name != wanted_value.get("name", spec.name):
-                return False
-            if any(spec.params.get(key) != value for key, value in params.items()):
-                return False
-        elif not labels_match(plugins, seed, axis, {str(wanted_value)}):
-            return False
-    return True
 
 
 def _mismatch(teacher: Teacher, data: DatasetSpec) -> str:

@@ -1,0 +1,64 @@
+"""What plugins are tried on where the real thing would take long: teachers, data, strategies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.api import Basis, Dataset, DatasetSpec, Teacher
+from harness.core.random import normal
+from harness.core.sampling import evaluation_labels
+from harness.core.solver import per_sample
+from harness.core.student import Student
+
+
+class Banded(Student):
+    """A student with one band of coordinates in any strategy, for losses that weigh bands."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def basis(self) -> Basis:
+        """See `Student.basis`."""
+        axes = [torch.eye(n, dtype=torch.float64) for n in self.shape]
+        one = torch.ones(1, dtype=torch.float64)
+        return Basis(axes, torch.zeros(self.shape, dtype=torch.int64), one)
+
+
+class StandIn:
+    """A teacher that is a network, except for the network: it denoises as for Gaussian data.
+
+    D = sd^2/(sd^2 + sigma^2) x, exact for N(0, sd^2 I). All else is the teacher's own.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+
+    def denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """See `Teacher.denoise`."""
+        var = self._teacher.spec.sigma_data**2
+        level = torch.as_tensor(sigma, dtype=torch.float64)
+        return per_sample(var / (level.square() + var), x) * x
+
+    def to(self, device: Any) -> StandIn:
+        """See `Teacher.to`."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._teacher, name)
+
+
+class Noise(Dataset):
+    """Gaussian data of a teacher's shape, size and classes."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.scale, spec = teacher.spec.sigma_data, teacher.spec
+        self.spec = DatasetSpec(spec.shape, "noise", spec.classes)
+
+    def draw(self, seed: int, purpose: str, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `Dataset.draw`."""
+        x0 = self.scale * normal(seed, purpose, 0, numbers, self.spec.shape, torch.float32)
+        return x0, evaluation_labels(seed, numbers, self.spec.classes)
