@@ -24,11 +24,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.report.leaderboard import spread
-from harness.report.reach import Curve, middle
-from harness.report.speed import CURVE, LAST, Comparison, Pair, compare, pair
+from harness.report.reach import Curve, Stack, middle, ratios
+from harness.report.speed import CURVE, LAST, Comparison, compared
 from harness.report.statistics import interval, lower_median
 
 #: steps between the first level and the last: there is one level more
@@ -125,18 +126,15 @@ def _levels(
     pairs: Mapping[int, tuple[Curve, Curve]], levels: Levels, sign: float
 ) -> Iterator[dict[str, Any]]:
     """A record for every level; what is known of the lead is the same in all of them."""
-
-    def at(goal: Callable[[Curve], float]) -> list[Pair]:
-        return [pair(seed, base, mine, goal(base)) for seed, (base, mine) in pairs.items()]
+    race = Race(pairs)
 
     def judged(part: float) -> str:
-        cost = levels.cost(part)
-        return verdict(*middle([p.speedup for p in at(lambda _: cost)]))
+        return verdict(*race.middle(levels.cost(part)))
 
     found = {}
     for part in levels.parts():
         cost = levels.cost(part)
-        found[part] = compare(at(lambda _, cost=cost: cost), sign) | {"target_value": sign * cost}
+        found[part] = race.compare(lambda _, cost=cost: cost, sign) | {"target_value": sign * cost}
     verdicts = {
         float(part): verdict(record["speedup"], record["bound"])
         for part, record in found.items()
@@ -150,8 +148,39 @@ def _levels(
     }
     for part, record in found.items():
         yield {"level": str(part)} | record | told
-    yield {"level": LAST} | compare(at(lambda base: base.costs[-1]), sign) | told
-    yield {"level": NEAR} | compare(at(_near_best), sign) | told
+    yield {"level": LAST} | race.compare(lambda base: base.costs[-1], sign) | told
+    yield {"level": NEAR} | race.compare(_near_best, sign) | told
+
+
+class Race:
+    """Baseline and strategy of every seed, at any goal: what `compare` says of pairs."""
+
+    def __init__(self, pairs: Mapping[int, tuple[Curve, Curve]]) -> None:
+        self.bases = [base for base, _ in pairs.values()]
+        self.same = np.array([base is mine for base, mine in pairs.values()])
+        if pairs:
+            self.base = Stack(self.bases)
+            self.mine = Stack([mine for _, mine in pairs.values()])
+
+    def middle(self, cost: float) -> tuple[float, str]:
+        """The median speed-up at one cost, and how to read it."""
+        *_, low, high = self._at([cost] * len(self.bases))
+        return middle(low, high)
+
+    def compare(self, goal: Callable[[Curve], float], sign: float) -> dict[str, Any]:
+        """Images to every baseline's goal and the speed-up in images, over seeds."""
+        if not self.bases:
+            return {"seeds": 0, "censored": 0, "bound": "", "images_bound": ""}
+        goals = [goal(base) for base in self.bases]
+        least, most, low, high = self._at(goals)
+        return compared(goals, sign, (least, most), (low, high))
+
+    def _at(self, goals: list[float]) -> tuple[list[float], ...]:
+        """Ends of images of the strategy, and of the speed-up, of every seed."""
+        base, mine = self.base.reach(goals), self.mine.reach(goals)
+        low = np.where(self.same, 1.0, ratios(base[0], mine[1]))
+        high = np.where(self.same, 1.0, ratios(base[1], mine[0]))
+        return tuple(each.tolist() for each in (*mine, low, high))
 
 
 def _near_best(base: Curve) -> float:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from harness.report.statistics import interval, lower_median
 
 
@@ -79,6 +81,61 @@ class Curve:
         return None
 
 
+class Stack:
+    """Curves of several seeds as arrays: where each reaches a goal of its own, all at once.
+
+    Gives what `Curve.reach` gives for images, to the last bit.
+    """
+
+    def __init__(self, curves: Sequence[Curve]) -> None:
+        longest = max(len(curve.costs) for curve in curves)
+        self.costs = np.full((len(curves), longest), math.inf)
+        self.images = np.zeros_like(self.costs)
+        self.logs = np.full_like(self.costs, math.nan)
+        for row, curve in enumerate(curves):
+            count = len(curve.costs)
+            self.costs[row, :count], self.images[row, :count] = curve.costs, curve.images
+            self.logs[row, :count] = [_log(cost) for cost in curve.costs]
+        last = np.array([curve.images[-1] for curve in curves], dtype=float)
+        self.last = np.where(np.isnan(last), 0.0, last)
+
+    def reach(self, goals: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        """At least and at most how many images each curve takes to its goal."""
+        goal = np.array(goals, dtype=float)
+        there = (self.costs <= goal[:, None]) & (goal < math.inf)[:, None]
+        never, k = ~there.any(1), there.argmax(1)
+        rows, prior = np.arange(len(goal)), np.maximum(k - 1, 0)
+        before, after = self.costs[rows, prior], self.costs[rows, k]
+        log = np.array([_log(each) for each in goals])
+        positive = np.minimum(np.minimum(before, after), goal) > 0
+        with np.errstate(all="ignore"):
+            a, b, c = (
+                np.where(positive, logs, plain)
+                for logs, plain in (
+                    (self.logs[rows, prior], before),
+                    (self.logs[rows, k], after),
+                    (log, goal),
+                )
+            )
+            part = np.where((a == b) | (before == math.inf), 1.0, (a - c) / (a - b))
+            start, end = self.images[rows, prior], self.images[rows, k]
+            at = start + part * (end - start)
+        low = np.where(never, self.last, np.where(k == 0, 0.0, at))
+        high = np.where(never, math.inf, np.where(k == 0, end, at))
+        return low, high
+
+
+def ratios(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """`_divide` of every pair."""
+    with np.errstate(all="ignore"):
+        found = np.where(b > 0, a / b, np.where(a == 0, 1.0, math.inf))
+    return np.where(b == math.inf, 0.0, found)
+
+
+def _log(value: float) -> float:
+    return math.log(value) if 0 < value < math.inf else math.nan if value <= 0 else value
+
+
 def summarise(known: Sequence[Known]) -> tuple[float, str, float, float]:
     """Lower median of what is known, how to read it, and the interval of the median.
 
@@ -86,13 +143,17 @@ def summarise(known: Sequence[Known]) -> tuple[float, str, float, float]:
     upper end, whatever the true numbers are. The mark is empty where both medians agree, `>` where
     the value is a lower bound, `<` an upper one, `?` where nothing is known (the value is nan).
     """
-    lows, highs = [k.low for k in known], [k.high for k in known]
-    return *middle(known), interval(lows)[0], interval(highs)[1]
+    return summary([k.low for k in known], [k.high for k in known])
 
 
-def middle(known: Sequence[Known]) -> tuple[float, str]:
-    """The first two of `summarise`: the lower median, and how to read it."""
-    low, high = lower_median([k.low for k in known]), lower_median([k.high for k in known])
+def summary(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, str, float, float]:
+    """`summarise` of lower and upper ends."""
+    return *middle(lows, highs), interval(lows)[0], interval(highs)[1]
+
+
+def middle(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, str]:
+    """The first two of `summary`: the lower median, and how to read it."""
+    low, high = lower_median(lows), lower_median(highs)
     if low == high:
         return low, ""
     if low > 0:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from harness.report.frame import PROBLEM, PROTOCOL, settled
-from harness.report.reach import Curve, Known, Reach, summarise
+from harness.report.reach import Curve, Known, Reach, summarise, summary
 from harness.report.statistics import confidence, lower_median
 
 CURVE = [*PROBLEM, *PROTOCOL, "nfe"]
@@ -192,6 +192,10 @@ def strategies(cells: pd.DataFrame) -> dict[tuple[str, ...], dict[str, Strategy]
     return found
 
 
+#: lower and upper ends of what is known of a number, of every seed
+Ends = tuple[list[float], list[float]]
+
+
 class Pair(NamedTuple):
     """Baseline and strategy of one seed, and the cost both are to reach."""
 
@@ -220,13 +224,25 @@ def compare(pairs: list[Pair], sign: float) -> dict[str, Any]:
     """Images to the target and the speed-up in images, over seeds."""
     if not pairs:
         return {"seeds": 0, "censored": 0, "bound": "", "images_bound": ""}
-    speedup, bound, low, high = summarise([p.speedup for p in pairs])
-    images, images_bound, images_low, images_high = summarise([p.mine.images for p in pairs])
-    goal = lower_median([p.goal for p in pairs])
+    images, speedups = [p.mine.images for p in pairs], [p.speedup for p in pairs]
+    ends = ([k.low for k in images], [k.high for k in images])
+    return compared(
+        [p.goal for p in pairs],
+        sign,
+        ends,
+        ([k.low for k in speedups], [k.high for k in speedups]),
+    )
+
+
+def compared(goals: list[float], sign: float, ends: Ends, speedups: Ends) -> dict[str, Any]:
+    """The same of goals, and of lower and upper ends of images and speed-ups."""
+    speedup, bound, low, high = summary(*speedups)
+    images, images_bound, images_low, images_high = summary(*ends)
+    goal = lower_median(goals)
     return {
         "target_value": sign * goal if math.isfinite(goal) else math.nan,
-        "seeds": len(pairs),
-        "censored": sum(p.mine.censored for p in pairs),
+        "seeds": len(goals),
+        "censored": sum(end == math.inf for end in ends[1]),
         "images": images,
         "images_low": images_low,
         "images_high": images_high,
@@ -235,7 +251,7 @@ def compare(pairs: list[Pair], sign: float) -> dict[str, Any]:
         "speedup_low": low,
         "speedup_high": high,
         "bound": bound,
-        "confidence": confidence(len(pairs)),
+        "confidence": confidence(len(goals)),
     }
 
 
