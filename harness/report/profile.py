@@ -131,10 +131,16 @@ def _levels(
     def judged(part: float) -> str:
         return verdict(*race.middle(levels.cost(part)))
 
-    found = {}
-    for part in levels.parts():
-        cost = levels.cost(part)
-        found[part] = race.compare(lambda _, cost=cost: cost, sign) | {"target_value": sign * cost}
+    parts = levels.parts()
+    costs = [levels.cost(part) for part in parts]
+    goals = [[cost] * len(pairs) for cost in costs]
+    bases = [base for base, _ in pairs.values()]
+    goals += [[base.costs[-1] for base in bases], [_near_best(base) for base in bases]]
+    *records, last, near = race.compare(goals, sign)
+    found = {
+        part: record | {"target_value": sign * cost}
+        for part, record, cost in zip(parts, records, costs, strict=True)
+    }
     verdicts = {
         float(part): verdict(record["speedup"], record["bound"])
         for part, record in found.items()
@@ -148,38 +154,41 @@ def _levels(
     }
     for part, record in found.items():
         yield {"level": str(part)} | record | told
-    yield {"level": LAST} | race.compare(lambda base: base.costs[-1], sign) | told
-    yield {"level": NEAR} | race.compare(_near_best, sign) | told
+    yield {"level": LAST} | last | told
+    yield {"level": NEAR} | near | told
 
 
 class Race:
-    """Baseline and strategy of every seed, at any goal: what `compare` says of pairs."""
+    """Baseline and strategy of every seed, at any goals: what `compare` says of pairs."""
 
     def __init__(self, pairs: Mapping[int, tuple[Curve, Curve]]) -> None:
-        self.bases = [base for base, _ in pairs.values()]
+        self.seeds = len(pairs)
         self.same = np.array([base is mine for base, mine in pairs.values()])
         if pairs:
-            self.base = Stack(self.bases)
+            self.base = Stack([base for base, _ in pairs.values()])
             self.mine = Stack([mine for _, mine in pairs.values()])
 
     def middle(self, cost: float) -> tuple[float, str]:
         """The median speed-up at one cost, and how to read it."""
-        *_, low, high = self._at([cost] * len(self.bases))
+        *_, low, high = self._at(np.full(self.seeds, cost))
         return middle(low, high)
 
-    def compare(self, goal: Callable[[Curve], float], sign: float) -> dict[str, Any]:
-        """Images to every baseline's goal and the speed-up in images, over seeds."""
-        if not self.bases:
-            return {"seeds": 0, "censored": 0, "bound": "", "images_bound": ""}
-        goals = [goal(base) for base in self.bases]
-        least, most, low, high = self._at(goals)
-        return compared(goals, sign, (least, most), (low, high))
+    def compare(self, goals: list[list[float]], sign: float) -> list[dict[str, Any]]:
+        """For every list of goals, one for each seed: images to them and the speed-up in images."""
+        if not self.seeds:
+            return [{"seeds": 0, "censored": 0, "bound": "", "images_bound": ""} for _ in goals]
+        ends = self._at(np.array(goals, dtype=float))
+        return [
+            compared(mine, sign, (least, most), (low, high))
+            for mine, least, most, low, high in zip(goals, *ends, strict=True)
+        ]
 
-    def _at(self, goals: list[float]) -> tuple[list[float], ...]:
-        """Ends of images of the strategy, and of the speed-up, of every seed."""
-        base, mine = self.base.reach(goals), self.mine.reach(goals)
-        low = np.where(self.same, 1.0, ratios(base[0], mine[1]))
-        high = np.where(self.same, 1.0, ratios(base[1], mine[0]))
+    def _at(self, goals: np.ndarray) -> tuple[list[Any], ...]:
+        """Ends of images of the strategy, and of the speed-up, for goals [..., seeds]."""
+        with np.errstate(all="ignore"):
+            base, mine = self.base.reach(goals), self.mine.reach(goals)
+            low = np.where(self.same, 1.0, ratios(base[0], mine[1]))
+            high = np.where(self.same, 1.0, ratios(base[1], mine[0]))
         return tuple(each.tolist() for each in (*mine, low, high))
 
 

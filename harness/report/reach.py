@@ -99,27 +99,21 @@ class Stack:
         last = np.array([curve.images[-1] for curve in curves], dtype=float)
         self.last = np.where(np.isnan(last), 0.0, last)
 
-    def reach(self, goals: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-        """At least and at most how many images each curve takes to its goal."""
-        goal = np.array(goals, dtype=float)
-        there = (self.costs <= goal[:, None]) & (goal < math.inf)[:, None]
-        never, k = ~there.any(1), there.argmax(1)
-        rows, prior = np.arange(len(goal)), np.maximum(k - 1, 0)
+    def reach(self, goals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """At least and at most how many images each curve takes to its goals, [..., seeds]."""
+        there = (self.costs <= goals[..., None]) & (goals < math.inf)[..., None]
+        never, k = ~there.any(-1), there.argmax(-1)
+        rows, prior = np.arange(len(self.costs)), np.maximum(k - 1, 0)
         before, after = self.costs[rows, prior], self.costs[rows, k]
-        log = np.array([_log(each) for each in goals])
-        positive = np.minimum(np.minimum(before, after), goal) > 0
-        with np.errstate(all="ignore"):
-            a, b, c = (
-                np.where(positive, logs, plain)
-                for logs, plain in (
-                    (self.logs[rows, prior], before),
-                    (self.logs[rows, k], after),
-                    (log, goal),
-                )
-            )
-            part = np.where((a == b) | (before == math.inf), 1.0, (a - c) / (a - b))
-            start, end = self.images[rows, prior], self.images[rows, k]
-            at = start + part * (end - start)
+        positive = np.minimum(np.minimum(before, after), goals) > 0
+        log = {goal: _log(goal) for goal in set(goals.ravel().tolist())}
+        logs = np.array([log[goal] for goal in goals.ravel().tolist()]).reshape(goals.shape)
+        a = np.where(positive, self.logs[rows, prior], before)
+        b = np.where(positive, self.logs[rows, k], after)
+        c = np.where(positive, logs, goals)
+        part = np.where((a == b) | (before == math.inf), 1.0, (a - c) / (a - b))
+        start, end = self.images[rows, prior], self.images[rows, k]
+        at = start + part * (end - start)
         low = np.where(never, self.last, np.where(k == 0, 0.0, at))
         high = np.where(never, math.inf, np.where(k == 0, end, at))
         return low, high
@@ -127,8 +121,7 @@ class Stack:
 
 def ratios(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """`_divide` of every pair."""
-    with np.errstate(all="ignore"):
-        found = np.where(b > 0, a / b, np.where(a == 0, 1.0, math.inf))
+    found = np.where(b > 0, a / b, np.where(a == 0, 1.0, math.inf))
     return np.where(b == math.inf, 0.0, found)
 
 
