@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from harness.errors import ConfigError
+from harness.store.files import write_atomic
 from harness.store.sources import kept_source
 from harness.store.store import ResultStore
 from harness.store.tables import load_matrix
 
+#: of a published coefficient
+DIGITS = 12
 #: of a run's folder; what tells of a machine's paths (request.json, logs) stays where it is
 KEPT = (
     "spec.json",
@@ -48,6 +53,7 @@ def copy_grid(store: ResultStore, grid: str, target: ResultStore) -> tuple[int, 
         for name in KEPT:
             if (source / name).exists():
                 shutil.copyfile(source / name, goal / name)
+        shorten(goal / "coefficients.json")
         for path in _last_pictures(source / "samples") if cell["seed"] == seeds[0] else ():
             (goal / "samples").mkdir(exist_ok=True)
             shutil.copyfile(path, goal / "samples" / path.name)
@@ -56,6 +62,29 @@ def copy_grid(store: ResultStore, grid: str, target: ResultStore) -> tuple[int, 
     tables.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(store.root / "tables" / grid / "matrix.json", tables / "matrix.json")
     return copied, len(cells)
+
+
+def shorten(path: Path) -> None:
+    """Write the numbers of a JSON file with `DIGITS` digits and no indentation, if it is one.
+
+    Coefficients with all digits are a quarter of what is published; they are compared to 1e-9.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return
+    text = json.dumps(_rounded(content), separators=(",", ":"), sort_keys=True)
+    write_atomic(path, text + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return value
 
 
 def copy_plugins(store: ResultStore, names: Iterable[str], target: ResultStore) -> list[Path]:

@@ -2,7 +2,11 @@
 
 import pytest
 
+from harness.api import create_precond
+from harness.report.coefficients import read_coefficients, same_function
+from harness.store.files import write_json
 from harness.store.store import ResultStore
+from harness.train.coefficients import fingerprint
 from tests.synthetic_results import spec, write_results
 
 CELLS = [spec("ctm", 0), spec("ctm", 1), spec("new", 0), spec("new", 1)]
@@ -80,3 +84,15 @@ def test_refusals(store, tmp_path, harness, words, told):
     assert code == 2
     assert told in err
     assert "Traceback" not in err
+
+
+def test_published_coefficients_are_shorter_and_the_same_function(store, tmp_path, harness):
+    precond = create_precond("ctm", sigma_data=0.5)
+    run = store.run_at(CELLS[0].run_id).path
+    write_json(run / "coefficients.json", fingerprint(precond))
+    harness("publish", store.root, "--out", tmp_path / "out")
+    copy = ResultStore(tmp_path / "out").run_at(CELLS[0].run_id).path
+    mine, published = (read_coefficients(each) for each in (run, copy))
+    assert same_function(mine, published)
+    sizes = [(each / "coefficients.json").stat().st_size for each in (run, copy)]
+    assert sizes[1] < 0.75 * sizes[0]
