@@ -85,9 +85,9 @@ def same_coefficients(
 def same_function(a: dict[str, Any], b: dict[str, Any], tolerance: float = 1e-9) -> bool:
     """Whether two fingerprints (harness/train/coefficients.py) are the same function."""
     a, b = ({"told": each["t"], **each} for each in (a, b))  # t, where older files say nothing
-    if a["t"] != b["t"] or len(a.get("bands", [])) != len(b.get("bands", [])):
+    if len(a["t"]) != len(b["t"]) or len(a.get("bands", [])) != len(b.get("bands", [])):
         return False
-    lists = [(a[key], b[key]) for key in ("skip", "out", "shift", "told")]
+    lists = [(a[key], b[key]) for key in ("t", "skip", "out", "shift", "told")]
     for one, two in zip(a.get("bands", []), b.get("bands", []), strict=True):
         lists += [(one[key], two[key]) for key in ("skip", "out")]
     return all(

@@ -14,8 +14,8 @@ from harness.store.sources import kept_source
 from harness.store.store import ResultStore
 from harness.store.tables import load_matrix
 
-#: of a published coefficient
-DIGITS = 12
+#: of a published coefficient, and what it is known by, which keeps all
+DIGITS, LEVELS = 12, ("t", "s", "told", "sigma")
 #: of a run's folder; what tells of a machine's paths (request.json, logs) stays where it is
 KEPT = (
     "spec.json",
@@ -83,7 +83,7 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(each) for each in value]
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
+        return {key: each if key in LEVELS else _rounded(each) for key, each in value.items()}
     return value
 
 
