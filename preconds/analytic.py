@@ -12,7 +12,7 @@ E||dg/dlambda - s g||^2 over the teacher's own marginals. l = 1, s = 0 is `ctm`.
 
 Where the description leaves freedom, parameters take the other ways: S and l may be read at the
 other end of the jump than x is (semi-implicit steps), D_theta may be EDM's denoiser at s instead of
-t, and the network may be told another noise level than t.
+t, and the conditioning sigma may be another noise level than t.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class AnalyticParams(Params):
     - `S_at`, `l_at`: where S and l are read; `form` means with x, at t (forward) or s (backward);
     - `inner`: the level of EDM's map in D_theta. s: D_theta = c_skip(s) y + c_out(s) F with
       y = x sqrt((s^2 + sd^2)/(t^2 + sd^2)), the state at s if the data were Gaussian;
-    - `told`: the noise level that the network is told; middle is sqrt(t s). With `inner: s` and
+    - `told`: the conditioning sigma, in c_noise; middle is sqrt(t s). With `inner: s` and
       `told: s` a fresh student applies the teacher's denoiser at s to y.
     """
 
@@ -167,8 +167,8 @@ class Analytic(DenoiserForm):
         alpha = found.out / out
         return found._replace(shift=found.shift + alpha * (edm_inner(s, self.sigma_data)[0] - skip))
 
-    def told(self, t: Tensor, s: Tensor) -> Tensor:
-        """See `Preconditioning.told`."""
+    def conditioning_sigma(self, t: Tensor, s: Tensor) -> Tensor:
+        """See `Preconditioning.conditioning_sigma`."""
         return {"t": t, "s": s, "middle": (t * s).sqrt()}[self.params.told]
 
     def denoiser_coeffs(self, t: Tensor) -> Coeffs:

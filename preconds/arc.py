@@ -40,4 +40,4 @@ class Arc(Rotation):
         t, s = sigma[:, None], sigma
         angle = (sd * (t - s) / (t * s + sd**2)).arctan()
         a = 1 / (angle / math.pi).sinc()  # torch.sinc(x) is sin(pi x)/(pi x)
-        return a, moments.carried - a * moments.leaning
+        return a, moments.target_slope - a * moments.network_slope

@@ -48,5 +48,5 @@ class Balanced(Rotation):
     def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
         """See `Rotation.table`."""
         a = moments.least_squares(self.params.ridge * way**2)
-        a = a.maximum(moments.wanted / self.params.reach)
-        return a, moments.carried - a * moments.leaning
+        a = a.maximum(moments.target_rms / self.params.reach)
+        return a, moments.target_slope - a * moments.network_slope

@@ -30,7 +30,7 @@ class CTM(DenoiserForm):
     """
 
     class Params(Params):
-        """`outer`: which beta; `inner`: the level of D_theta, and what the network is told.
+        """`outer`: which beta; `inner`: the level of D_theta, and the conditioning sigma.
 
         `inner: s` is not CTM's: it is the control for readings of other strategies that use it.
         """
@@ -59,8 +59,8 @@ class CTM(DenoiserForm):
             return edm_inner(t, self.sigma_data)
         return carried_inner(t, s, self.sigma_data)
 
-    def told(self, t: Tensor, s: Tensor) -> Tensor:
-        """See `Preconditioning.told`."""
+    def conditioning_sigma(self, t: Tensor, s: Tensor) -> Tensor:
+        """See `Preconditioning.conditioning_sigma`."""
         return t if self.params.inner == "t" else s
 
     def denoiser_coeffs(self, t: Tensor) -> Coeffs:

@@ -42,4 +42,4 @@ class LeastSquares(Rotation):
     def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
         """See `Rotation.table`."""
         a = moments.least_squares(self.params.ridge * way**2)
-        return a, moments.carried - a * moments.leaning
+        return a, moments.target_slope - a * moments.network_slope

@@ -45,13 +45,13 @@ class Moment(Rotation):
     def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
         """See `Rotation.table`."""
         if not self.tangent:
-            return moments.wanted, moments.carried
-        known = moments.known**2
-        a = moments.wanted / (known + (1 - known) * way**2).sqrt()
-        return a, moments.carried - a * moments.leaning
+            return moments.target_rms, moments.target_slope
+        known = moments.network_rms**2
+        a = moments.target_rms / (known + (1 - known) * way**2).sqrt()
+        return a, moments.target_slope - a * moments.network_slope
 
     def diagonal(self, moments: Moments) -> tuple[Tensor, Tensor]:
         """See `Rotation.diagonal`."""
         if self.tangent:
             return super().diagonal(moments)
-        return moments.known[:, 0], moments.leaning[:, 0]
+        return moments.network_rms[:, 0], moments.network_slope[:, 0]

@@ -129,7 +129,7 @@ class DiffusersTeacher(Teacher):
     def network(self) -> UNetBackbone:
         """A student's backbone: the teacher's weights, trainable, told of s as well."""
         fresh = copy.deepcopy(self.backbone)
-        fresh.net.add_second_time()
+        fresh.net.add_s_embedding()
         return fresh.requires_grad_(True).train()
 
     def to(self, device: Any) -> DiffusersTeacher:

@@ -161,7 +161,7 @@ class EDMTeacher(Teacher):
 
         fresh = copy.deepcopy(self.backbone)
         fresh.dtype = torch.float32
-        fresh.net.add_second_time()
+        fresh.net.add_s_embedding()
         return fresh.requires_grad_(True).train()
 
     def to(self, device: Any) -> EDMTeacher:

@@ -176,14 +176,14 @@ class MixtureData(Dataset):
             shape=mixture.spec.shape, digest=content_digest(["gmm", mixture.spec.digest])
         )
 
-    def draw(self, seed: int, purpose: str, numbers: Tensor) -> tuple[Tensor, None]:
+    def draw(self, seed: int, purpose: str, sample_index: Tensor) -> tuple[Tensor, None]:
         """See `Dataset.draw`."""
         import torch
 
         from harness.core.random import normal, uniform
 
-        means, variances, log_weights = self.mixture._constants(numbers.new_zeros(1).double())
-        u = uniform(seed, f"{purpose}: component", 0, numbers)
+        means, variances, log_weights = self.mixture._constants(sample_index.new_zeros(1).double())
+        u = uniform(seed, f"{purpose}: component", 0, sample_index)
         which = torch.searchsorted(log_weights.exp().cumsum(0)[:-1].contiguous(), u)[:, 0]
-        eps = normal(seed, f"{purpose}: sample", 0, numbers, self.spec.shape, torch.float64)
+        eps = normal(seed, f"{purpose}: sample", 0, sample_index, self.spec.shape, torch.float64)
         return (means[which] + variances[which].sqrt() * eps).float(), None

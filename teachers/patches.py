@@ -180,20 +180,20 @@ class PatchesData(Dataset):
         spec = patches.spec
         self.spec = DatasetSpec(shape=spec.shape, digest=content_digest(["patches", spec.digest]))
 
-    def draw(self, seed: int, purpose: str, numbers: Tensor) -> tuple[Tensor, None]:
+    def draw(self, seed: int, purpose: str, sample_index: Tensor) -> tuple[Tensor, None]:
         """See `Dataset.draw`; m + U diag(l)^(1/2) U^T eps, which no choice of U can change."""
         import torch
 
         from harness.core.random import normal, uniform
 
         log_weights, means, variances, vectors = self.patches.constants(
-            torch.float64, numbers.device
+            torch.float64, sample_index.device
         )
-        u = uniform(seed, f"{purpose}: component", 0, numbers)
+        u = uniform(seed, f"{purpose}: component", 0, sample_index)
         which = torch.searchsorted(log_weights.exp().cumsum(0)[:-1].contiguous(), u)[:, 0]
-        eps = normal(seed, f"{purpose}: sample", 0, numbers, (means.shape[1],), torch.float64)
+        eps = normal(seed, f"{purpose}: sample", 0, sample_index, (means.shape[1],), torch.float64)
         x = means[which]
         for k in which.unique().tolist():
             here = which == k
             x[here] += (eps[here] @ vectors[k] * variances[k].sqrt()) @ vectors[k].T
-        return x.float().reshape(len(numbers), *self.spec.shape), None
+        return x.float().reshape(len(sample_index), *self.spec.shape), None

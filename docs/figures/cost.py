@@ -73,8 +73,8 @@ def flops() -> tuple[float, float, float]:
     """FLOP of F and of V (a multiply-add is 2), and the student's parameters; on no device."""
     with torch.device("meta"):
         network, perceptual = build(NETWORK), LPIPS()
-        network.net.add_second_time()
-        network.net.second_time_per_block()
+        network.net.add_s_embedding()
+        network.net.s_embedding_per_block()
         image, level, label = torch.zeros(1, 3, 32, 32), torch.ones(1), torch.zeros(1, 10)
         with FlopCounterMode(display=False) as forward:
             network(image, level, level, label)

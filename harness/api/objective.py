@@ -63,22 +63,22 @@ class Trained:
 class Batch:
     """One rank's share of a training batch.
 
-    `numbers` are the global sample numbers behind `x0` [B, *shape]; `slots` their places in the
-    global batch of this `step`, which index every random draw. `host_slots` are the slots on the
-    CPU: draws that decide how much is computed are made there, lest the host wait for the device.
+    `sample_index` [B] says which samples of the training run `x0` [B, *shape] are, `batch_index`
+    [B] which of this `step`'s global batch: every random draw is a function of it.
+    `host_batch_index` is the same on the CPU, for draws that decide how much is computed.
     """
 
     x0: Tensor
     labels: Tensor | None
-    numbers: Tensor
-    slots: Tensor
+    sample_index: Tensor
+    batch_index: Tensor
     step: int
     seed: int
-    host_slots: Tensor = None  # type: ignore[assignment]
+    host_batch_index: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        if self.host_slots is None:
-            object.__setattr__(self, "host_slots", self.slots.cpu())
+        if self.host_batch_index is None:
+            object.__setattr__(self, "host_batch_index", self.batch_index.cpu())
 
 
 class Objective(Plugin):

@@ -27,7 +27,7 @@ def carried_inner(t: Tensor, s: Tensor, sigma_data: float) -> tuple[Tensor, Tens
     """(c_skip, c_out) in x_t of EDM's denoiser at s, applied to x_t as it would be at s.
 
     D(y, s) = c_skip x_t + c_out F with y = x_t sqrt((s^2 + sd^2)/(t^2 + sd^2)), which is where the
-    ODE leads if data are Gaussian. Goes with `told` s: the network is then shown y.
+    ODE leads if data are Gaussian. Goes with conditioning sigma s: the network is then shown y.
     """
     c_skip, c_out = edm_inner(s, sigma_data)
     var = sigma_data**2
@@ -49,6 +49,11 @@ class Preconditioning(Plugin):
     upward: ClassVar[bool] = False
     #: whether `basis`, once calibrated, has bands and their deviations.
     banded: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "told" in vars(cls):
+            raise TypeError(f"{cls.__name__}.told is called conditioning_sigma(self, t, s) now")
 
     def __init__(
         self,
@@ -108,10 +113,10 @@ class Preconditioning(Plugin):
                 None if shift is None else -t * slope(shift),
             )
 
-    def told(self, t: Tensor, s: Tensor) -> Tensor:
-        """The noise level that the network is told, t by default.
+    def conditioning_sigma(self, t: Tensor, s: Tensor) -> Tensor:
+        """The noise level whose c_noise the network gets, t by default.
 
-        x is shown to it as of that level: F(c_in(t) x, c_noise(told), c_noise(s)).
+        With that sigma the student computes F(c_in(t) x, c_noise(sigma), c_noise(s)).
         """
         return t
 
@@ -169,7 +174,7 @@ class Preconditioning(Plugin):
 
 
 class DenoiserForm(Preconditioning):
-    """A strategy written on a denoiser: f = beta x + alpha D_theta, D_theta with EDM's inner map.
+    """f = beta x + alpha D_theta, written on the denoiser D_theta = c_skip x + c_out F.
 
     skip = beta + alpha c_skip, out = alpha c_out. Subclasses write `outer`. With an `offset` m in
     the artifact the jump is written around it, f = m + beta (x - m) + alpha (D_theta - m), which

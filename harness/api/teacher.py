@@ -37,13 +37,12 @@ class Dataset(Plugin):
 
     spec: DatasetSpec
 
-    def draw(self, seed: int, purpose: str, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
+    def draw(self, seed: int, purpose: str, sample_index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return samples [B, *shape] float32 and one-hot labels [B, classes] (or None).
 
-        `numbers` [B] int64 are global sample numbers: sample k of `purpose` is the same whoever
-        asks for it, and whenever.
+        `sample_index` [B] int64: sample k of `purpose` is the same whoever asks, and when.
         """
-        raise self.lacks("draw(self, seed, purpose, numbers)")
+        raise self.lacks("draw(self, seed, purpose, sample_index)")
 
     def items(self) -> tuple[ndarray, ndarray | None]:
         """All samples of a finite set in stored order, float32 [N, *shape], and one-hot labels.

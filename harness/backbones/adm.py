@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.backbones.block import BlockStyle, SecondTime, UNetBlock
+from harness.backbones.block import BlockStyle, SEmbedding, UNetBlock
 from harness.backbones.dropout import Dropout
 from harness.backbones.layers import Conv2d, GroupNorm, Init, Linear, PositionalEmbedding
 
 
-class DhariwalUNet(SecondTime):
+class DhariwalUNet(SEmbedding):
     """Raw network for images [B, C, R, R]; arguments are those of EDM's `DhariwalUNet`.
 
     The last four are not, and make it the U-Net of OpenAI's guided-diffusion and
@@ -118,13 +118,13 @@ class DhariwalUNet(SecondTime):
         return self.out_conv
 
     def embed_noise(self, noise: Tensor) -> Tensor:
-        """See `SecondTime.embed_noise`; this family orders the halves [cos | sin]."""
+        """See `SEmbedding.embed_noise`; this family orders the halves [cos | sin]."""
         return self.map_noise(noise)
 
     def embed(
         self, noise: Tensor, labels: Tensor | None, augment: Tensor | None, *, second: bool = False
     ) -> Tensor:
-        """See `SecondTime.embed`."""
+        """See `SEmbedding.embed`."""
         first, last = (
             (self.map_layer0_s, self.map_layer1_s) if second else (self.map_layer0, self.map_layer1)
         )
@@ -147,13 +147,13 @@ class DhariwalUNet(SecondTime):
         """Raw output [B, out, R, R] in the dtype of `x`; arguments as in `SongUNet.forward`."""
         if self.map_label is not None:
             labels = self.drop_labels(labels)
-        told = self.embeddings(noise, noise_s, labels, augment)
+        emb = self.embeddings(noise, noise_s, labels, augment)
         skips: list[Tensor] = []
         for layer in self.enc.values():
-            x = layer(x, *told) if isinstance(layer, UNetBlock) else layer(x)
+            x = layer(x, *emb) if isinstance(layer, UNetBlock) else layer(x)
             skips.append(x)
         for block in self.dec.values():
             if x.shape[1] != block.in_channels:
                 x = torch.cat([x, skips.pop()], dim=1)
-            x = block(x, *told)
+            x = block(x, *emb)
         return self.out_conv(functional.silu(self.out_norm(x)))

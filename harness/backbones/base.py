@@ -1,4 +1,4 @@
-"""What every backbone shares: the input map, the second time, and its last layer."""
+"""What every backbone shares: the input map, the embedding of s, and its last layer."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Backbone(nn.Module):
                 reset = getattr(module, "reset_parameters", None)
                 if module is not self and callable(reset):
                     reset()
-        self.silence_second_time()
+        self.zero_s_embedding()
 
-    def silence_second_time(self) -> None:
+    def zero_s_embedding(self) -> None:
         """Set the last layer of the branch that reads s to zero."""
         raise NotImplementedError
 

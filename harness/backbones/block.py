@@ -1,4 +1,4 @@
-"""The residual block of EDM's U-Nets, with optional self-attention, and its second time."""
+"""The residual block of EDM's U-Nets, with optional self-attention, and its embedding of s."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class UNetBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor, embedding_s: Tensor | None = None) -> Tensor:
         """x [B, in, H, W] and float32 embeddings [B or 1, E] of t and s -> [B, out, H', W'].
 
-        `embedding_s` is for networks that read s in every block; see `SecondTime`.
+        `embedding_s` is for networks that read s in every block; see `SEmbedding`.
         """
         if self.fused:
             return self._fused(x, embedding, embedding_s)
@@ -157,7 +157,7 @@ def explicit_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return scores.softmax(-1).to(value.dtype) @ value
 
 
-class SecondTime(nn.Module):
+class SEmbedding(nn.Module):
     """A network that may also be told where the jump ends, in one of two forms.
 
     *Shared*: two layers make an embedding of s that is added to the embedding of t; the last one
@@ -165,7 +165,7 @@ class SecondTime(nn.Module):
     own, made as that of t is, labels included, and every residual block adds its layer `affine_s`
     of it to `affine` of t's (Kim et al. 2024, the reference code of CTM); the two layers start as
     copies, `affine_s` at zero. Either way there is no random draw, and a fresh student equals its
-    teacher bit for bit. The branch is absent until `add_second_time`, so that teachers keep the
+    teacher bit for bit. The branch is absent until `add_s_embedding`, so that teachers keep the
     published state-dict keys.
     """
 
@@ -188,28 +188,28 @@ class SecondTime(nn.Module):
         """The embedding [B, E] that modulates every block, float32; of s if `second`."""
         raise NotImplementedError
 
-    def add_second_time(self) -> None:
+    def add_s_embedding(self) -> None:
         """Add the branch that reads s, in its shared form.
 
         Raises:
             ValueError: it is there already; adding it again would forget what it has learnt.
         """
         if self.map_layer0_s is not None:
-            raise ValueError("this network has its second time already")
+            raise ValueError("this network has its embedding of s already")
         self.map_layer0_s = copy.deepcopy(self.map_layer0)
         self.map_layer1_s = copy.deepcopy(self.map_layer1)
-        self.silence_second_time()
+        self.zero_s_embedding()
 
-    def second_time_per_block(self) -> None:
+    def s_embedding_per_block(self) -> None:
         """Give the branch its other form: an embedding of s of its own, read in every block."""
         self.per_block = True
         self.map_layer0_s = copy.deepcopy(self.map_layer0)
         self.map_layer1_s = copy.deepcopy(self.map_layer1)
         for block in self._blocks():
             block.affine_s = copy.deepcopy(block.affine)
-        self.silence_second_time()
+        self.zero_s_embedding()
 
-    def silence_second_time(self) -> None:
+    def zero_s_embedding(self) -> None:
         """Set the last layer of the branch, if there is one, to zero."""
         last = [block.affine_s for block in self._blocks()] if self.per_block else []
         for layer in last or [self.map_layer1_s]:
@@ -218,7 +218,7 @@ class SecondTime(nn.Module):
                     layer.weight.zero_()
                     layer.bias.zero_()
 
-    def draw_second_time(self) -> None:
+    def draw_s_embedding(self) -> None:
         """Draw the whole branch at random, as its layers' constructors do; from torch's generator.
 
         In the reference code of CTM a student starts so: only what its teacher has is copied.
@@ -244,7 +244,7 @@ class SecondTime(nn.Module):
         if noise_s is None:
             return embedding, None
         if self.map_layer0_s is None or self.map_layer1_s is None:
-            raise ValueError("this network has no second time: call add_second_time() first")
+            raise ValueError("this network has no embedding of s: call add_s_embedding() first")
         if self.per_block:
             return embedding, self.embed(noise_s, labels, augment, second=True)
         hidden = functional.silu(self.map_layer0_s(self.embed_noise(noise_s)))

@@ -132,7 +132,7 @@ def _s_branch(network: Backbone, spec: TeacherSpec) -> str:
         for parameter in fresh.parameters():  # an output that starts at zero would hide the branch
             if not parameter.any():
                 parameter.add_(0.1)
-    fresh.silence_second_time()
+    fresh.zero_s_embedding()
     with torch.no_grad():
         apart = float((fresh(x, t, s, labels) - fresh(x, t, None, labels)).abs().max())
     _require(apart == 0, f"with s, F differs by {apart:.1e} from F without: the branch is not zero")

@@ -56,8 +56,8 @@ class DiT(Backbone):
         super().reset_parameters(seed)
         self._open()
 
-    def silence_second_time(self) -> None:
-        """See `Backbone.silence_second_time`."""
+    def zero_s_embedding(self) -> None:
+        """See `Backbone.zero_s_embedding`."""
         nn.init.zeros_(self.embed_s[2].weight)
         nn.init.zeros_(self.embed_s[2].bias)
 
@@ -70,16 +70,16 @@ class DiT(Backbone):
         self, x: Tensor, noise_t: Tensor, noise_s: Tensor | None, labels: Tensor | None
     ) -> Tensor:
         """See `Backbone.network`; x is [B, C, R, R]."""
-        told = self.embed_t(sinusoidal(noise_t, self.width))
+        emb = self.embed_t(sinusoidal(noise_t, self.width))
         if noise_s is not None:
-            told = told + self.embed_s(sinusoidal(noise_s, self.width))
+            emb = emb + self.embed_s(sinusoidal(noise_s, self.width))
         if self.embed_label is not None and labels is not None:
-            told = told + self.embed_label(labels.to(told.dtype))
-        told = nn.functional.silu(told)[:, None]
+            emb = emb + self.embed_label(labels.to(emb.dtype))
+        emb = nn.functional.silu(emb)[:, None]
         h = self.inlet(patches(x, self.patch)) + self.positions
         for block in self.blocks:
-            h = block(h, told)
-        scale, shift = self.modulation(told).chunk(2, dim=-1)
+            h = block(h, emb)
+        scale, shift = self.modulation(emb).chunk(2, dim=-1)
         found = self.outlet(self.norm(h) * (1 + scale) + shift)
         return image(found, self.patch, x.shape[-1] // self.patch).to(x.dtype)
 
@@ -88,7 +88,7 @@ class DiT(Backbone):
         for layer in (*(block.modulation for block in self.blocks), self.modulation, self.outlet):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-        self.silence_second_time()
+        self.zero_s_embedding()
 
 
 class Block(nn.Module):
@@ -106,9 +106,9 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * width, width)
         self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, h: Tensor, told: Tensor) -> Tensor:
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
         """h [B, N, width], the embedding [B, 1, width]."""
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(told).chunk(6, dim=-1)
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(emb).chunk(6, dim=-1)
         z = self.norm1(h) * (1 + scale1) + shift1
         parts = self.qkv(z).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         h = h + gate1 * self.out(attention(*parts).transpose(1, 2).flatten(2))

@@ -67,13 +67,15 @@ class Dropout(nn.Module):
         return keys.repeat(count // len(keys))
 
 
-def hold_draws(network: nn.Module, seed: int, step: int, slots: Tensor) -> None:
-    """Fix the masks of every dropout of a network for one step's samples (`slots`, int64 [B])."""
+def hold_draws(network: nn.Module, seed: int, step: int, batch_index: Tensor) -> None:
+    """Fix the masks of every dropout of a network for samples `batch_index` [B] of one step."""
     layers = [layer for layer in network.modules() if isinstance(layer, Dropout) and layer.p]
     if not layers:
         return
-    low, high = words(seed, "dropout", step, slots, 2).unbind(1)
-    places = torch.arange(1, len(layers) + 1, device=slots.device)[:, None] * _GAMMA  # it wraps
+    low, high = words(seed, "dropout", step, batch_index, 2).unbind(1)
+    places = (
+        torch.arange(1, len(layers) + 1, device=batch_index.device)[:, None] * _GAMMA
+    )  # it wraps
     for layer, keys in zip(layers, _mix((low | (high << 32)) + places), strict=True):
         layer.keys = keys
 

@@ -34,10 +34,10 @@ class MLP(Backbone):
         self.mixers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.modulations = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(depth))
         self.outlet = nn.Linear(width, dim)
-        self.silence_second_time()
+        self.zero_s_embedding()
 
-    def silence_second_time(self) -> None:
-        """See `Backbone.silence_second_time`."""
+    def zero_s_embedding(self) -> None:
+        """See `Backbone.zero_s_embedding`."""
         nn.init.zeros_(self.embed_s[2].weight)
         nn.init.zeros_(self.embed_s[2].bias)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.backbones.block import BlockStyle, SecondTime, UNetBlock
+from harness.backbones.block import BlockStyle, SEmbedding, UNetBlock
 from harness.backbones.dropout import Dropout
 from harness.backbones.layers import (
     Conv2d,
@@ -27,7 +27,7 @@ from harness.backbones.layers import (
 )
 
 
-class SongUNet(SecondTime):
+class SongUNet(SEmbedding):
     """Raw network for images [B, C, R, R]; arguments and defaults are those of EDM's `SongUNet`."""
 
     def __init__(
@@ -137,13 +137,13 @@ class SongUNet(SecondTime):
         return list(self.dec.values())[-1]
 
     def embed_noise(self, noise: Tensor) -> Tensor:
-        """See `SecondTime.embed_noise`; this family orders the halves [sin | cos]."""
+        """See `SEmbedding.embed_noise`; this family orders the halves [sin | cos]."""
         return self.map_noise(noise).roll(self.map_layer0.weight.shape[1] // 2, dims=1)
 
     def embed(
         self, noise: Tensor, labels: Tensor | None, augment: Tensor | None, *, second: bool = False
     ) -> Tensor:
-        """See `SecondTime.embed`."""
+        """See `SEmbedding.embed`."""
         first, last = (
             (self.map_layer0_s, self.map_layer1_s) if second else (self.map_layer0, self.map_layer1)
         )
@@ -169,11 +169,11 @@ class SongUNet(SecondTime):
             noise: c_noise, float32 [B].
             labels: float32 [B or 1, label_dim], needed if the network has classes.
             augment: float32 [B, augment_dim], or None for "not augmented".
-            noise_s: c_noise of the second time, float32 [B]; see `SecondTime`.
+            noise_s: c_noise of s, float32 [B]; see `SEmbedding`.
         """
         if self.map_label is not None:
             labels = self.drop_labels(labels)
-        told = self.embeddings(noise, noise_s, labels, augment)
+        emb = self.embeddings(noise, noise_s, labels, augment)
         skips: list[Tensor] = []
         aux = x
         for name, layer in self.enc.items():
@@ -184,7 +184,7 @@ class SongUNet(SecondTime):
             elif name.endswith("aux_residual"):
                 x = skips[-1] = aux = (x + layer(aux)) / math.sqrt(2)
             else:
-                x = layer(x, *told) if isinstance(layer, UNetBlock) else layer(x)
+                x = layer(x, *emb) if isinstance(layer, UNetBlock) else layer(x)
                 skips.append(x)
 
         out, normed = None, x
@@ -199,5 +199,5 @@ class SongUNet(SecondTime):
             else:
                 if x.shape[1] != layer.in_channels:
                     x = torch.cat([x, skips.pop()], dim=1)
-                x = layer(x, *told)
+                x = layer(x, *emb)
         return out

@@ -1,4 +1,4 @@
-"""The backbone made of one of EDM's U-Nets and the inner map it was trained with."""
+"""The backbone made of one of EDM's U-Nets and the coefficients it was trained with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.backbones.adm import DhariwalUNet
 from harness.backbones.base import Backbone
-from harness.backbones.block import SecondTime, UNetBlock
+from harness.backbones.block import SEmbedding, UNetBlock
 from harness.backbones.dropout import Dropout
 from harness.backbones.inner import InnerMap
 from harness.backbones.song import SongUNet
@@ -19,11 +19,11 @@ from harness.core.solver import per_sample
 
 
 class UNetBackbone(Backbone):
-    """F in EDM's form for images [B, C, R, R], whatever the inner map of the network.
+    """F in EDM's form for images [B, C, R, R], whatever coefficients the network was trained with.
 
     Attributes:
         net: the network proper, with the state-dict keys of a checkpoint less their `model.`.
-        inner: the inner map; `sigma_data` is its.
+        inner: coefficients of the denoiser; `sigma_data` is theirs.
         dtype: what the blocks compute in; under autocast it is autocast's, norms included, which
             spares a conversion around each of them. Weights, embeddings, output and the statistics
             within norms and softmax are float32.
@@ -40,9 +40,9 @@ class UNetBackbone(Backbone):
         self.net, self.inner, self.channels, self.dtype = net, inner, channels, dtype
         self.sigma_data = inner.sigma_data
 
-    def silence_second_time(self) -> None:
-        """See `Backbone.silence_second_time`."""
-        self.net.silence_second_time()
+    def zero_s_embedding(self) -> None:
+        """See `Backbone.zero_s_embedding`."""
+        self.net.zero_s_embedding()
 
     def fuse(self) -> None:
         """See `Backbone.fuse`: what lies between convolutions (harness/backbones/fused.py)."""
@@ -52,18 +52,18 @@ class UNetBackbone(Backbone):
 
     def adapt(self, settings: Mapping[str, Any], seed: int) -> None:
         """See `Backbone.adapt`."""
-        if not isinstance(self.net, SecondTime):
+        if not isinstance(self.net, SEmbedding):
             return super().adapt(settings, seed)
         if "dropout" in settings:
             for layer in self.net.modules():
                 if isinstance(layer, Dropout) and not layer.whole:
                     layer.p = settings["dropout"]
         if settings.get("s_branch") == "per_block":
-            self.net.second_time_per_block()
+            self.net.s_embedding_per_block()
         if settings.get("s_init") == "reference":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                self.net.draw_second_time()
+                self.net.draw_s_embedding()
         return None
 
     @property
@@ -90,7 +90,7 @@ class UNetBackbone(Backbone):
     def denoise(
         self, x: Tensor, t: Tensor, labels: Tensor | None = None, augment: Tensor | None = None
     ) -> Tensor:
-        """D(x, t) [B, C, R, R] in the dtype of x, by the inner map the network was trained with."""
+        """D(x, t) [B, C, R, R] in the dtype of x, by the network's own coefficients."""
         skip, out = (per_sample(value, x) for value in self.inner.denoiser(t.double()))
         return skip * x + out * self._raw(x, t, None, labels, augment).to(x.dtype)
 
@@ -118,7 +118,7 @@ class UNetBackbone(Backbone):
         return raw[:, : self.channels].to(torch.float32)
 
     def c_noise(self, t: Tensor) -> Tensor:
-        """See `Backbone.c_noise`: as the inner map has it."""
+        """See `Backbone.c_noise`: of the network's training."""
         return self.inner.c_noise(t.double()).float()
 
     def _raw(

@@ -113,7 +113,7 @@ class StandIn(Teacher):
     def network(self) -> UNetBackbone:
         """See `Teacher.network`."""
         fresh = copy.deepcopy(self.backbone)
-        fresh.net.add_second_time()
+        fresh.net.add_s_embedding()
         return fresh.requires_grad_(True).train()
 
     def dataset(self) -> Dataset:

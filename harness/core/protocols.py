@@ -49,7 +49,7 @@ class Denoiser(Protocol):
 class CleanData(Protocol):
     """What a calibration asks of a `Dataset`."""
 
-    def draw(self, seed: int, purpose: str, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
+    def draw(self, seed: int, purpose: str, sample_index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Samples [B, *shape] float32 and one-hot labels [B, classes] or None."""
 
 
@@ -107,8 +107,8 @@ class Strategy(Protocol):
     def denoiser_coeffs(self, t: Tensor) -> Coefficients:
         """Of the implied denoiser."""
 
-    def told(self, t: Tensor, s: Tensor) -> Tensor:
-        """The noise level that the network is told."""
+    def conditioning_sigma(self, t: Tensor, s: Tensor) -> Tensor:
+        """The noise level whose c_noise the network gets."""
 
     def to(self, device: Any) -> Any:
         """Move what was measured to a device."""

@@ -96,8 +96,8 @@ class Student:
         return self.backbone(*self._shown(x, t, s), s if self.tells_s else None, labels)
 
     def _shown(self, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """x and the noise level that the network is told, x brought to that level's scale."""
-        level = self.precond.told(t, s)
+        """x, brought to the scale of the conditioning sigma, and that sigma."""
+        level = self.precond.conditioning_sigma(t, s)
         if level is t:
             return x, t
         return rescaled(x, t, level, self.precond.sigma_data, self.precond.offset), level

@@ -25,6 +25,6 @@ class LearnedWeighting(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """lv [B], float32, for noise levels t, float64 [B]."""
-        told = (t.log() / 4).float()[:, None]
-        features = math.sqrt(2) * (told * self.freqs + self.phases).cos()
+        c_noise = (t.log() / 4).float()[:, None]
+        features = math.sqrt(2) * (c_noise * self.freqs + self.phases).cos()
         return self.linear(features).float()[:, 0]

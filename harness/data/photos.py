@@ -157,18 +157,18 @@ class Photos(Dataset):
         )
         self._regions: dict[bool, list[Region]] = {}
 
-    def draw(self, seed: int, purpose: str, numbers: Tensor) -> tuple[Tensor, None]:
+    def draw(self, seed: int, purpose: str, sample_index: Tensor) -> tuple[Tensor, None]:
         """See `Dataset.draw`; references are the same for every seed and begin again at the end."""
         import torch
 
         from harness.core.random import uniform
 
         held_out = purpose == REFERENCE
-        where = numbers.cpu()
+        where = sample_index.cpu()
         if held_out:
             seed, where = 0, where % self.params.references
         u = uniform(seed, f"{purpose}: crop", 0, where, 4).numpy()
-        x = torch.from_numpy(self.cut(u, held_out=held_out)).to(numbers.device)
+        x = torch.from_numpy(self.cut(u, held_out=held_out)).to(sample_index.device)
         return scaled(x.float()), None
 
     def cut(self, u: np.ndarray, *, held_out: bool = False) -> np.ndarray:

@@ -6,7 +6,7 @@ RMS over data and coordinates,
 
     gap to t   D* - D(x_t, t)     what the network must learn away from its teacher
     gap to s   D* - D(x_s, s)     the same, seen from the end of the jump
-    untrained  f(x_t, t, s) - x_s with F the teacher's own raw output, at the level it is told
+    untrained  f(x_t, t, s) - x_s with F the teacher's own raw output, at the conditioning sigma
 
 and of the coefficients, over coordinates,
 
@@ -69,7 +69,7 @@ def measure_gaps(
                 x_s = solve(denoise, x_s, times, substeps)
                 D_s = denoise(x_s, b)
                 for name, precond in preconds.items():
-                    level = precond.told(t, b)
+                    level = precond.conditioning_sigma(t, b)
                     raw = _raw(D_t, x_t, t, precond)
                     if level is not t:
                         shown = rescaled(x_t, t, level, precond.sigma_data, precond.offset)

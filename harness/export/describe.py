@@ -51,7 +51,7 @@ def describe(
     else:
         raise ConfigError(
             f"export: {type(backbone).__name__} is no network that the exported file can build: it"
-            " builds MLPs, the U-Nets of harness/backbones whose inner map is EDM's, and those of"
+            " builds MLPs, U-Nets of harness/backbones with EDM's coefficients, and those of"
             " diffusers"
         )
     precond = student.student.precond
@@ -91,7 +91,7 @@ def _row(precond: Preconditioning, t: float, s: float) -> dict[str, Any]:
         return value[0].tolist() if value.dim() > 1 else float(value)
 
     at, to = (torch.tensor([level], dtype=torch.float64) for level in (t, s))
-    coeffs, told = precond.coeffs(at, to), precond.told(at, to)
+    coeffs, told = precond.coeffs(at, to), precond.conditioning_sigma(at, to)
     var = precond.sigma_data**2
     return {
         "t": t,

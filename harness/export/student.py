@@ -165,14 +165,14 @@ class UNet(nn.Module):
     ) -> Tensor:
         if self.d["classes"] and labels is None:
             labels = noise.new_zeros(1, self.d["classes"])
-        told = self._embed(noise, labels, self.map_layer0, self.map_layer1, True), None
+        emb = self._embed(noise, labels, self.map_layer0, self.map_layer1, True), None
         if noise_s is not None and self.d["s"] == "per_block":
             layers = self.map_layer0_s, self.map_layer1_s
-            told = told[0], self._embed(noise_s, labels, *layers, self.d["label_s"])
+            emb = emb[0], self._embed(noise_s, labels, *layers, self.d["label_s"])
         elif noise_s is not None:
             hidden = silu(self.map_layer0_s(self._waves(noise_s)))
-            told = told[0] + self.map_layer1_s(hidden), None
-        return self._song(x, told) if self.song else self._adm(x, told)
+            emb = emb[0] + self.map_layer1_s(hidden), None
+        return self._song(x, emb) if self.song else self._adm(x, emb)
 
     def _waves(self, noise: Tensor) -> Tensor:
         waves = self.map_noise(noise)
@@ -191,7 +191,7 @@ class UNet(nn.Module):
             embedding = embedding + self.map_label(labels)
         return silu(embedding)
 
-    def _song(self, x: Tensor, told: tuple) -> Tensor:
+    def _song(self, x: Tensor, emb: tuple) -> Tensor:
         skips, aux = [], x
         for name, layer in self.enc.items():
             if name.endswith("aux_down"):
@@ -201,7 +201,7 @@ class UNet(nn.Module):
             elif name.endswith("aux_residual"):
                 x = skips[-1] = aux = (x + layer(aux)) / math.sqrt(2)
             else:
-                x = layer(x, *told) if isinstance(layer, Block) else layer(x)
+                x = layer(x, *emb) if isinstance(layer, Block) else layer(x)
                 skips.append(x)
         out, normed = None, x
         for name, layer in self.dec.items():
@@ -214,17 +214,17 @@ class UNet(nn.Module):
                 out = head if out is None else head + out
             else:
                 x = x if x.shape[1] == layer.d["in"] else torch.cat([x, skips.pop()], dim=1)
-                x = layer(x, *told)
+                x = layer(x, *emb)
         return out
 
-    def _adm(self, x: Tensor, told: tuple) -> Tensor:
+    def _adm(self, x: Tensor, emb: tuple) -> Tensor:
         skips = []
         for layer in self.enc.values():
-            x = layer(x, *told) if isinstance(layer, Block) else layer(x)
+            x = layer(x, *emb) if isinstance(layer, Block) else layer(x)
             skips.append(x)
         for layer in self.dec.values():
             x = x if x.shape[1] == layer.d["in"] else torch.cat([x, skips.pop()], dim=1)
-            x = layer(x, *told)
+            x = layer(x, *emb)
         return self.out_conv(silu(self.out_norm(x)))
 
 

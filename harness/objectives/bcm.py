@@ -79,8 +79,8 @@ class BidirectionalConsistency(Objective):
         u = (torch.arange(256, dtype=torch.float64) + 0.5) / 256
         pairs = (each.flatten() for each in torch.meshgrid(u, u, indexing="ij"))
         levels = self.levels(*pairs, spec)
-        goal, end = (float((level > spec.sigma_min).double().mean()) for level in levels[1:])
-        return 6 + goal + 2 * end + 2 * (self.params.path == "teacher")
+        near, end = (float((level > spec.sigma_min).double().mean()) for level in levels[1:])
+        return 6 + near + 2 * end + 2 * (self.params.path == "teacher")
 
     def levels(self, u: Tensor, v: Tensor, spec: TeacherSpec) -> tuple[Tensor, Tensor, Tensor]:
         """(t, t', t'') from two uniforms, float64 [B]; the noisiest node is drawn for none."""
@@ -109,24 +109,26 @@ class BidirectionalConsistency(Objective):
         from harness.objectives.jumps import jump_rows
 
         p, x0, labels, spec = self.params, batch.x0, batch.labels, teacher.spec
-        draw = (batch.step, batch.host_slots)
+        draw = (batch.step, batch.host_batch_index)
         u, v = (uniform(batch.seed, purpose, *draw)[:, 0] for purpose in ("time", "end"))
         on_host = self.levels(u, v, spec)
         noisy = [sent((level > spec.sigma_min).nonzero()[:, 0], x0.device) for level in on_host]
         t, near, other = (sent(level, x0.device) for level in on_host)
         clean = torch.full_like(t, spec.sigma_min)
-        eps = normal(batch.seed, "noise", batch.step, batch.slots, x0.shape[1:], x0.dtype)
+        eps = normal(batch.seed, "noise", batch.step, batch.batch_index, x0.shape[1:], x0.dtype)
         x_t = x0 + per_sample(t, x0) * eps
         with torch.no_grad():
             x_near = x0 + per_sample(near, x0) * eps
             if p.path == "teacher":
                 pair = torch.stack([t, near])
                 x_near = heun(lambda x, a: teacher.denoise(x, a, labels), x_t, pair)
-            goal = jump_rows(target, x_near, near, clean, noisy[1], labels)
+            target_jump = jump_rows(target, x_near, near, clean, noisy[1], labels)
         end = student.jump(x_t, t, clean, labels)
         moved = student.jump(x_t, t, other, labels)
         moved = jump_rows(target, moved, other, clean, noisy[2], labels)
         size = x0[0].numel() ** -0.5
-        first, second = (size * misfit("pseudo-huber", each, goal, p.c) for each in (end, moved))
+        first, second = (
+            size * misfit("pseudo-huber", each, target_jump, p.c) for each in (end, moved)
+        )
         w = weights(p.weighting, t, near, spec.sigma_data)
         return (w.to(first.dtype) * first + second / (other - t).abs().to(second.dtype)).mean()

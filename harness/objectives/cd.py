@@ -85,16 +85,16 @@ class ConsistencyDistillation(Objective):
         x0, device = batch.x0, batch.x0.device
         grid = self.trained_times(teacher.spec)
         steps = min(p.steps, p.nodes - 1)
-        i = integers(batch.seed, "time", batch.step, batch.host_slots, 0, p.nodes - 1 - steps)
+        i = integers(batch.seed, "time", batch.step, batch.host_batch_index, 0, p.nodes - 1 - steps)
         times = sent(grid[i + torch.arange(steps + 1)[:, None]], device)  # [steps + 1, B]
         moving = sent((i + steps < p.nodes - 1).nonzero()[:, 0], device)
         t, u = times[0], times[-1]
         clean = sent(grid[-1:], device).expand(len(x0))
-        eps = normal(batch.seed, "noise", batch.step, batch.slots, x0.shape[1:], x0.dtype)
+        eps = normal(batch.seed, "noise", batch.step, batch.batch_index, x0.shape[1:], x0.dtype)
         x_t = x0 + per_sample(t, x0) * eps
         with torch.no_grad():
             solver = SOLVERS[p.solver]
             x_u = solver(lambda x, a: teacher.denoise(x, a, batch.labels), x_t, times)
-            goal = jump_rows(target, x_u, u, clean, moving, batch.labels)
+            target_jump = jump_rows(target, x_u, u, clean, moving, batch.labels)
         estimate = student.jump(x_t, t, clean, batch.labels)
-        return self.distance(estimate, goal, t, teacher.spec.sigma_data, student)
+        return self.distance(estimate, target_jump, t, teacher.spec.sigma_data, student)

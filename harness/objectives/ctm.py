@@ -130,10 +130,10 @@ class ConsistencyTrajectory(Objective):
         u = float(uniform(seed, "solver steps", step, torch.zeros(1, dtype=torch.int64)))
         if self.params.steps_drawn == "uniform":
             return 1 + int(u * most)
-        total, goal = 0, u * most * (most + 1) / 2
+        total, drawn = 0, u * most * (most + 1) / 2
         for h in range(1, most):
             total += h
-            if goal < total:
+            if drawn < total:
                 return h
         return most
 
@@ -151,26 +151,26 @@ class ConsistencyTrajectory(Objective):
         last = p.nodes - 1
         grid = self.trained_times(teacher.spec)
         h = self.draw_steps(batch.seed, batch.step)
-        slots, device = batch.host_slots, x0.device  # row counts are known on the host
-        i = integers(batch.seed, "time", batch.step, slots, 0, last - h)
-        j = integers(batch.seed, "end", batch.step, slots, i + h, last)
+        batch_index, device = batch.host_batch_index, x0.device  # row counts are known on the host
+        i = integers(batch.seed, "time", batch.step, batch_index, 0, last - h)
+        j = integers(batch.seed, "end", batch.step, batch_index, i + h, last)
         times = sent(grid[i + torch.arange(h + 1)[:, None]], device)  # [h + 1, B]
         t, u, s = times[0], times[-1], sent(grid[j], device)
         clean = sent(grid[-1:], device).expand(len(x0))
         moving = sent((j > i + h).nonzero()[:, 0], device)  # s < u
         noisy = sent((j < last).nonzero()[:, 0], device)  # s > sigma_min
 
-        eps = normal(batch.seed, "noise", batch.step, batch.slots, x0.shape[1:], x0.dtype)
+        eps = normal(batch.seed, "noise", batch.step, batch.batch_index, x0.shape[1:], x0.dtype)
         x_t = x0 + per_sample(t, x0) * eps
         with torch.no_grad():
             x_u = SOLVERS[p.solver](lambda x, a: teacher.denoise(x, a, labels), x_t, times)
-            goal = jump_rows(student, x_u, u, s, moving, labels)
+            target_jump = jump_rows(student, x_u, u, s, moving, labels)
             if p.project:
-                goal = jump_rows(target, goal, s, clean, noisy, labels)
+                target_jump = jump_rows(target, target_jump, s, clean, noisy, labels)
         estimate = student.jump(x_t, t, s, labels)
         if p.project:
             estimate = jump_rows(target, estimate, s, clean, noisy, labels)
-        return self.distance(estimate, goal, t, teacher.spec.sigma_data, student)
+        return self.distance(estimate, target_jump, t, teacher.spec.sigma_data, student)
 
     def _denoising(self, student: StudentLike, teacher: Teacher, batch: Batch) -> Tensor:
         import torch
@@ -180,22 +180,22 @@ class ConsistencyTrajectory(Objective):
 
         x0 = batch.x0
         sigma = self.draw_dsm_sigma(
-            uniform(batch.seed, "dsm level", batch.step, batch.slots, 1)[:, 0],
-            normal(batch.seed, "dsm log level", batch.step, batch.slots, (), torch.float64),
-            batch.slots,
+            uniform(batch.seed, "dsm level", batch.step, batch.batch_index, 1)[:, 0],
+            normal(batch.seed, "dsm log level", batch.step, batch.batch_index, (), torch.float64),
+            batch.batch_index,
             teacher,
         )
-        eps = normal(batch.seed, "dsm noise", batch.step, batch.slots, x0.shape[1:], x0.dtype)
+        eps = normal(batch.seed, "dsm noise", batch.step, batch.batch_index, x0.shape[1:], x0.dtype)
         denoised = student.denoise(x0 + per_sample(sigma, x0) * eps, sigma, batch.labels)
         var = teacher.spec.sigma_data**2
         weight = (sigma**2 + var) / (sigma**2 * var)
         error = (denoised.float() - x0.float()).square().flatten(1).mean(1)
         return self.params.dsm_weight * (weight.float() * error).mean()
 
-    def draw_dsm_sigma(self, u: Tensor, n: Tensor, slots: Tensor, teacher: Teacher) -> Tensor:
+    def draw_dsm_sigma(self, u: Tensor, n: Tensor, batch_index: Tensor, teacher: Teacher) -> Tensor:
         """Noise levels of the denoising loss, float64 [B], from uniforms and normals.
 
-        Half of the batch (even slots) has log sigma ~ N(-1.2, 1.2^2), the other half a uniform
+        Half of the batch (even index) has log sigma ~ N(-1.2, 1.2^2), the other half a uniform
         position on the noisiest 70 % of the grid ("halflognormal" in the reference code).
         """
         import torch
@@ -204,4 +204,4 @@ class ConsistencyTrajectory(Objective):
 
         low, high = teacher.spec.sigma_min, teacher.spec.sigma_max
         on_grid = warped(0.7 * u, low, high, self.params.rho)
-        return torch.where(slots % 2 == 0, (1.2 * n - 1.2).exp().clamp(low, high), on_grid)
+        return torch.where(batch_index % 2 == 0, (1.2 * n - 1.2).exp().clamp(low, high), on_grid)

@@ -142,15 +142,15 @@ class ConsistencyTuning(Objective):
         from harness.objectives.jumps import jump_rows
 
         p, x0, spec, device = self.params, batch.x0, teacher.spec, batch.x0.device
-        u = uniform(batch.seed, "time", batch.step, batch.host_slots)[:, 0]
+        u = uniform(batch.seed, "time", batch.step, batch.host_batch_index)[:, 0]
         on_host = self.times(u, batch.step, spec)
         moving = sent((on_host[1] > spec.sigma_min).nonzero()[:, 0], device)
         t, r = (sent(level, device) for level in on_host)
         clean = torch.full_like(t, spec.sigma_min)
-        eps = normal(batch.seed, "noise", batch.step, batch.slots, x0.shape[1:], x0.dtype)
+        eps = normal(batch.seed, "noise", batch.step, batch.batch_index, x0.shape[1:], x0.dtype)
         with torch.no_grad():
             x_r = x0 + per_sample(r, x0) * eps
-            goal = jump_rows(student, x_r, r, clean, moving, batch.labels)
+            target_jump = jump_rows(student, x_r, r, clean, moving, batch.labels)
         estimate = student.jump(x0 + per_sample(t, x0) * eps, t, clean, batch.labels)
-        found = misfit(p.distance, estimate, goal, self.constant(spec))
+        found = misfit(p.distance, estimate, target_jump, self.constant(spec))
         return (weights(p.weighting, t, r, spec.sigma_data).to(found.dtype) * found).mean()

@@ -173,17 +173,19 @@ class Adversarial(Objective):
         from harness.core.transfer import sent
         from harness.objectives.jumps import jump_rows
 
-        x0, labels, slots = batch.x0, batch.labels, batch.host_slots
+        x0, labels, batch_index = batch.x0, batch.labels, batch.host_batch_index
         grid = self._grid(teacher.spec)
         last = len(grid) - 1
-        i = integers(batch.seed, "fake time", batch.step, slots, 0, last - 1)
+        i = integers(batch.seed, "fake time", batch.step, batch_index, 0, last - 1)
         j = torch.full_like(i, last)
         if self.params.fake == "projected":
-            j = integers(batch.seed, "fake end", batch.step, slots, i + 1, last)
+            j = integers(batch.seed, "fake end", batch.step, batch_index, i + 1, last)
         t, s = (sent(grid[k], x0.device) for k in (i, j))
         noisy = sent((j < last).nonzero()[:, 0], x0.device)
         clean = torch.full_like(s, teacher.spec.sigma_min)
-        eps = normal(batch.seed, "fake noise", batch.step, batch.slots, x0.shape[1:], x0.dtype)
+        eps = normal(
+            batch.seed, "fake noise", batch.step, batch.batch_index, x0.shape[1:], x0.dtype
+        )
         found = student.jump(x0 + per_sample(t, x0) * eps, t, s, labels)
         return jump_rows(target, found, s, clean, noisy, labels)
 

@@ -104,7 +104,7 @@ class MeanFlow(Objective):
         from harness.objectives.jumps import portioned
 
         p, x0, labels, device = self.params, batch.x0, batch.labels, batch.x0.device
-        draw = (batch.step, batch.host_slots)
+        draw = (batch.step, batch.host_batch_index)
         z_t, z_r = (
             normal(batch.seed, purpose, *draw, (), torch.float64) for purpose in ("time", "end")
         )
@@ -113,7 +113,7 @@ class MeanFlow(Objective):
         jumping = (on_host[1] < on_host[0]).nonzero()[:, 0]
         staying = (on_host[1] >= on_host[0]).nonzero()[:, 0]
         t, s = (sent(level, device) for level in on_host)
-        noise = normal(batch.seed, "noise", batch.step, batch.slots, x0.shape[1:], x0.dtype)
+        noise = normal(batch.seed, "noise", batch.step, batch.batch_index, x0.shape[1:], x0.dtype)
         x = x0 + per_sample(t, x0) * noise
         clean = x0
         if p.velocity == "teacher":

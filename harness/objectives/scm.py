@@ -94,9 +94,9 @@ class ContinuousConsistency(Objective):
         from harness.core.solver import per_sample
 
         p, x0, spec = self.params, batch.x0, teacher.spec
-        u = uniform(batch.seed, "time", batch.step, batch.slots)[:, 0]
+        u = uniform(batch.seed, "time", batch.step, batch.batch_index)[:, 0]
         t = lognormal(u, p.P_mean, p.P_std, spec.sigma_min, spec.sigma_max)
-        eps = normal(batch.seed, "noise", batch.step, batch.slots, x0.shape[1:], x0.dtype)
+        eps = normal(batch.seed, "noise", batch.step, batch.batch_index, x0.shape[1:], x0.dtype)
         x_t = x0 + per_sample(t, x0) * eps
         clean = x0
         if p.velocity == "teacher":

@@ -89,16 +89,16 @@ class TruncatedConsistency(ConsistencyTuning):
 
         if step < self.params.switch:
             return super().evaluations(spec, step)
-        slots = torch.arange(4096)
-        t = self.noisy_times((slots.double() + 0.5) / 4096, slots, spec)
+        batch_index = torch.arange(4096)
+        t = self.noisy_times((batch_index.double() + 0.5) / 4096, batch_index, spec)
         return 3 + float((self.params.nearer(t, step, spec) > spec.sigma_min).double().mean())
 
-    def at_boundary(self, slots: Tensor) -> Tensor:
-        """Which slots of the global batch are at t': evenly spaced, so that shares are exact."""
+    def at_boundary(self, batch_index: Tensor) -> Tensor:
+        """Which samples of the global batch are at t': evenly spaced, so that shares are exact."""
         share = self.params.boundary
-        return ((slots + 1) * share).floor() > (slots * share).floor()
+        return ((batch_index + 1) * share).floor() > (batch_index * share).floor()
 
-    def noisy_times(self, u: Tensor, slots: Tensor, spec: TeacherSpec) -> Tensor:
+    def noisy_times(self, u: Tensor, batch_index: Tensor, spec: TeacherSpec) -> Tensor:
         """t of the second stage from uniforms, float64 [B]."""
         import torch
         from scipy.special import stdtr, stdtrit
@@ -108,7 +108,7 @@ class TruncatedConsistency(ConsistencyTuning):
         below, above = stdtr(p.df, ((ends - p.mean) / p.std).numpy())
         place = torch.from_numpy(stdtrit(p.df, below + u.numpy() * (above - below)))
         t = (p.mean + p.std * place).exp().clamp(p.transition, spec.sigma_max)
-        return t.masked_fill(self.at_boundary(slots), p.transition)
+        return t.masked_fill(self.at_boundary(batch_index), p.transition)
 
     def _truncated(self, student: StudentInTraining, teacher: Teacher, batch: Batch) -> Tensor:
         import torch
@@ -119,25 +119,25 @@ class TruncatedConsistency(ConsistencyTuning):
         from harness.objectives.jumps import jump_rows
 
         p, x0, spec, device = self.params, batch.x0, teacher.spec, batch.x0.device
-        u = uniform(batch.seed, "noisy time", batch.step, batch.host_slots)[:, 0]
-        t = self.noisy_times(u, batch.host_slots, spec)
+        u = uniform(batch.seed, "noisy time", batch.step, batch.host_batch_index)[:, 0]
+        t = self.noisy_times(u, batch.host_batch_index, spec)
         r = p.nearer(t, batch.step, spec)
         mine, theirs = (
             sent(rows.nonzero()[:, 0], device)
             for rows in (r >= p.transition, (r < p.transition) & (r > spec.sigma_min))
         )
-        at_end = sent(self.at_boundary(batch.host_slots), device)
+        at_end = sent(self.at_boundary(batch.host_batch_index), device)
         t, r = sent(t, device), sent(r, device)
         clean = torch.full_like(t, spec.sigma_min)
-        eps = normal(batch.seed, "noise", batch.step, batch.slots, x0.shape[1:], x0.dtype)
+        eps = normal(batch.seed, "noise", batch.step, batch.batch_index, x0.shape[1:], x0.dtype)
         with torch.no_grad():
             x_r = x0 + per_sample(r, x0) * eps
-            goal = jump_rows(self.frozen, x_r, r, clean, theirs, batch.labels)
+            target_jump = jump_rows(self.frozen, x_r, r, clean, theirs, batch.labels)
             if len(mine):
                 seen = jump_rows(student, x_r, r, clean, mine, batch.labels)
-                goal = torch.where(per_sample(r, x0) >= p.transition, seen, goal)
+                target_jump = torch.where(per_sample(r, x0) >= p.transition, seen, target_jump)
         estimate = student.jump(x0 + per_sample(t, x0) * eps, t, clean, batch.labels)
-        found = misfit(p.distance, estimate, goal, self.constant(spec))
+        found = misfit(p.distance, estimate, target_jump, self.constant(spec))
         part = torch.where(at_end, p.boundary_weight / (p.boundary or 1.0), 1 / (1 - p.boundary))
         w = part * weights(p.weighting, t, r, spec.sigma_data)
         return (w.to(found.dtype) * found).mean()

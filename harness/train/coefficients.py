@@ -34,7 +34,7 @@ def fingerprint(precond: Preconditioning) -> dict[str, Any]:
         "skip": skip.tolist(),
         "out": out.tolist(),
         "shift": [0.0] * len(i) if shift is None else (shift * size).tolist(),
-        "told": precond.told(nodes[i], nodes[j]).tolist(),
+        "told": precond.conditioning_sigma(nodes[i], nodes[j]).tolist(),
     }
     if basis is not None:
         own = basis.sizes.tolist(), given.skip.mT.tolist(), given.out.mT.tolist()

@@ -84,23 +84,25 @@ def fit(teacher: Teacher, dataset: Dataset, settings: dict, device: Device = "cp
     backbone = make_backbone(teacher, settings).to(device)
     optimizer = torch.optim.Adam(backbone.parameters(), lr=settings["fit_lr"])
     steps, batch = settings["fit_steps"], settings["fit_batch"]
-    slots = torch.arange(batch, device=device)
+    batch_index = torch.arange(batch, device=device)
     span = math.log(spec.sigma_max / spec.sigma_min)
     for step in range(steps):
         tell("fitting the backbone", step, steps)
-        x0, labels = dataset.draw(0, "backbone fit", step * batch + slots)
-        u = uniform(0, "fit level", step, slots)[:, 0]
-        n = normal(0, "fit log level", step, slots, (), torch.float64)
-        t = torch.where(slots % 2 == 0, (1.2 * n - 1.2).exp(), spec.sigma_min * (u * span).exp())
+        x0, labels = dataset.draw(0, "backbone fit", step * batch + batch_index)
+        u = uniform(0, "fit level", step, batch_index)[:, 0]
+        n = normal(0, "fit log level", step, batch_index, (), torch.float64)
+        t = torch.where(
+            batch_index % 2 == 0, (1.2 * n - 1.2).exp(), spec.sigma_min * (u * span).exp()
+        )
         t = t.clamp(spec.sigma_min, spec.sigma_max)
-        hold_draws(backbone, 0, step, slots)
+        hold_draws(backbone, 0, step, batch_index)
         x = x0.double() + per_sample(t, x0.double()) * normal(
-            0, "fit noise", step, slots, spec.shape, torch.float64
+            0, "fit noise", step, batch_index, spec.shape, torch.float64
         )
         with torch.no_grad():
             c_skip, c_out = (per_sample(c, x) for c in edm_inner(t, spec.sigma_data))
-            goal = (teacher.denoise(x, t, labels) - c_skip * x) / c_out
-        loss = (backbone(x.float(), t, None, labels) - goal.float()).square().mean()
+            target = (teacher.denoise(x, t, labels) - c_skip * x) / c_out
+        loss = (backbone(x.float(), t, None, labels) - target.float()).square().mean()
         optimizer.param_groups[0]["lr"] = (
             settings["fit_lr"] * 0.5 * (1 + math.cos(math.pi * step / steps))
         )

@@ -58,7 +58,7 @@ class Noise(Dataset):
         self.scale, spec = teacher.spec.sigma_data, teacher.spec
         self.spec = DatasetSpec(spec.shape, "noise", spec.classes)
 
-    def draw(self, seed: int, purpose: str, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
+    def draw(self, seed: int, purpose: str, sample_index: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `Dataset.draw`."""
-        x0 = self.scale * normal(seed, purpose, 0, numbers, self.spec.shape, torch.float32)
-        return x0, evaluation_labels(seed, numbers, self.spec.classes)
+        x0 = self.scale * normal(seed, purpose, 0, sample_index, self.spec.shape, torch.float32)
+        return x0, evaluation_labels(seed, sample_index, self.spec.classes)

@@ -67,22 +67,22 @@ def batches(
     """This process's share of the global batch of `step`, in micro-batches.
 
     Slot k of the global batch holds sample number step * batch + k whatever the number of
-    processes; a process takes one contiguous run of slots.
+    processes; a process takes one contiguous part of the batch.
     """
     share = batch // accelerator.num_processes
     first = accelerator.process_index * share
     for start in range(first, first + share, micro):
-        host_slots = torch.arange(start, start + micro)
-        numbers = step * batch + host_slots
-        x0, labels = dataset.draw(spec_seed, "training data", numbers)
+        host_batch_index = torch.arange(start, start + micro)
+        sample_index = step * batch + host_batch_index
+        x0, labels = dataset.draw(spec_seed, "training data", sample_index)
         yield Batch(
             sent(x0, accelerator.device),
             None if labels is None else sent(labels, accelerator.device),
-            numbers,
+            sample_index,
             torch.arange(start, start + micro, device=accelerator.device),
             step,
             spec_seed,
-            host_slots,
+            host_batch_index,
         )
 
 
@@ -150,7 +150,7 @@ def _group_gradients(
         with watch("data"):
             part = next(parts)
         for network in cell.networks:
-            hold_draws(network, part.seed, part.step, part.slots)
+            hold_draws(network, part.seed, part.step, part.batch_index)
         terms = cell.objective.terms(cell.student, cell.ema_student, cell.teacher, part)
         for name, term in terms.items():
             learn = own.get(name, parameters)

@@ -241,8 +241,8 @@ class Ground:
         self._try_times(objective)
         with blaming("dataset", type(self.dataset), "draw"):
             x0, labels = self.dataset.draw(0, "trial", torch.arange(SAMPLES))
-        slots = torch.arange(SAMPLES)
-        batch = Batch(x0, labels, slots, slots, 0, 0)
+        batch_index = torch.arange(SAMPLES)
+        batch = Batch(x0, labels, batch_index, batch_index, 0, 0)
         student, target = self.student(), copy.deepcopy(self.student())
         owned = own_modules(objective, self.own.spec, TRAIN, 0, batch.x0.device)
         with blaming("objective", cls, "terms"):

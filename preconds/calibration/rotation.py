@@ -44,7 +44,7 @@ class Rotation(DenoiserForm):
         """(a, e) at s = t, [levels]: those of `ctm` unless the strategy is not tangent."""
         import torch
 
-        zero = torch.zeros_like(moments.known[:, 0])
+        zero = torch.zeros_like(moments.network_rms[:, 0])
         return zero + 1, zero
 
     def calibrate(self, probe: Probe) -> dict[str, Tensor]:
@@ -87,8 +87,8 @@ class Rotation(DenoiserForm):
             sigma = self.artifact["sigma"]
             a, e = self.table(found, 1 - sigma / sigma[:, None])
             a_end, e_end = self.diagonal(found)
-            above = torch.stack([torch.where(found.known > SILENT, a, 1.0), e]).triu(1)
-            ends = torch.stack([torch.where(found.known[:, 0] > SILENT, a_end, 1.0), e_end])
+            above = torch.stack([torch.where(found.network_rms > SILENT, a, 1.0), e]).triu(1)
+            ends = torch.stack([torch.where(found.network_rms[:, 0] > SILENT, a_end, 1.0), e_end])
             own = ends[:, :, None] + ends[:, None, :]
             below = (own - above.mT).tril(-1)
             self._tables = above + below + torch.diag_embed(ends)

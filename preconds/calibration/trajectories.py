@@ -103,31 +103,31 @@ class Moments(NamedTuple):
     With F = F^ - k x^, what the teacher says beyond what is linear in x:
 
     Attributes:
-        carried: b, regression of Y on x^.
-        leaning: k, regression of F^ on x^, [levels, 1]; 0 for the exact denoiser of centred data.
-        known: phi, RMS of F, [levels, 1].
-        wanted: R, RMS of Y - b x^.
-        agreement: c, correlation of F with Y - b x^; -> 1 as s -> t.
+        target_slope: b, regression of Y on x^.
+        network_slope: k, regression of F^ on x^, [levels, 1]; 0 if exact and centred.
+        network_rms: phi, RMS of F, [levels, 1].
+        target_rms: R, RMS of Y - b x^.
+        correlation: c, correlation of F with Y - b x^; -> 1 as s -> t.
     """
 
-    carried: Tensor
-    leaning: Tensor
-    known: Tensor
-    wanted: Tensor
-    agreement: Tensor
+    target_slope: Tensor
+    network_slope: Tensor
+    network_rms: Tensor
+    target_rms: Tensor
+    correlation: Tensor
 
     def least_squares(self, noise: Tensor) -> Tensor:
         """a that minimises E||Y - b x^ - a F||^2 + a^2 noise."""
-        common = self.agreement * self.wanted * self.known
-        return common / (self.known**2 + noise).clamp_min(SILENT**2)
+        common = self.correlation * self.target_rms * self.network_rms
+        return common / (self.network_rms**2 + noise).clamp_min(SILENT**2)
 
 
 def moments(artifact: dict[str, Tensor]) -> Moments:
     """The regressions and the correlation, from a measurement."""
     xx, Fx, FF = (artifact[name][:, None] for name in ("xx", "Fx", "FF"))
     Yx, YF, YY = (artifact[name] for name in ("Yx", "YF", "YY"))
-    known = (FF - Fx * Fx / xx).clamp_min(0).sqrt()
-    wanted = (YY - Yx * Yx / xx).clamp_min(0).sqrt()
+    network_rms = (FF - Fx * Fx / xx).clamp_min(0).sqrt()
+    target_rms = (YY - Yx * Yx / xx).clamp_min(0).sqrt()
     common = YF - Fx * Yx / xx
-    agreement = common / (known * wanted).clamp_min(SILENT**2)
-    return Moments(Yx / xx, Fx / xx, known, wanted, agreement.clamp(-1, 1))
+    correlation = common / (network_rms * target_rms).clamp_min(SILENT**2)
+    return Moments(Yx / xx, Fx / xx, network_rms, target_rms, correlation.clamp(-1, 1))

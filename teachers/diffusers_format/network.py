@@ -1,7 +1,7 @@
-"""A UNet2DModel as the network inside a `UNetBackbone`, with a second time and in EDM's form.
+"""A UNet2DModel as the network inside a `UNetBackbone`, with an embedding of s and in EDM's form.
 
-The second time needs no hook and no copied forward: UNet2DModel adds `class_embedding(labels)` to
-its time embedding, so with an identity in that place whatever is handed over as labels is added.
+The embedding of s needs no hook and no copied forward: UNet2DModel adds `class_embedding(labels)`
+to its time embedding, so with an identity in that place whatever comes as labels is added.
 """
 
 from __future__ import annotations
@@ -75,18 +75,18 @@ class DiffusersNet(nn.Module):
         """The convolution that makes the output."""
         return self.unet.conv_out
 
-    def add_second_time(self) -> None:
+    def add_s_embedding(self) -> None:
         """Add the branch that reads s: a copy of the time embedding whose last layer is zero.
 
         Raises:
             ValueError: it is there already.
         """
         if self.map_s is not None:
-            raise ValueError("this network has its second time already")
+            raise ValueError("this network has its embedding of s already")
         self.map_s = copy.deepcopy(self.unet.time_embedding)
-        self.silence_second_time()
+        self.zero_s_embedding()
 
-    def silence_second_time(self) -> None:
+    def zero_s_embedding(self) -> None:
         """Set the last layer of the branch, if there is one, to zero."""
         if self.map_s is not None:
             nn.init.zeros_(self.map_s.linear_2.weight)
@@ -123,7 +123,7 @@ class DiffusersNet(nn.Module):
             extra = extra + labels @ self.class_embedding.weight
         if noise_s is not None:
             if self.map_s is None:
-                raise ValueError("this network has no second time: call add_second_time() first")
+                raise ValueError("this network has no embedding of s: call add_s_embedding() first")
             extra = extra + self.map_s(self.unet.time_proj(noise_s))
         return self.unet(x, noise, class_labels=extra, return_dict=False)[0]
 

@@ -136,7 +136,7 @@ _DEFAULT_NETWORK = {
 
 
 class NetworkConfig(_Config):
-    """Image size, classes, inner map and network: all that is needed to build an empty teacher."""
+    """Image size, classes, coefficients and network: what it takes to build an empty teacher."""
 
     img_resolution: int = Field(ge=1, le=4096)
     img_channels: int = Field(ge=1, le=64)

@@ -36,7 +36,7 @@ def build(config: NetworkConfig, reads_s: bool = False) -> UNetBackbone:
         **config.model.model_dump(exclude={"model_type"}),
     )
     if reads_s:
-        net.second_time_per_block()
+        net.s_embedding_per_block()
     return UNetBackbone(net, mapping, config.img_channels)
 
 

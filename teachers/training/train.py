@@ -110,19 +110,19 @@ def _loop(
     device = accelerator.device
     parameters = list(state.network.parameters())
     share = recipe.batch // accelerator.num_processes
-    slots = torch.arange(share, device=device) + accelerator.process_index * share
+    batch_index = torch.arange(share, device=device) + accelerator.process_index * share
     state.network.train()
     total, since = torch.zeros((), device=device), 0
     started = time.perf_counter() - state.seconds
     bar = tqdm(total=last, initial=state.step, disable=not accelerator.is_main_process)
     while state.step < last:
-        numbers = state.step * recipe.batch + slots
-        hold_draws(state.network, recipe.seed, state.step, slots)
+        numbers = state.step * recipe.batch + batch_index
+        hold_draws(state.network, recipe.seed, state.step, batch_index)
         x0, labels = dataset.draw(recipe.seed, "training data", numbers.cpu())
         x0, labels = x0.to(device), None if labels is None else labels.to(device)
-        n = normal(recipe.seed, "teacher level", state.step, slots, (), torch.float64)
+        n = normal(recipe.seed, "teacher level", state.step, batch_index, (), torch.float64)
         sigma = (recipe.P_mean + recipe.P_std * n).exp()
-        eps = normal(recipe.seed, "teacher noise", state.step, slots, x0.shape[1:])
+        eps = normal(recipe.seed, "teacher noise", state.step, batch_index, x0.shape[1:])
         with accelerator.autocast():
             loss = denoising_loss(state.network, x0, sigma, eps, labels)
         accelerator.backward(loss)

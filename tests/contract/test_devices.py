@@ -62,13 +62,13 @@ def test_strategies_are_measured_there_and_give_coefficients_there(name, params)
     s = t * torch.linspace(0, 1, 9, dtype=torch.float64).clamp_min(0.2)
     host = create_precond(name, sigma_data=teacher.spec.sigma_data, **params)
     calibrate(host, teacher, levels=12, samples=samples)
-    expected = [*host.coeffs(t, s)[:2], host.told(t, s)]
+    expected = [*host.coeffs(t, s)[:2], host.conditioning_sigma(t, s)]
     with pretended_gpu() as gpu:
         there = create_precond(name, sigma_data=teacher.spec.sigma_data, **params)
         calibrate(there, teacher.to(gpu), levels=12, samples=samples, device=gpu)
         for precond in (there.to(gpu), host.to(gpu)):
             t, s = t.to(gpu), s.to(gpu)
-            found = [*precond.coeffs(t, s)[:2], precond.told(t, s)]
+            found = [*precond.coeffs(t, s)[:2], precond.conditioning_sigma(t, s)]
             for a, b in zip(found, expected, strict=True):
                 assert a.device == gpu
                 assert torch.allclose(a.cpu(), b, rtol=1e-9, atol=1e-12)

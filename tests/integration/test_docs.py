@@ -141,9 +141,9 @@ def test_the_cost_page_is_counted(monkeypatch):
     monkeypatch.setattr(teacher, "denoise", counted)
     objective = create("objective", "ctm", {"nodes": 18, "steps": 17})
     steps, batch = 250, 32
-    slots = torch.arange(batch)
+    batch_index = torch.arange(batch)
     for step in range(steps):
-        part = Batch(torch.zeros(batch, 2), None, slots, slots, step, 0)
+        part = Batch(torch.zeros(batch, 2), None, batch_index, batch_index, step, 0)
         for term in objective.terms(online, target, teacher, part).values():
             term()
     measured = (solved + online.F + target.F) / (steps * batch)

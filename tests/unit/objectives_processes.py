@@ -34,7 +34,7 @@ class Owner(Objective):
         return {"weighting": Trained(self.weighting), "critic": critic}
 
     def terms(self, student, target, teacher, batch):
-        t = (batch.slots.double() / 8).exp()
+        t = (batch.batch_index.double() / 8).exp()
 
         def denoised():
             return student.denoise(batch.x0 * (1 + t[:, None].float()), t)

@@ -73,7 +73,7 @@ class Timestep(Tiny):
 class Straight(Tiny):
     """The network of a mean flow: shown z = x/(1 + t), told tau = t/(1 + t) and tau - rho, or rho.
 
-    Without a second time it is a velocity.
+    Without a time s it is a velocity.
     """
 
     told_length = True
@@ -152,15 +152,15 @@ def teacher_of(case, sigma_min=END, head="teach_", network=Tiny):
 def batch_of(case, step=0):
     """The recorded batch."""
     x0 = case["x"] if "x" in case else case["y"]
-    slots = torch.arange(len(x0))
-    return Batch(x0, case.get("labels"), slots, slots, step, 0)
+    batch_index = torch.arange(len(x0))
+    return Batch(x0, case.get("labels"), batch_index, batch_index, step, 0)
 
 
 def drawn(monkeypatch, **tables):
     """Make draws of these purposes what was recorded; names have _ for spaces."""
 
-    def lookup(seed, purpose, step, slots, *rest):
-        return tables[purpose.replace(" ", "_")][slots]
+    def lookup(seed, purpose, step, batch_index, *rest):
+        return tables[purpose.replace(" ", "_")][batch_index]
 
     for name in ("normal", "uniform", "integers"):
         monkeypatch.setattr(random, name, lookup)

@@ -66,12 +66,12 @@ class Net(Backbone):
         self.inlet, self.told = nn.Linear(5, 8), nn.Linear(1, 8)
         self.told_s, self.outlet = nn.Linear(1, 8, bias=False), nn.Linear(8, 5)
         self.hidden = torch.randn(8) * (fault == "copies")
-        self.silence_second_time()
+        self.zero_s_embedding()
 
     def reset_parameters(self, seed):
         super().reset_parameters(0 if self.fault == "reset" else seed)
 
-    def silence_second_time(self):
+    def zero_s_embedding(self):
         nn.init.constant_(self.told_s.weight, float(self.fault == "s branch"))
 
     @property
@@ -163,9 +163,9 @@ class Net(Backbone):
         self.sigma_data = sigma_data
         self.inlet, self.outlet = nn.Linear(dim + 1, width), nn.Linear(width, dim)
         self.told_s = nn.Linear(1, width, bias=False)
-        self.silence_second_time()
+        self.zero_s_embedding()
 
-    def silence_second_time(self):
+    def zero_s_embedding(self):
         nn.init.%s(self.told_s.weight)
 
     @property

@@ -30,9 +30,9 @@ def test_evaluations_are_rows_forward_and_backward(project):
     for step in range(4):
         with Meter(cell, torch.device("cpu")).attached() as meter:
             gradients(cell, step, 32, Accelerator(cpu=True), meter.watch)
-        h, slots = cell.objective.draw_steps(0, step), torch.arange(batch)
-        i = integers(0, "time", step, slots, 0, 17 - h)
-        j = integers(0, "end", step, slots, i + h, 17)
+        h, batch_index = cell.objective.draw_steps(0, step), torch.arange(batch)
+        i = integers(0, "time", step, batch_index, 0, 17 - h)
+        j = integers(0, "end", step, batch_index, i + h, 17)
         moving, noisy = int((j > i + h).sum()), int((j < 17).sum()) * project
         assert meter.evaluations * batch == pytest.approx(6 * batch + moving + 3 * noisy)
         assert {item.kind for item in meter.passes} <= {"target", "ctm", "dsm"}
@@ -43,11 +43,11 @@ def test_evaluations_are_rows_forward_and_backward(project):
 
 def test_an_average_step_of_a_training_needs_8_evaluations_besides_the_solver():
     """What docs/speed.md says of all draws together; at a fixed h it is more, or less."""
-    objective, slots, rest = create("objective", "ctm", {}), torch.arange(64), []
+    objective, batch_index, rest = create("objective", "ctm", {}), torch.arange(64), []
     for step in range(2000):
         h = objective.draw_steps(0, step)
-        i = integers(0, "time", step, slots, 0, 17 - h)
-        j = integers(0, "end", step, slots, i + h, 17)
+        i = integers(0, "time", step, batch_index, 0, 17 - h)
+        j = integers(0, "end", step, batch_index, i + h, 17)
         rest.append(6 + float((j > i + h).double().mean()) + 3 * float((j < 17).double().mean()))
     assert sum(rest) / len(rest) == pytest.approx(8.0, abs=0.05)
 
@@ -75,7 +75,7 @@ def test_bench_measures_a_network_teacher_and_counts_its_evaluations(harness, tm
 
 
 def test_flop_of_a_published_network():
-    """EDM's DDPM++ for CIFAR-10 takes 42.4 GFLOP an image, a second time hardly more."""
+    """EDM's DDPM++ for CIFAR-10 takes 42.4 GFLOP an image, an embedding of s hardly more."""
     cell = cell_of({"stand-in": {"network": "cifar10"}}, train={"batch": 1})
     assert StepBench(cell, Machine(torch.device("cpu")), None).unit_flop() == pytest.approx(
         42.4e9, rel=0.01

@@ -96,14 +96,16 @@ def drawn(monkeypatch):
     def use(objective, r):
         tables = {"time": r["i"], "end": r["j"], "noise": r["eps"], "dsm noise": r["eps_dsm"]}
 
-        def lookup(seed, purpose, step, slots, *rest):
-            return tables.get(purpose, torch.zeros(len(r["i"]), 1))[slots]
+        def lookup(seed, purpose, step, batch_index, *rest):
+            return tables.get(purpose, torch.zeros(len(r["i"]), 1))[batch_index]
 
         monkeypatch.setattr(random, "integers", lookup)
         monkeypatch.setattr(random, "normal", lookup)
         monkeypatch.setattr(random, "uniform", lookup)
         objective.draw_steps = lambda seed, step: int(r["h"])
-        objective.draw_dsm_sigma = lambda u, n, slots, teacher: r["sigma"][slots].double()
+        objective.draw_dsm_sigma = lambda u, n, batch_index, teacher: r["sigma"][
+            batch_index
+        ].double()
 
     return use
 

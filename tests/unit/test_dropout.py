@@ -9,9 +9,9 @@ from harness.core.rows import of_batch
 from harness.errors import HarnessError
 
 
-def held(p, slots, *, step=3, whole=False):
+def held(p, batch_index, *, step=3, whole=False):
     layer = Dropout(p, whole=whole)
-    hold_draws(layer, 5, step, torch.as_tensor(slots))
+    hold_draws(layer, 5, step, torch.as_tensor(batch_index))
     return layer
 
 
@@ -32,7 +32,7 @@ def test_masks_have_the_right_rate_and_are_unrelated():
 def test_a_sample_has_one_mask_in_any_batch():
     x = torch.randn(6, 3, 4, 4)
     whole = held(0.5, range(6))(x)
-    parts = [held(0.5, slots)(x[slots]) for slots in ([0, 1, 2], [3], [4, 5])]
+    parts = [held(0.5, batch_index)(x[batch_index]) for batch_index in ([0, 1, 2], [3], [4, 5])]
     assert torch.equal(whole, torch.cat(parts))
     layer, rows = held(0.5, range(6)), torch.tensor([1, 4])
     with of_batch(rows):

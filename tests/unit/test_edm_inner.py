@@ -1,4 +1,4 @@
-"""The four inner maps against their table, written out once more in plain double precision."""
+"""Coefficients of four denoisers against their table, written once more in doubles."""
 
 import math
 

@@ -149,13 +149,13 @@ def test_channels_last_changes_nothing(kind):
 
 
 @pytest.mark.parametrize("kind", [SongUNet, DhariwalUNet])
-def test_a_fresh_second_time_changes_no_bit_and_can_learn(kind):
+def test_a_fresh_s_embedding_changes_no_bit_and_can_learn(kind):
     net, (x, t) = backbone(kind, label_dim=4), batch()
     labels = torch.eye(4)[:2]
     before = {key: value.clone() for key, value in net.state_dict().items()}
     with torch.no_grad():
         expected = net(x, t, None, labels)
-    net.net.add_second_time()
+    net.net.add_s_embedding()
     added = set(net.state_dict()) - set(before)
     layers = ("map_layer0_s", "map_layer1_s")
     assert added == {f"net.{name}.{part}" for name in layers for part in ("weight", "bias")}
@@ -172,13 +172,13 @@ def test_a_fresh_second_time_changes_no_bit_and_can_learn(kind):
         assert torch.equal(net(x, t, None, labels), expected)
 
 
-def test_second_time_misuse_is_an_error():
+def test_s_embedding_misuse_is_an_error():
     net, (x, t) = backbone(), batch()
-    with pytest.raises(ValueError, match="add_second_time"):
+    with pytest.raises(ValueError, match="add_s_embedding"):
         net(x, t, t)
-    net.net.add_second_time()
+    net.net.add_s_embedding()
     with pytest.raises(ValueError, match="already"):
-        net.net.add_second_time()
+        net.net.add_s_embedding()
 
 
 @pytest.mark.parametrize("kind", [SongUNet, DhariwalUNet])

@@ -47,7 +47,7 @@ def unet(kind, branch="shared", seed=0, inner=None, **options):
     torch.manual_seed(seed)
     width = {"model_channels": 64} if kind is DhariwalUNet else {}
     net = randomise(kind(8, 3, 3, **{**TINY, **width, **options}))
-    net.add_second_time()
+    net.add_s_embedding()
     backbone = UNetBackbone(net, inner or EDM(), 3)
     if branch == "per_block":
         backbone.adapt({"s_branch": "per_block", "s_init": "reference"}, 1)

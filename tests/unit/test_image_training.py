@@ -49,7 +49,7 @@ class Conditional(Teacher):
 
     def network(self):
         fresh = small_unet()
-        fresh.net.add_second_time()
+        fresh.net.add_s_embedding()
         return fresh
 
     def to(self, device):
@@ -104,8 +104,8 @@ def test_a_fresh_conditional_student_denoises_like_its_teacher(cell):
 def test_reset_parameters(make):
     first, second = make(), make()
     if isinstance(first, UNetBackbone):
-        first.net.add_second_time()
-        second.net.add_second_time()
+        first.net.add_s_embedding()
+        second.net.add_s_embedding()
     shape = (3, 2) if isinstance(first, MLP) else (3, 1, 8, 8)
     for network, noise in ((first, 0), (second, 1)):
         randomise(network, noise)

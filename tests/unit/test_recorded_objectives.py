@@ -228,13 +228,15 @@ def test_tcm(number, monkeypatch):
     objective = create("objective", "tcm", params)
     student, objective.frozen = student_of(case), student_of(case, "stage1_")
     step, teacher = 100 * case["stage"] + 1, teacher_of(case)
-    slots = torch.arange(1200)
-    assert int(objective.at_boundary(slots).sum()) == pytest.approx(
+    batch_index = torch.arange(1200)
+    assert int(objective.at_boundary(batch_index).sum()) == pytest.approx(
         100 * at_end.sum().item(), abs=1
     )
     low, high = case["u_range"]
     u = (case["u_t"] - low) / (high - low)
-    monkeypatch.setattr(type(objective), "at_boundary", lambda self, slots: at_end[slots])
+    monkeypatch.setattr(
+        type(objective), "at_boundary", lambda self, batch_index: at_end[batch_index]
+    )
     t = objective.noisy_times(u, torch.arange(len(u)), teacher.spec)
     assert torch.allclose(t, case["t"], rtol=1e-7)
     assert torch.allclose(objective.params.nearer(t, step, teacher.spec), case["r"], rtol=1e-7)

@@ -24,10 +24,10 @@ def by_definition(cell, step, accelerator):
     (batch,) = batches(cell.dataset, 0, step, 64, 64, accelerator)
     student, target, teacher, x0 = cell.student, cell.ema_student, cell.teacher, batch.x0
     h, grid = cell.objective.draw_steps(0, step), karras(18)
-    i = integers(0, "time", step, batch.slots, 0, 17 - h)
-    j = integers(0, "end", step, batch.slots, i + h, 17)
+    i = integers(0, "time", step, batch.batch_index, 0, 17 - h)
+    j = integers(0, "end", step, batch.batch_index, i + h, 17)
     t, u, s, clean = grid[i], grid[i + h], grid[j], grid[-1].expand(64)
-    x_t = x0 + t[:, None].float() * normal(0, "noise", step, batch.slots, x0.shape[1:])
+    x_t = x0 + t[:, None].float() * normal(0, "noise", step, batch.batch_index, x0.shape[1:])
     x = x_t
     with torch.no_grad():
         for k in range(h):
@@ -42,12 +42,12 @@ def by_definition(cell, step, accelerator):
         goal, estimate = (target.jump(x, s, clean) for x in (goal.detach(), estimate))
     ctm = (estimate - goal).square().mean()
     sigma = cell.objective.draw_dsm_sigma(
-        uniform(0, "dsm level", step, batch.slots, 1)[:, 0],
-        normal(0, "dsm log level", step, batch.slots, (), torch.float64),
-        batch.slots,
+        uniform(0, "dsm level", step, batch.batch_index, 1)[:, 0],
+        normal(0, "dsm log level", step, batch.batch_index, (), torch.float64),
+        batch.batch_index,
         teacher,
     )
-    eps = normal(0, "dsm noise", step, batch.slots, x0.shape[1:])
+    eps = normal(0, "dsm noise", step, batch.batch_index, x0.shape[1:])
     error = student.denoise(x0 + sigma[:, None].float() * eps, sigma) - x0
     var = teacher.spec.sigma_data**2
     dsm = (((sigma**2 + var) / (sigma**2 * var)).float() * error.square().mean(1)).mean()

@@ -29,7 +29,7 @@ def ctm_small() -> UNetBackbone:
     """The recorded network of CTM's CIFAR-10 reference code, in ours."""
     net = SongUNet(16, 3, 3, 10, 0, 16, [1, 2], num_blocks=1, attn_resolutions=[8])
     backbone = UNetBackbone(net, EDM(), 3)
-    net.add_second_time()
+    net.add_s_embedding()
     backbone.adapt(PER_BLOCK, seed=0)
     weights = torch.load(PUBLISHED / "ctm_small.pt", weights_only=True)
     net.load_state_dict({key.removeprefix("model."): value for key, value in weights.items()})
@@ -66,8 +66,8 @@ def test_per_block_is_the_network_of_ctms_reference_code(file, name, outer):
 def test_the_published_size():
     with torch.device("meta"):
         net = SongUNet(32, 3, 3, 10, 0, 128, [2, 2, 2])
-        net.add_second_time()
-        net.second_time_per_block()
+        net.add_s_embedding()
+        net.s_embedding_per_block()
     count = sum(p.numel() for p in net.parameters())
     per_block = sum(p.numel() for n, p in net.named_parameters() if ".affine_s." in n)
     assert (round(count / 1e6, 2), round(per_block / 1e6, 2)) == (60.40, 4.33)
@@ -87,7 +87,7 @@ def test_a_silent_branch_changes_no_bit_and_can_learn(kind):
     x, labels = torch.randn(2, 3, 8, 8), torch.eye(4)[:2]
     with torch.no_grad():
         expected = net(x, t, None, labels)
-    net.net.add_second_time()
+    net.net.add_s_embedding()
     net.adapt(PER_BLOCK, seed=0)
     assert torch.equal(net(x, t, s, labels), expected)
     net(x, t, s, labels).square().sum().backward()
@@ -108,7 +108,7 @@ def test_a_random_branch_depends_on_the_seed_and_moves_f_as_the_reference_does(k
     drawn = []
     for seed in (0, 0, 1):
         net = tiny(kind).eval()
-        net.net.add_second_time()
+        net.net.add_s_embedding()
         net.adapt({**PER_BLOCK, "s_init": "reference"}, seed)
         drawn.append(net.state_dict())
     keys = [key for key in drawn[0] if "_s." in key and key.endswith("weight")]
@@ -126,7 +126,7 @@ def test_a_random_branch_depends_on_the_seed_and_moves_f_as_the_reference_does(k
 def test_forward_mode_reaches_s(kind):
     net = tiny(kind).double().eval()
     net.dtype = torch.float64
-    net.net.add_second_time()
+    net.net.add_s_embedding()
     net.adapt({**PER_BLOCK, "s_init": "reference"}, 1)
     net = net.double()
     x, t = torch.randn(2, 3, 8, 8).double(), torch.tensor([0.3, 5.0]).double()

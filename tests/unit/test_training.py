@@ -103,9 +103,9 @@ def test_ctm_spends_no_pass_on_identities(accelerator):
             )
         gradients(cell, step, batch, accelerator)
         h = cell.objective.draw_steps(0, step)
-        slots = torch.arange(batch)
-        i = integers(0, "time", step, slots, 0, 17 - h)
-        j = integers(0, "end", step, slots, i + h, 17)
+        batch_index = torch.arange(batch)
+        i = integers(0, "time", step, batch_index, 0, 17 - h)
+        j = integers(0, "end", step, batch_index, i + h, 17)
         assert seen[cell.network] == 2 * batch + int((j > i + h).sum())
         assert seen[cell.target] == 2 * int((j < 17).sum())
 

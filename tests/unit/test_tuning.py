@@ -32,7 +32,7 @@ def make_network():
         attn_resolutions=[8],
         dropout=0.2,
     )
-    net.add_second_time()
+    net.add_s_embedding()
     return UNetBackbone(net, EDM(sigma_data=0.5), 1).train()
 
 

@@ -65,7 +65,7 @@ class _UNet(Architecture):
         from harness.backbones.inner import EDM
         from harness.backbones.unet import UNetBackbone
 
-        net.add_second_time()
+        net.add_s_embedding()
         return UNetBackbone(net, EDM(sigma_data=spec.sigma_data), spec.shape[0])
 
 

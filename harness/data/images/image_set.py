@@ -44,7 +44,7 @@ class ImageSet(Dataset):
         return self._decoded
 
     def some(self, index: np.ndarray) -> np.ndarray:
-        """The images of these numbers, uint8 [B, C, H, W]."""
+        """The images at these places of the set, uint8 [B, C, H, W]."""
         return self.decoded[0][index]
 
     @property
@@ -61,21 +61,21 @@ class ImageSet(Dataset):
             labels = np.eye(self.spec.classes, dtype=np.float32)[labels]
         return scaled(images.astype(np.float32)), labels
 
-    def draw(self, seed: int, purpose: str, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `Dataset.draw`; made on the device of `numbers`, float32 in [-1, 1]."""
+    def draw(self, seed: int, purpose: str, sample_index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `Dataset.draw`; made on the device of `sample_index`, float32 in [-1, 1]."""
         import torch
         from torch.nn.functional import one_hot
 
         from harness.data.images.order import flips, items
 
-        index = items(seed, purpose, numbers, self.size)
+        index = items(seed, purpose, sample_index, self.size)
         x = torch.from_numpy(self.some(index.numpy()))
         if getattr(self.params, "hflip", False):
-            x = torch.where(flips(seed, purpose, numbers)[:, None, None, None], x.flip(3), x)
-        x = scaled(x.to(numbers.device).float())
+            x = torch.where(flips(seed, purpose, sample_index)[:, None, None, None], x.flip(3), x)
+        x = scaled(x.to(sample_index.device).float())
         if (labels := self.labels) is None:
             return x, None
-        label = torch.from_numpy(labels)[index].to(numbers.device)
+        label = torch.from_numpy(labels)[index].to(sample_index.device)
         return x, (one_hot(label, self.spec.classes) if label.ndim == 1 else label).float()
 
 

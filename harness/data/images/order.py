@@ -1,4 +1,4 @@
-"""Which item a sample number means: a fresh permutation every epoch, a function of numbers alone.
+"""Which item a sample index means: a fresh permutation every epoch.
 
 Sample number k is item perm_e[k mod N] with e = k div N, and perm_e sorts random words of
 (seed, purpose, epoch). The purpose "reference" is the stored order, the same for every seed.
@@ -16,24 +16,24 @@ from harness.core.random import words
 STORED = "reference"
 
 
-def items(seed: int, purpose: str, numbers: Tensor, size: int) -> Tensor:
+def items(seed: int, purpose: str, sample_index: Tensor, size: int) -> Tensor:
     """Item of each sample number [B] int64 on the CPU, in 0..size - 1."""
-    numbers = numbers.cpu()
-    place = numbers % size
+    sample_index = sample_index.cpu()
+    place = sample_index % size
     if purpose == STORED:
         return place
-    epochs = numbers // size
+    epochs = sample_index // size
     for epoch in epochs.unique().tolist():
         here = epochs == epoch
         place[here] = permutation(seed, purpose, epoch, size)[place[here]]
     return place
 
 
-def flips(seed: int, purpose: str, numbers: Tensor) -> Tensor:
+def flips(seed: int, purpose: str, sample_index: Tensor) -> Tensor:
     """Whether each sample is mirrored, bool [B] on the CPU; the stored order never is."""
     if purpose == STORED:
-        return torch.zeros(len(numbers), dtype=torch.bool)
-    return words(seed, f"{purpose}: flip", 0, numbers.cpu(), 1)[:, 0] % 2 == 1
+        return torch.zeros(len(sample_index), dtype=torch.bool)
+    return words(seed, f"{purpose}: flip", 0, sample_index.cpu(), 1)[:, 0] % 2 == 1
 
 
 @lru_cache(maxsize=8)
