@@ -108,8 +108,10 @@ def described(value: object) -> str:
     if isinstance(value, tuple | list | dict | set):
         return f"{article} {name} of {len(value)}"
     shape = getattr(value, "shape", None)
-    of = "" if shape is None else f" of shape {list(shape)}"
-    return f"{article} {name}{of}"
+    if shape is None:
+        return f"{article} {name}"
+    dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    return f"{article} {name} of shape {list(shape)}" + (f" in {dtype}" if dtype else "")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -123,7 +123,9 @@ class Registry:
                 raise ConfigError(f"{kind} {name!r} is broken: {broken.origin}: {broken.error}")
         if hint := ELSEWHERE.get((kind, name.lower())):
             raise ConfigError(f"no {kind} is called {name!r}: {hint}")
-        raise ConfigError(f"no {kind} is called {name!r}{nearest(name, self.names(kind))}")
+        near = nearest(name, self.names(kind))
+        own = "" if "did you mean" in near else "; one of a file of yours needs --plugin FILE.py"
+        raise ConfigError(f"no {kind} is called {name!r}{near}{own}")
 
     def _import(self, kind: str, name: str) -> type[Any]:
         module, _, attribute = name.partition(":")

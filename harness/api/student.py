@@ -51,6 +51,8 @@ class StudentSpec:
         from harness.core.sampler import Sampler
         from harness.core.sampling import Walk
 
+        if nfe < 1:
+            raise ConfigError(f"nfe: is {nfe}, must be 1 or more")
         name = sampler or self.samplers[0]
         try:
             read = Sampler.read(name)

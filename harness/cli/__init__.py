@@ -5,13 +5,23 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from harness import __version__
 from harness.cli.waiting import Waiting
 from harness.core.progress import listening
-from harness.errors import EXIT_CELL_FAILED, EXIT_INTERRUPTED, HarnessError, file_sentence
+from harness.errors import (
+    EXIT_CELL_FAILED,
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    HarnessError,
+    file_sentence,
+)
 
 #: verb -> (module, one line of help); the module has add_arguments(parser) and main(args) -> int
 VERBS = {
@@ -49,7 +59,7 @@ exit codes: 0 all done, 1 some cell failed, 2 bad input (nothing was started), 1
 
 the main job:      python -m harness run --matrix grids/quickstart.yaml
 what would it do:  python -m harness plan --matrix grids/quickstart.yaml
-a new strategy:    python -m harness new-precond NAME; python -m harness check NAME --plugin mine.py
+a new strategy:    python -m harness new-precond NAME; python -m harness check NAME
 """
 
 
@@ -81,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             for path in args.plugin:
                 registry.load_file(path)
-        with Waiting() as waiting, listening(waiting):
+        with _notes(), Waiting() as waiting, listening(waiting):
             code: int = importlib.import_module(VERBS[args.verb][0]).main(args)
         return code
     except HarnessError as error:
@@ -92,12 +102,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        print("stopped: nobody reads the output any more", file=sys.stderr)
+        return EXIT_CELL_FAILED if args.verb == "run" else EXIT_DONE
     except OSError as error:
         if error.errno is None:
             raise
         print(f"error: {file_sentence(error)}", file=sys.stderr)
         return EXIT_CELL_FAILED
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Within, warnings are notes of one line: those of data and checkpoints name their file."""
+
+    def note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
+        return f"{'note' if category is UserWarning else category.__name__}: {message}\n"
+
+    before, warnings.formatwarning = warnings.formatwarning, note
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*torch.jit.script.*", FutureWarning)
+            yield
+    finally:
+        warnings.formatwarning = before
+
+
+def bench_command(args: argparse.Namespace) -> str:
+    """What measures the cost of a grid, with the plugins and settings that it was read with."""
+    options = [("--matrix", args.matrix)]
+    options += [("--set", text) for text in args.set] + [("--plugin", p) for p in args.plugin]
+    return shlex.join(["python", "-m", "harness", "bench", *(w for pair in options for w in pair)])
 
 
 def add_plugin_argument(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli import add_plugin_argument
+from harness.cli import add_plugin_argument, bench_command
 from harness.cli.teacher_argument import parse_plugin
 from harness.config.grid import load_grid, make_grid
 from harness.config.matrix import Matrix, expand
@@ -112,7 +112,7 @@ def main(args: argparse.Namespace) -> int:
         kept = vars(expected) | {"total": expected.total} if args.matrix else None
         print(json.dumps({"steps": steps, "problems": records, "forecast": kept}, indent=1))
     elif args.matrix:
-        print(expected.text(f"python -m harness bench --matrix {args.matrix}"))
+        print(expected.text(bench_command(args)))
     return EXIT_DONE
 
 

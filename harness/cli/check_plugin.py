@@ -66,18 +66,18 @@ def _try(plugin: PluginSpec, at: dict[str, str], kind: str) -> list[Finding]:
             if at["teacher"] == DEFAULT and made.unfit(spec.shape):
                 spec = replace(spec, shape=IMAGES)
             return check_architecture(made, spec)
-        return [Finding("trial", True, _told(ground, plugin, kind))]
+        return [Finding("trial", True, _told(ground, plugin, kind, at["teacher"] == DEFAULT))]
     except HarnessError as error:
         return [Finding("trial", False, str(error))]
 
 
-def _told(ground: Ground, plugin: PluginSpec, kind: str) -> str:
-    """Try it, and say on what."""
+def _told(ground: Ground, plugin: PluginSpec, kind: str, default: bool) -> str:
+    """Try it, and say on what; `default`: no teacher was chosen whose shape data must have."""
     extractors = ["raw"]
     trial: dict[str, Any] = {
         "objective": lambda: ground.try_objective(plugin),
         "teacher": ground.try_teacher,
-        "dataset": ground.try_dataset,
+        "dataset": lambda: ground.try_dataset(any_shape=default),
         "extractor": lambda: ground.try_extractor(plugin.name),
         "metric": lambda: ground.try_metric(
             {"name": plugin.name, "params": plugin.params}, extractors, VECTORS
@@ -91,7 +91,8 @@ def _told(ground: Ground, plugin: PluginSpec, kind: str) -> str:
         "extractor": f"{found} features",
         "metric": f"a finite number of {VECTORS} vectors",
     }
-    return f"{what[kind]}, samples {list(ground.own.spec.shape)}"
+    shape = found if kind == "dataset" else ground.own.spec.shape
+    return f"{what[kind]}, samples {list(shape)}"
 
 
 def _cell(at: dict[str, str]) -> RunSpec:

@@ -34,7 +34,9 @@ def main(args: argparse.Namespace) -> int:
             summary = (cls.__doc__ or "").strip().splitlines()
             fields = cls.Params.model_fields.items()
             params = ", ".join(
-                f"{key} (needed)" if field.is_required() else f"{key}={field.get_default()!r}"
+                f"{key} (needed)"
+                if field.is_required()
+                else f"{key}={field.get_default(call_default_factory=True, validated_data={})!r}"
                 for key, field in fields
             )
             rows.append([name, summary[0] if summary else "", params])

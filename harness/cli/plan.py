@@ -8,7 +8,7 @@ import sys
 from tabulate import tabulate
 
 from harness.bench.forecast import forecast
-from harness.cli import add_grid_arguments
+from harness.cli import add_grid_arguments, bench_command
 from harness.config.grid import load_grid
 from harness.config.matrix import Matrix, expand, shard
 from harness.config.needs import missing_weights
@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
         expected = forecast(
             matrix, store, gpu=grid.launch.device != "cpu" and bool(devices.visible())
         )
-        print(expected.text(f"python -m harness bench --matrix {args.matrix}"))
+        print(expected.text(bench_command(args)))
     return code
 
 

@@ -89,7 +89,10 @@ def _print_problem(teacher: str, specs: dict, baseline: str, results: Path, samp
             for row in rows
         ]
         headers = ["precond", "error before training", "start", "amplification", "end"]
-        print(f"{teacher}, NFE {nfe}: ratios to {baseline}, below 1 is better; ranks")
+        print(
+            f"{teacher}, NFE {nfe}: ratios to {baseline}, below 1 is better; start, end: the"
+            " ranks that these two predict for the start and for the end of training"
+        )
         print(tabulate(table, headers=headers, disable_numparse=True), end="\n\n")
 
 

@@ -81,9 +81,9 @@ def _united(known: dict[str, Any], new: dict[str, Any], grid: str) -> tuple[dict
     if left:
         merged |= {"grid": known["grid"], "request": known["request"]}
     note = (
-        f"the tables of grid {grid!r} stay at the numbers that all of their cells were asked for;"
-        " those that this run asks of some cells alone are kept, and `--set name=NEW` gives them"
-        " tables of their own"
+        f"some numbers of this run are not in the tables: those of grid {grid!r} hold what all of"
+        " its cells were asked for, by earlier runs too. Nothing is lost: `--set name=NEW` makes"
+        " tables of what is asked now"
     )
     return merged, note if out else ""
 

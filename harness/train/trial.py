@@ -28,6 +28,7 @@ from harness.api import (
     create,
     create_precond,
 )
+from harness.api.evaluation import EXTRACTED
 from harness.backbones.base import Backbone
 from harness.backbones.contract import check_architecture
 from harness.config.matrix import Matrix
@@ -157,15 +158,17 @@ class Ground:
         labels = evaluation_labels(0, torch.arange(SAMPLES), spec.classes)
         with blaming("teacher", cls, "denoise"), torch.no_grad():
             found: object = self.own.denoise(per_sample(sigma, x) * x, sigma, labels)
-        if not isinstance(found, Tensor) or found.shape != x.shape or not found.isfinite().all():
+        where = f"teacher {cls.name!r} ({place(cls, method='denoise')}): denoise gave"
+        if not isinstance(found, Tensor) or found.shape != x.shape or found.dtype != x.dtype:
             raise ConfigError(
-                f"teacher {cls.name!r} ({place(cls, method='denoise')}): denoise gave"
-                f" {described(found)}, expected a finite tensor of shape {list(x.shape)}"
+                f"{where} {described(found)}, expected the dtype and shape of x, float32"
+                f" {list(x.shape)}"
             )
+        if not found.isfinite().all():
+            raise ConfigError(f"{where} values that are not finite, at sigma {low} and {high}")
 
-    def try_dataset(self) -> None:
-        """A few samples of it."""
-        spec = self.own.spec
+    def try_dataset(self, *, any_shape: bool = False) -> tuple[int, ...]:
+        """A few samples of it, of the teacher's shape or of any; returns their shape."""
         dataset = resolve_dataset(self.spec.dataset, self.own)
         cls, numbers = type(dataset), torch.arange(SAMPLES)
         with blaming("dataset", cls, "draw"):
@@ -174,9 +177,13 @@ class Ground:
         if not isinstance(drawn, tuple) or len(drawn) != 2:
             raise ConfigError(f"{where} {described(drawn)}, expected (samples, labels or None)")
         x0: object = drawn[0]
-        shape = torch.Size((SAMPLES, *spec.shape))
+        own = dataset.spec.shape if any_shape else self.own.spec.shape
+        shape = torch.Size((SAMPLES, *own))
         if not isinstance(x0, Tensor) or x0.shape != shape or x0.dtype != torch.float32:
             raise ConfigError(f"{where} {described(x0)}, expected float32 samples {list(shape)}")
+        if not x0.isfinite().all():
+            raise ConfigError(f"{where} samples that are not finite")
+        return own
 
     def try_precond(self, cell: RunSpec, walks: Iterable[tuple[str, int]]) -> None:
         """Coefficients, a jump, the implied denoiser, and every walk that is asked of the cell."""
@@ -332,6 +339,11 @@ class Ground:
         cls = registry.get("metric", plugin["name"])
         with blaming("metric", cls):
             metric: Metric = create("metric", **plugin)
+        if metric.needs not in (*EXTRACTED, "samples", "trajectory"):
+            raise ConfigError(
+                f"metric {metric.name!r} ({place(cls)}): needs is {metric.needs!r}, none of"
+                f" {', '.join(EXTRACTED)}, samples, trajectory"
+            )
         shape = self.own.spec.shape
         if metric.needs in ("trajectory", "samples"):
             lengths = [math.prod(shape)]

@@ -176,7 +176,7 @@ def test_a_part_or_a_variant_of_a_grid_takes_nothing_from_its_tables(done):
     code, out, err = say("run", *words, *more)
     assert code == 0
     assert out.splitlines()[-len(tables) :] == tables
-    assert "the tables of grid 'tiny' stay at the numbers that all of their cells" in err
+    assert "those of grid 'tiny' hold what all of its cells were asked for" in err
     assert "mine" in say("leaderboard", folder / "results")[1]
     code, out, err = say("run", *words, "--set", "evaluate.nfe=[3]")  # of all cells: added
     assert (code, "stay at" in err) == (0, False)

@@ -115,26 +115,31 @@ GOOD = {
 BAD = [
     ("precond", "(skip, out)", 5, "coeffs gave a tuple of 2, expected Coeffs(skip, out)"),
     ("precond", "None", 5, "coeffs gave None, expected Coeffs"),
-    ("precond", "skip", 5, "coeffs gave a Tensor of shape [23], expected Coeffs"),
+    ("precond", "skip", 5, "coeffs gave a Tensor of shape [23] in float64, expected Coeffs"),
     ("precond", "Coeffs(skip, 0.5)", 5, "coeffs gave out = a float, expected a float64 tensor"),
     ("precond", "Coeffs(skip, out[:3])", 5, "out has shape [3] for t and s of shape [23]"),
     ("precond", "Coeffs(skip.float(), out)", 5, "skip is torch.float32, not float64"),
     ("precond", "Coeffs(skip, out / (t - 80))", 5, "finite: out is "),
     ("precond", "Coeffs(skip, out + 1)", 5, "boundary: not exact at s = t: out off by 1.0e+00"),
     ("precond", "Coeffs(skip, 1 / [])", 9, "TypeError: unsupported operand"),
-    ("outer", "1 - s / t", 5, "outer gave a Tensor of shape [23], expected (alpha, beta)"),
+    ("outer", "1 - s / t", 5, "outer gave a Tensor of shape [23] in float64, expected (alpha"),
     ("outer", "(1 - s / t, 0.5)", 5, "outer gave a tuple of 2, expected (alpha, beta), two"),
     ("measured", "None", 5, "calibrate gave None, expected {name: tensor}"),
     ("measured", "{'a': 1 / 0}", 6, "ZeroDivisionError: division by zero"),
     ("objective", "None", 5, "terms gave None, expected {name: function that gives the loss}"),
     ("objective", "(end,)", 5, "terms gave a tuple of 1, expected {name: function"),
-    ("objective", "{'loss': end.mean()}", 5, "term 'loss' is a Tensor of shape [], expected a"),
+    (
+        "objective",
+        "{'loss': end.mean()}",
+        5,
+        "term 'loss' is a Tensor of shape [] in float32, expected",
+    ),
     ("objective", "{'loss': lambda: 1.0}", 5, "term 'loss' gave a float, expected a scalar tensor"),
     (
         "objective",
         "{'loss': lambda: end}",
         5,
-        "term 'loss' gave a Tensor of shape [4, 2], expected",
+        "term 'loss' gave a Tensor of shape [4, 2] in float32, expected",
     ),
     ("objective", "{'loss': lambda: end.mean() * float('nan')}", 5, "term 'loss' is nan on 4"),
     ("objective", "{'loss': lambda: end.detach().mean()}", 5, "does not depend on the student"),
@@ -146,10 +151,12 @@ BAD = [
     ("extractor", "None", 5, "gave None, expected a floating tensor [B, d]"),
     ("extractor", "samples.sum()", 5, "for 4 samples; expected floating vectors [B, d]"),
     ("extractor", "samples / 0", 5, "gave features that are not finite"),
-    ("teacher", "None", 9, "denoise gave None, expected a finite tensor of shape [4, 2]"),
+    ("teacher", "None", 9, "denoise gave None, expected the dtype and shape of x, float32 [4, 2]"),
+    ("teacher", "x.double()", 9, "denoise gave a Tensor of shape [4, 2] in float64, expected the"),
+    ("teacher", "x / 0", 9, "denoise gave values that are not finite, at sigma 0.002 and 80"),
     ("teacher", "x.nothing", 10, "AttributeError: 'Tensor' object has no attribute"),
     ("dataset", "None", 7, "draw gave None, expected (samples, labels or None)"),
-    ("dataset", "(numbers, None)", 7, "draw gave a Tensor of shape [4], expected float32"),
+    ("dataset", "(numbers, None)", 7, "draw gave a Tensor of shape [4] in int64, expected float32"),
     ("trained", "[80, 1, 0.002]", 7, "trained_times gave a list of 3, expected a float64 tensor"),
     ("trained", "torch.tensor([80.0, 90.0, 0.002])", 7, "must decrease from sigma_max 80 to"),
 ]
@@ -189,6 +196,23 @@ def test_check_tries_one_plugin_of_any_kind(tmp_path, harness, kind):
     code, out = check(returned)
     assert (code, "FAILED" in out, told in out) == (1, True, True), out
     assert f"mine.py:{line}" in out
+
+
+def test_a_metric_that_needs_what_there_is_not_is_refused(grid, harness):
+    file = grid.with_name("mine.py")
+    source = (SOURCES["metric"] % "1.0").replace("    def", "    needs = 'feature'\n\n    def", 1)
+    file.write_text(source)
+    words = ("--plugin", file, "--set", "evaluate.metrics=[wrong]")
+    code, _, err = harness("run", "--matrix", grid, *words)
+    assert code == 2
+    assert "needs is 'feature', none of moments, features, logits, samples, trajectory" in err
+
+
+@pytest.mark.parametrize("name", ["digits", "photos"])
+def test_check_tries_a_dataset_in_its_own_shape(harness, name):
+    code, out, err = harness("check", "dataset", name)
+    assert code == 0, err
+    assert "float32 samples" in out
 
 
 @pytest.mark.parametrize("kind", ["objective", "metric", "extractor", "teacher", "dataset"])

@@ -86,6 +86,10 @@ def test_plan_forecasts_from_what_was_measured(harness, grid, tmp_path):
     results = tmp_path / "results"
     before = run_without_torch("plan", "--matrix", grid)
     assert "no forecast for gmm x ctm: measure it with `python -m harness bench" in before.stdout
+    named = run_without_torch("plan", "--matrix", grid, "--set", "name=other name")
+    assert named.returncode == 2
+    named = run_without_torch("plan", "--matrix", grid, "--set", "name=other")
+    assert f"bench --matrix {grid} --set name=other`" in named.stdout
     code, out, err = harness("bench", "--matrix", grid, "--rounds", "1", "--h", "4,12")
     assert code == 0, err
     assert "forecast: about" in out

@@ -87,6 +87,12 @@ def test_grey_against_colour_is_noted(fid, folder, tmp_path):
     assert "grey images are compared with colour ones" in err
 
 
+def test_a_zip_of_windows_is_read(fid, folder, tmp_path):
+    zipfile_ = zipped(tmp_path / "w.zip", {f"sub\\{k}.png": png(k) for k in range(5)})
+    code, _, err = fid(zipfile_, folder)
+    assert code == 0, err
+
+
 def bad_inputs(tmp_path):
     good = {f"{k}.png": png(k) for k in range(4)}
     whole = zipped(tmp_path / "whole.zip", good).read_bytes()

@@ -51,6 +51,7 @@ def test_every_plugin_says_what_it_is(harness):
     code, out, _ = harness("list")
     assert code == 0
     assert "See the module" not in out
+    assert "Undefined" not in out
 
 
 def test_list_takes_either_number_and_names_the_kinds(harness):

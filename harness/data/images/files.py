@@ -99,10 +99,12 @@ class ZipFiles:
             raise ConfigError(
                 f"{where}: is not a whole zip file ({error}); copy or make it again"
             ) from None
-        infos = [info for info in self._zip.infolist() if not info.is_dir()]
-        for info in infos:
-            _refuse_odd_name(info.filename, where)
-        self._infos = {info.filename: info for info in infos}
+        # some programs of Windows write sub\0.png
+        infos = [(info.filename.replace("\\", "/"), info) for info in self._zip.infolist()]
+        infos = [(name, info) for name, info in infos if not name.endswith("/")]
+        for name, _ in infos:
+            _refuse_odd_name(name, where)
+        self._infos = dict(infos)
         if len(self._infos) < len(infos):
             raise ConfigError(f"{where}: holds two files of one name; make it again")
         self.names, self.notes = wanted(dict.fromkeys(self._infos, ""), where)
@@ -110,13 +112,13 @@ class ZipFiles:
     def open(self, name: str) -> IO[bytes]:
         """See `Files.open`."""
         _refuse_large(name, self._infos[name].file_size, self.where)
-        return self._zip.open(name)
+        return self._zip.open(self._infos[name])
 
     def read(self, name: str) -> bytes:
         """See `Files.read`."""
         _refuse_large(name, self._infos[name].file_size, self.where)
         try:
-            return self._zip.read(name)
+            return self._zip.read(self._infos[name])
         except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, ValueError) as error:
             raise ConfigError(
                 f"{self.where}: {name} cannot be read ({error}); copy or make the zip again"
@@ -227,7 +229,7 @@ def _counted(names: list[str]) -> str:
 def _refuse_odd_name(name: str, where: str) -> None:
     path = PurePosixPath(name)
     drive = re.match("[A-Za-z]:", name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or drive or "\0" in name:
+    if path.is_absolute() or ".." in path.parts or drive or "\0" in name:
         raise ConfigError(
             f"{where}: holds a file named {name[:80]!r}, which leads out of it; do not trust it"
         )
