@@ -46,7 +46,7 @@ class OwnRun(StudentFormat):
 
         from harness.core.student import Student
         from harness.registry import registry
-        from harness.store.store import Run
+        from harness.store.run import Run
         from harness.train.cell import calibrated, empty_network, resolve_dataset
         from harness.train.checkpoint import load_ema
 

@@ -19,7 +19,7 @@ from harness.api import Objective
 from harness.backbones.dropout import hold_draws
 from harness.bench.meter import Meter, clock
 from harness.store.records import State
-from harness.store.store import Run
+from harness.store.run import Run
 from harness.train.cell import Cell
 from harness.train.machine import Machine
 from harness.train.optimizer import Optimizer

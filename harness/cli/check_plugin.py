@@ -73,14 +73,16 @@ def _try(plugin: PluginSpec, at: dict[str, str], kind: str) -> list[Finding]:
 
 def _told(ground: Ground, plugin: PluginSpec, kind: str, default: bool) -> str:
     """Try it, and say on what; `default`: no teacher was chosen whose shape data must have."""
-    extractors = ["raw"]
+    from harness.train.trial_metrics import try_extractor, try_metric
+
+    extractors, samples = ["raw"], ground.own.spec.shape
     trial: dict[str, Any] = {
         "objective": lambda: ground.try_objective(plugin),
         "teacher": ground.try_teacher,
         "dataset": lambda: ground.try_dataset(any_shape=default),
-        "extractor": lambda: ground.try_extractor(plugin.name),
-        "metric": lambda: ground.try_metric(
-            {"name": plugin.name, "params": plugin.params}, extractors, VECTORS
+        "extractor": lambda: try_extractor(plugin.name, samples),
+        "metric": lambda: try_metric(
+            {"name": plugin.name, "params": plugin.params}, extractors, VECTORS, samples
         ),
     }
     found = trial[kind]()

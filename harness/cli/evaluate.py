@@ -27,7 +27,8 @@ from harness.runner.prepare import misfitting_times
 from harness.runner.scheduler import Scheduler, told
 from harness.store.lease import taken
 from harness.store.records import Request, State
-from harness.store.store import ResultStore, Run
+from harness.store.run import Run
+from harness.store.store import ResultStore
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

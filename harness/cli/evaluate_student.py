@@ -18,7 +18,8 @@ from harness.errors import EXIT_DONE, ConfigError, DivergedError
 from harness.store.files import write_json
 from harness.store.lease import taken
 from harness.store.records import PUBLISHED, EvalRow, PluginSpec, Request, RunSpec, State
-from harness.store.store import ResultStore, Run
+from harness.store.run import Run
+from harness.store.store import ResultStore
 from harness.store.tables import TABLES, save_matrix, sources
 
 if TYPE_CHECKING:

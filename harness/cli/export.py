@@ -13,7 +13,7 @@ from harness.cli import add_plugin_argument
 from harness.config.schema import PluginRef
 from harness.errors import EXIT_DONE, ConfigError
 from harness.home import without_home
-from harness.store.store import Run
+from harness.store.run import Run
 
 #: model_index.json of a student of diffusers' UNet2DModel
 PIPELINE = {

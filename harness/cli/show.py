@@ -14,7 +14,8 @@ from tabulate import tabulate
 
 from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ArtifactError
 from harness.store.records import State
-from harness.store.store import ResultStore, Run
+from harness.store.run import Run
+from harness.store.store import ResultStore
 from harness.store.submissions import newest_jobs
 
 

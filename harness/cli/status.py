@@ -8,7 +8,8 @@ import time
 from tabulate import tabulate
 
 from harness.errors import EXIT_DONE, HarnessError
-from harness.store.store import ResultStore, Run
+from harness.store.run import Run
+from harness.store.store import ResultStore
 from harness.visible import visible
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from tabulate import tabulate
 
 from harness.store.records import RunSpec
-from harness.store.store import ResultStore, Run
+from harness.store.run import Run
+from harness.store.store import ResultStore
 from harness.store.tables import grids, load_matrix
 
 #: how a folder is used

@@ -18,7 +18,8 @@ from typing import Any
 from harness.errors import ArtifactError, ConfigError, nearest
 from harness.report.coefficients import read_coefficients
 from harness.store.records import EvalRow, Measure, RunSpec, State
-from harness.store.store import ResultStore, Run
+from harness.store.run import Run
+from harness.store.store import ResultStore
 from harness.store.tables import grids, load_matrix, read_wanted
 
 Stores = ResultStore | Sequence[ResultStore]

@@ -14,7 +14,7 @@ from harness.errors import ArtifactError
 from harness.report.coefficients import read_coefficients
 from harness.report.frame import PROBLEM
 from harness.report.write import Report
-from harness.store.store import Run
+from harness.store.run import Run
 
 #: see `sampling_name` in harness/store/records.py
 _SAMPLE = re.compile(r"step-(\d+)-nfe(\d+)(?:-(.+))?")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from harness.config.schema import Launch
 from harness.runner import local, meeting
 from harness.runner.watch import LOOK, death
-from harness.store.store import Run
+from harness.store.run import Run
 
 
 class Following:

@@ -21,7 +21,8 @@ from harness.runner.local import Node
 from harness.runner.scheduler import POLL, Outcome, Scheduler
 from harness.store.lease import PATIENCE
 from harness.store.records import Request, State
-from harness.store.store import ResultStore, Run
+from harness.store.run import Run
+from harness.store.store import ResultStore
 from harness.store.submissions import Submission
 
 SAVING = 0.8  # the part of the grace that a cell may use; the rest is for going back to the queue

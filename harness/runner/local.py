@@ -15,7 +15,7 @@ from typing import IO
 
 from harness.config.schema import Launch
 from harness.runner.devices import cores
-from harness.store.store import Run
+from harness.store.run import Run
 
 #: seconds that the other processes of a cell get to say goodbye once one has failed
 FAREWELL = 15.0

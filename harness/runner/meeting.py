@@ -16,7 +16,7 @@ from dataclasses import replace
 from harness.errors import ArtifactError
 from harness.runner.local import Node, free_port
 from harness.store.files import read_json, write_json
-from harness.store.store import Run
+from harness.store.run import Run
 
 OVER = "over"
 

@@ -21,7 +21,8 @@ from harness.errors import ArtifactError, ConfigError, DamagedError, HarnessErro
 from harness.registry import registry
 from harness.store.lease import taken
 from harness.store.records import Measure, RunSpec, State
-from harness.store.store import ResultStore, Run, without_average
+from harness.store.run import Run, without_average
+from harness.store.store import ResultStore
 from harness.store.tables import save_matrix
 
 

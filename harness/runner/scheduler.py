@@ -20,7 +20,8 @@ from harness.runner.local import Node
 from harness.runner.watch import Watched
 from harness.store.lease import taken
 from harness.store.records import Measure, Request, RunSpec, State
-from harness.store.store import ResultStore, Run
+from harness.store.run import Run
+from harness.store.store import ResultStore
 
 POLL = 0.1
 ASK_AGAIN = 1.0  # seconds between looks at cells that somebody else works on

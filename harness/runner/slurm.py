@@ -21,7 +21,8 @@ from harness.runner.job import CellJob
 from harness.runner.scheduler import Outcome, owing
 from harness.store.lease import held, taken
 from harness.store.records import Request, RunSpec, State
-from harness.store.store import ResultStore, Run
+from harness.store.run import Run
+from harness.store.store import ResultStore
 from harness.store.submissions import Submission, newest_jobs
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from harness.config.matrix import wanted
 from harness.config.schema import Launch
 from harness.runner import local, meeting
 from harness.store.records import State
-from harness.store.store import Run
+from harness.store.run import Run
 
 log = logging.getLogger(__name__)
 

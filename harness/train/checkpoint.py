@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from harness.digest import content_digest
 from harness.errors import ArtifactError, ConfigError
 from harness.store.files import write_atomic, write_json
-from harness.store.store import average_name, without_average
+from harness.store.run import average_name, without_average
 
 log = logging.getLogger(__name__)
 KEEP = 2

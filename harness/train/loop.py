@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from harness.errors import DivergedError
 from harness.store.records import Request
-from harness.store.store import Run
+from harness.store.run import Run
 from harness.train.cell import Cell
 from harness.train.checkpoint import TrainingState, load_checkpoint, save_checkpoint, save_ema
 from harness.train.machine import Machine

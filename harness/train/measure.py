@@ -12,7 +12,7 @@ from harness.evaluate.evaluator import Evaluator
 from harness.evaluate.pictures import Walks, save_pictures
 from harness.evaluate.trajectories import save_trajectories
 from harness.store.records import EvalRow, Measure, sampling_name
-from harness.store.store import Run
+from harness.store.run import Run
 from harness.train.cell import Cell
 from harness.train.status import Interrupted, Status
 

@@ -18,7 +18,7 @@ from harness.core.progress import Pace
 from harness.errors import DivergedError, HarnessError, file_sentence
 from harness.registry import registry
 from harness.store.records import State
-from harness.store.store import Run
+from harness.store.run import Run
 
 log = logging.getLogger(__name__)
 

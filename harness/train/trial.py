@@ -19,16 +19,13 @@ from harness.api import (
     Batch,
     ConfigError,
     Dataset,
-    Metric,
     Objective,
     Preconditioning,
-    Score,
     Teacher,
     calibrate,
     create,
     create_precond,
 )
-from harness.api.evaluation import EXTRACTED
 from harness.backbones.base import Backbone
 from harness.backbones.contract import check_architecture
 from harness.config.matrix import Matrix
@@ -39,22 +36,21 @@ from harness.core.sampling import Walk, evaluation_labels, fresh_noise, initial_
 from harness.core.solver import per_sample
 from harness.core.student import Student
 from harness.errors import HarnessError, described
-from harness.evaluate.features import Features
-from harness.evaluate.images import is_image, quantise
-from harness.evaluate.moments import Moments
+from harness.evaluate.images import is_image
 from harness.registry import blaming, place, registry
 from harness.store.records import PluginSpec, RunSpec
 from harness.train.fit import make_backbone
 from harness.train.owned import own_modules, together
 from harness.train.stand_ins import Banded, Noise, StandIn
+from harness.train.trial_metrics import try_extractor, try_metric
 
 SAMPLES = 4
 #: what modules of an objective are told of the grid's `train` section
 TRAIN = {"optimizer": "adam", "lr": 1e-3}
 #: of a calibration: noise levels; samples, two for every coordinate between these limits
 LEVELS, FEWEST, MOST = 12, 32, 1024
-#: what a metric is tried on, at most: samples, and the length of features
-FEATURES, WIDTH = 1024, 2048
+#: samples that a metric is tried on, at most
+FEATURES = 1024
 MLP = {"name": "mlp", "width": 16, "depth": 1}
 SIZE: dict[str, Any] = {"channels": 8, "multipliers": [1], "blocks": 1}
 UNET: dict[str, Any] = {"name": "unet", **SIZE}
@@ -97,12 +93,13 @@ def _trials(
         yield f"{spec.objective}", partial(ground.try_objective, spec.objective)
     for name in matrix.extractors:
         if is_untried("extractor", name):
-            yield f"extractor {name}", partial(ground.try_extractor, name)
+            yield f"extractor {name}", partial(try_extractor, name, ground.own.spec.shape)
     for label in matrix.request.metrics:
         plugin = matrix.request.metric_plugin(label)
         if is_untried("metric", **plugin):
             n = min(matrix.request.samples, FEATURES)
-            yield f"metric {label}", partial(ground.try_metric, plugin, matrix.extractors, n)
+            given = (plugin, matrix.extractors, n, ground.own.spec.shape)
+            yield f"metric {label}", partial(try_metric, *given)
 
 
 class Ground:
@@ -313,73 +310,3 @@ class Ground:
                 f"{where} must decrease from sigma_max {spec.sigma_max:g} to sigma_min"
                 f" {spec.sigma_min:g}, got {', '.join(f'{t:g}' for t in times.tolist())}"
             )
-
-    def try_extractor(self, name: str) -> int:
-        """Features of a few samples; returns how long they are."""
-        cls, shape = registry.get("extractor", name), self.own.spec.shape
-        samples = normal(0, "trial", 0, torch.arange(SAMPLES), shape, torch.float32)
-        with blaming("extractor", cls, "__call__"):
-            extractor = create("extractor", name).ready()
-            seen = quantise(samples) if is_image(shape) else samples
-            vectors: object = extractor(seen)
-        where = f"extractor {name!r} ({place(cls, method='__call__')})"
-        if not isinstance(vectors, Tensor):
-            raise ConfigError(
-                f"{where} gave {described(vectors)}, expected a floating tensor [B, d]"
-            )
-        try:
-            found = Features(extractor, keep=True)
-            found.add(seen)
-        except HarnessError as error:
-            raise ConfigError(f"{where}: {error}") from None
-        return found.vectors.shape[1]
-
-    def try_metric(self, plugin: Mapping[str, Any], extractors: Iterable[str], n: int) -> None:
-        """A finite number for features that no extractor made, positive ones, of every length."""
-        cls = registry.get("metric", plugin["name"])
-        with blaming("metric", cls):
-            metric: Metric = create("metric", **plugin)
-        if metric.needs not in (*EXTRACTED, "samples", "trajectory"):
-            raise ConfigError(
-                f"metric {metric.name!r} ({place(cls)}): needs is {metric.needs!r}, none of"
-                f" {', '.join(EXTRACTED)}, samples, trajectory"
-            )
-        shape = self.own.spec.shape
-        if metric.needs in ("trajectory", "samples"):
-            lengths = [math.prod(shape)]
-        elif metric.needs == "logits":
-            lengths = [10]
-        else:
-            lengths = [self._length(name) for name in extractors]
-        for length in dict.fromkeys(min(length, WIDTH) for length in lengths):
-            numbers = torch.arange(n)
-            one, two = (
-                normal(k, "trial", 0, numbers, (length,), torch.float64).abs() for k in (0, 1)
-            )
-            given: list[Any] = [one, two]
-            if metric.needs == "moments":
-                given = [Moments.of(one), Moments.of(two)]
-            elif metric.needs == "logits":
-                given = [one, None]
-            elif metric.needs == "samples":
-                given = [each.float().view(n, *shape) for each in given]
-                given = [quantise(each - 1) if is_image(shape) else each for each in given]
-            with blaming("metric", cls, "compute"):
-                found: object = metric.compute(*given)
-            value = found.value if isinstance(found, Score) else found
-            where = f"metric {metric.name!r} ({place(cls, method='compute')}): compute gave"
-            try:
-                finite = math.isfinite(float(value))  # type: ignore[arg-type]
-            except (TypeError, ValueError, RuntimeError):
-                raise ConfigError(
-                    f"{where} {described(found)}, expected a number or a Score"
-                ) from None
-            if not finite:
-                raise ConfigError(f"{where} {value} for {n} vectors of {length} features")
-
-    def _length(self, name: str) -> int:
-        """Of an extractor's features."""
-        cls = registry.get("extractor", name)
-        if is_untried("extractor", name):
-            return self.try_extractor(name)
-        return int(cls.dim or math.prod(self.own.spec.shape))

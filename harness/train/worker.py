@@ -25,8 +25,8 @@ from harness.registry import own_file, registry
 from harness.store.files import write_json
 from harness.store.provenance import collect
 from harness.store.records import Measure, Request
+from harness.store.run import Run, without_average
 from harness.store.sources import keep_sources
-from harness.store.store import Run, without_average
 from harness.train.cell import build_cell
 from harness.train.checkpoint import load_ema
 from harness.train.coefficients import fingerprint

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from harness.store.store import ResultStore, Run
+from harness.store.run import Run
+from harness.store.store import ResultStore
 
 
 def rows(results):

@@ -19,7 +19,7 @@ from harness.bench.meter import Meter
 from harness.objectives.gan import GanParams
 from harness.registry import registry
 from harness.store.records import Request
-from harness.store.store import Run
+from harness.store.run import Run
 from harness.train.loop import Trainer
 from harness.train.machine import Machine
 from harness.train.optimizer import Optimizer

@@ -11,7 +11,7 @@ from harness.api import calibrate, create_precond, create_teacher, run_cell
 from harness.cli import waiting
 from harness.core.progress import Pace, listening, tell
 from harness.store.records import State
-from harness.store.store import Run
+from harness.store.run import Run
 from harness.train.fit import fit
 from harness.train.status import Interrupted, Status
 

@@ -20,7 +20,7 @@ from harness.registry import registry
 from harness.store import artifacts
 from harness.store.files import write_json
 from harness.store.records import State
-from harness.store.store import Run
+from harness.store.run import Run
 from harness.train.checkpoint import (
     TrainingState,
     load_checkpoint,

@@ -8,7 +8,7 @@ from harness.errors import ArtifactError
 from harness.store import artifacts
 from harness.store.files import append_line, read_json, read_lines, write_atomic
 from harness.store.records import EvalRow, Measure
-from harness.store.store import Run
+from harness.store.run import Run
 from harness.train.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 
 

@@ -10,7 +10,7 @@ from harness.api import create_precond, create_teacher
 from harness.core.sampling import Walk
 from harness.core.solver import solve
 from harness.evaluate.trajectories import save_trajectories
-from harness.store.store import Run
+from harness.store.run import Run
 from harness.train.coefficients import fingerprint
 from harness.train.measure import seconds_at
 

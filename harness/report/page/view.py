@@ -19,7 +19,7 @@ from harness.report.page.tables import areas, boards, leads, speeds
 from harness.report.plots.style import COLOURS, Look
 from harness.report.render import name_problem, name_protocol
 from harness.report.write import Report
-from harness.store.store import Run
+from harness.store.run import Run
 from harness.visible import visible
 
 
