@@ -282,7 +282,16 @@ def _denoiser(precond: Preconditioning) -> str:
         expected = (1 - slope) if _is_skip(name) else -slope
         error = (found - expected).abs() / expected.abs().clamp_min(1)
         worst = max(worst, float(error.max()))
-    _require(worst < 1e-3, f"denoiser_coeffs is {worst:.1e} from the slope of coeffs")
+    inherited = type(precond).denoiser_coeffs is Preconditioning.denoiser_coeffs
+    mend = (
+        "; it is the one that every strategy inherits, which differentiates coeffs with torch:"
+        " something in coeffs has no derivative (.item(), .detach(), numpy, rounding), so mend that"
+        " or define denoiser_coeffs(self, t)"
+    )
+    _require(
+        worst < 1e-3,
+        f"denoiser_coeffs is {worst:.1e} from the slope of coeffs" + mend * inherited,
+    )
     return f"within {worst:.0e} of the slope"
 
 

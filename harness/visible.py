@@ -14,3 +14,9 @@ def visible(text: str) -> str:
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
     )
+
+
+def counted(n: int, noun: str) -> str:
+    """`1 cell`, `2 cells`, `3 processes`."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{n:,} {noun if n == 1 else plural}"

@@ -78,7 +78,7 @@ class AnalyticParams(Params):
 
 @register_precond("analytic")
 class Analytic(DenoiserForm):
-    """The paper's backward form by default; see the module and its parameters."""
+    """Analytic-Precond, computed from the teacher; by default as published, in backward form."""
 
     Params = AnalyticParams
 

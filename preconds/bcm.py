@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @register_precond("bcm")
 class BCM(Preconditioning):
-    """skip = (t s + sd^2) / (t^2 + sd^2), out = sd (t-s) / sqrt(t^2 + sd^2)."""
+    """BCM's: skip = (t s + sd^2) / (t^2 + sd^2), out = sd (t-s) / sqrt(t^2 + sd^2)."""
 
     upward = True
 

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 @register_precond("ctm")
 class CTM(DenoiserForm):
-    """beta = s/t (euler), V(t,s) (variance) or (s + V)/(t + 1) (mixed).
+    """CTM's Euler step: skip = s/t, out = 1 - s/t times EDM's denoiser at t.
 
+    `outer`: beta = s/t (euler), V(t,s) (variance) or (s + V)/(t + 1) (mixed), with
     V = sqrt(((s - smin)^2 + sd^2) / ((t - smin)^2 + sd^2)). Only euler is tangent when F is the
     teacher's raw output; the others pair with an implied denoiser of their own.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @register_precond("edm")
 class EDM(Preconditioning):
-    """skip = sd^2 / ((t-s)^2 + sd^2), out = sd (t-s) / sqrt(t^2 + sd^2)."""
+    """Consistency models': skip = sd^2 / ((t-s)^2 + sd^2), out = sd (t-s) / sqrt(t^2 + sd^2)."""
 
     tangent = False
     upward = True

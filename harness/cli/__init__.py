@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import shlex
 import sys
@@ -66,6 +67,9 @@ a new strategy:    python -m harness new-precond NAME; python -m harness check N
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, dispatch, and turn a user's mistake into one sentence and an exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # é where only ASCII is understood
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(
         prog="python -m harness",
         description="Is this preconditioning faster, where, and by how much?",

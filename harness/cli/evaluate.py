@@ -29,6 +29,7 @@ from harness.store.lease import taken
 from harness.store.records import Request, State
 from harness.store.run import Run
 from harness.store.store import ResultStore
+from harness.visible import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +128,7 @@ def main(args: argparse.Namespace) -> int:
                     f"{run.run_id}  step {row.step}  NFE {row.nfe}  {row.sampler}{ema}"
                     f"  {row.metric} ({row.extractor}, n={row.n})  {row.value:.6g}"
                 )
-    print(f"{count} new numbers of {len(runs)} runs")
+    print(f"{counted(count, 'new number')} of {counted(len(runs), 'run')}")
     return code
 
 

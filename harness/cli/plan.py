@@ -18,7 +18,7 @@ from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ArtifactError
 from harness.runner import devices
 from harness.runner.prepare import edited
 from harness.store.store import ResultStore
-from harness.visible import visible
+from harness.visible import counted, visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,9 +58,9 @@ def main(args: argparse.Namespace) -> int:
         print(f"skipped {skip.cell}: {visible(skip.reason)}")
     part = f"shard {args.shard}, {len(matrix.specs)} of " if args.shard else ""
     print(
-        f"\n{grid.name}: {part}{len(whole.specs)} cells, {_each(matrix)} numbers each,"
+        f"\n{grid.name}: {part}{counted(len(whole.specs), 'cell')}, {_each(matrix)} numbers each,"
         f" {owed} missing; {max(grid.budgets)} steps of batch {grid.train.batch} per cell;"
-        f" {_at_once(grid.launch)} at a time, {grid.launch.processes} process(es) each"
+        f" {_at_once(grid.launch)} at a time, {counted(grid.launch.processes, 'process')} each"
     )
     if owed:
         expected = forecast(

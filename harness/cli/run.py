@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 
@@ -18,7 +19,7 @@ from harness.runner.slurm import Slurm
 from harness.store.records import State
 from harness.store.store import ResultStore
 from harness.store.tables import TABLES, kept_tables, sources
-from harness.visible import visible
+from harness.visible import counted, visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,11 +65,11 @@ def main(args: argparse.Namespace) -> int:
     if note := prepare.enter(store, matrix, owed, whole=whole):
         print(f"note: {note}", file=sys.stderr)
     if not owed:
-        print(f"{len(matrix.specs)} of {len(matrix.specs)} cells are done, nothing to do.")
+        print(f"{counted(len(matrix.specs), 'cell')}, all done, nothing to do.")
         return _tables(store, grid.name)
     part = f" (shard {args.shard}: {len(mine.specs)} of the cells)" if args.shard else ""
     print(
-        f"{grid.name}: {len(matrix.specs)} cells, {len(matrix.specs) - len(owed)} done,"
+        f"{grid.name}: {counted(len(matrix.specs), 'cell')}, {len(matrix.specs) - len(owed)} done,"
         f" {len(owed)} to do{part}; results in {store.root}",
         flush=True,
     )
@@ -93,8 +94,8 @@ def main(args: argparse.Namespace) -> int:
             if outcome.interrupted:
                 print(f"the jobs go on: {runner.advice}", file=sys.stderr)
                 return EXIT_INTERRUPTED
-    code = _tables(store, grid.name)
-    return _conclude(outcome) or code
+    code = EXIT_DONE if outcome.interrupted else _tables(store, grid.name)
+    return _conclude(outcome, f"python -m harness report {shlex.quote(str(store.root))}") or code
 
 
 def _tables(store: ResultStore, grid: str) -> int:
@@ -115,10 +116,13 @@ def _tables(store: ResultStore, grid: str) -> int:
     return code
 
 
-def _conclude(outcome: Outcome) -> int:
+def _conclude(outcome: Outcome, report: str) -> int:
     for run_id, reason in outcome.failed.items():
         print(f"{run_id}: {reason}", file=sys.stderr)
     if outcome.interrupted:
-        print("interrupted: the same command continues from here", file=sys.stderr)
+        print(
+            f"interrupted: the same command continues from here; `{report}` shows what is there",
+            file=sys.stderr,
+        )
         return EXIT_INTERRUPTED
     return EXIT_CELL_FAILED if outcome.failed else EXIT_DONE

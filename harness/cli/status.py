@@ -10,7 +10,7 @@ from tabulate import tabulate
 from harness.errors import EXIT_DONE, HarnessError
 from harness.store.run import Run
 from harness.store.store import ResultStore
-from harness.visible import visible
+from harness.visible import counted, visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
     headers = ["run", "state", "step", "numbers", "seen", "reason"]
     print(tabulate(rows, headers=headers, disable_numparse=True))
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    print(f"\n{len(rows)} runs: {counts or 'none'}")
+    print(f"\n{counted(len(rows), 'run')}: {counts or 'none'}")
     return EXIT_DONE
 
 

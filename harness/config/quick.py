@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from harness.config.schema import Grid, PluginRef
 from harness.registry import registry
+from harness.store.tables import QUICK
 
 #: at most so much of each: what calibrations measure, how long and on what is trained and measured
 CALIBRATION = {"levels": 24, "samples": 256}
 BUDGETS, BATCH, SAMPLES, ODE_STEPS, FIT_STEPS = [10, 20], 64, 128, 32, 300
-#: what follows the name of the grid and of its results folder
-MARK = "-quick"
 
 
 def quick(grid: Grid) -> Grid:
@@ -35,8 +34,8 @@ def quick(grid: Grid) -> Grid:
     fit = {"fit_steps": min(grid.backbone.fit_steps, FIT_STEPS)}
     return grid.model_copy(
         update={
-            "name": grid.name + MARK,
-            "results": grid.results.rstrip("/") + MARK,
+            "name": grid.name + QUICK,
+            "results": grid.results.rstrip("/") + QUICK,
             "axes": axes,
             "train": grid.train.model_copy(update=train),
             "backbone": grid.backbone.model_copy(update=fit),

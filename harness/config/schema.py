@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -65,7 +66,9 @@ class Axes(Section):
     teacher: Axis
     objective: Axis = Field(default_factory=lambda: [PluginRef(name="ctm")])
     dataset: Axis = Field(default_factory=lambda: [PluginRef(name="teacher")])
-    seed: Annotated[list[int], Field(min_length=1)] = Field(default_factory=lambda: [0])
+    seed: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
+        default_factory=lambda: [0]
+    )
 
 
 class ReferenceFile(Section):
@@ -253,7 +256,7 @@ class Grid(Section):
     """A whole grid.yaml."""
 
     version: Literal[1]
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str
     axes: Axes
     exclude: list[dict[str, Any]] = Field(default_factory=list)
     train: Train = Field(default_factory=Train)
@@ -267,6 +270,16 @@ class Grid(Section):
     needs: dict[str, str | NeededFile] = Field(
         default_factory=dict, description="environment variable -> what file to get for it"
     )
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError(
+                "must be letters, digits, dots, dashes and underscores, and begin with a letter or"
+                f" digit (a folder of tables is called so), got {name!r}"
+            )
+        return name
 
     @field_validator("budgets")
     @classmethod

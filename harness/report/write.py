@@ -30,7 +30,7 @@ from harness.store.files import tidy, write_atomic, write_changed
 from harness.store.lease import held
 from harness.store.records import State
 from harness.store.store import ResultStore
-from harness.store.tables import MADE_FROM, TABLES, save_sources
+from harness.store.tables import MADE_FROM, QUICK, TABLES, save_sources
 from harness.visible import visible
 
 EXTENSIONS = (*STYLES, "csv")
@@ -126,6 +126,8 @@ def build_report(
     conflicts = [conflict for run in runs.values() for conflict in run.conflicts]
     told = [
         *notes,
+        *["made with --quick: this shows that everything works, not which strategy is ahead"]
+        * grid.endswith(QUICK),
         *_notes(runs, rows, cells, baseline, settings),
         *_untrained(rows, matrix),
         *_edited(runs, matrix),

@@ -160,7 +160,7 @@ class Watched:
         if notes and not code < 0:
             return _read(notes[0])
         if code < 0 and self._asked:  # before it could save, or by a second interrupt
-            return Verdict(State.INTERRUPTED, "killed by its runner", "interrupted")
+            return Verdict(State.INTERRUPTED, "interrupted before it could save", "interrupted")
         return death(self.launch, ended, f"{self.run.path.name}/worker.log")
 
     def _notes(self) -> list[dict[str, Any]]:

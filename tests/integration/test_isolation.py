@@ -382,5 +382,5 @@ def test_a_hang_then_a_timeout_then_interrupts(tmp_path, monkeypatch):
         time.sleep(0.5)
     process.communicate(timeout=10)
     assert process.returncode == 130
-    assert run.status()["reason"] == "killed by its runner"
+    assert run.status()["reason"] == "interrupted before it could save"
     assert len(lines_of(place, "endless")) == 3

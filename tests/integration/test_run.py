@@ -142,9 +142,9 @@ def test_adding_questions_computes_only_the_answers(finished, tmp_path):
     more = ["eval", run.name, "--results", tmp_path / "results", "--nfe", "3"]
     out, _ = finish(command(*more))
     assert {(r["step"], r["nfe"]) for r in rows(run)} >= {(10, 3), (25, 3), (40, 3)}
-    assert "6 new numbers of 1 runs" in out
+    assert "6 new numbers of 1 run" in out
     out, _ = finish(command(*more))
-    assert out == "0 new numbers of 1 runs\n"
+    assert out == "0 new numbers of 1 run\n"
 
 
 @pytest.mark.slow

@@ -194,8 +194,8 @@ def test_what_eval_asked_is_not_what_the_run_owes(done):
     code, _, err = say(*ask, "--extractors", "digits-cnn", "--metrics", "frechet")
     assert code != 0
     assert "digits-cnn" in err
-    assert "4 new numbers of 1 runs" in say(*ask, "--nfe", "3", "4")[1]
-    assert "2 new numbers of 1 runs" in say(*ask, "--metrics", "energy")[1]  # NFE 1 and 2
+    assert "4 new numbers of 1 run" in say(*ask, "--nfe", "3", "4")[1]
+    assert "2 new numbers of 1 run" in say(*ask, "--metrics", "energy")[1]  # NFE 1 and 2
     assert json.loads((run / "request.json").read_text()) == request
     after = json.loads((run / "status.json").read_text())
     assert (after["state"], after["step"]) == (status["state"], status["step"]) == ("done", 10)
