@@ -317,4 +317,13 @@ class Request:
 
 
 def _short(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """A parameter's value as a label has it; a plugin among parameters as `name(key=value)`."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_short, value))}]"
+    if not isinstance(value, dict):
+        return str(value)
+    params = value.get("params", {}) if "name" in value else value
+    told = ", ".join(f"{key}={_short(each)}" for key, each in params.items())
+    return f"{value['name']}({told})" if "name" in value and told else value.get("name", told)

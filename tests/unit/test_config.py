@@ -118,7 +118,7 @@ def test_files_that_are_no_grids(tmp_path, harness):
         ("list.yaml", "- 1", "mapping"),
         ("twice.yaml", "version: 1\nversion: 1\n", "written twice"),
         ("code.yaml", "version: !!python/object/apply:os.system ['true']", "not valid YAML"),
-        ("bytes.yaml", b"\xff\xfe\x00", "cannot be read"),
+        ("bytes.yaml", b"\xff\xfe\x00", "not text in UTF-8"),
     ]:
         path = tmp_path / name
         if content is not None:

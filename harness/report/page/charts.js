@@ -163,6 +163,15 @@ function drawCurves(box, chart, looks, hidden, clock, say) {
   }, x, rows, heading, say, `NFE ${chart.nfe}, `);
 }
 
+// A name in one line, or two that break before a parameter; what does not fit ends in dots.
+function folded(name, fits) {
+  if (name.length <= fits) return [name];
+  const breaks = [...name.matchAll(/(?<=[(,] ?)(?=[^ ])/g)].map((match) => match.index).filter((at) => at && at <= fits);
+  const at = breaks.pop() ?? fits;
+  const rest = name.slice(at);
+  return [name.slice(0, at).trimEnd(), rest.length > fits ? rest.slice(0, fits - 1) + "…" : rest];
+}
+
 // Speed-ups at one NFE: bars from 1x with intervals; bounds are open and end in an arrow.
 function drawBars(box, chart, looks, hidden, say) {
   const bars = chart.bars.filter((bar) => !hidden.has(bar.look));
@@ -171,7 +180,7 @@ function drawBars(box, chart, looks, hidden, say) {
   const numbers = bars.flatMap((bar) => [bar.value, bar.low, bar.high]).map((v) => Number(v ?? NaN)).filter((v) => v > 0 && isFinite(v));
   const reach = Math.min(64, Math.max(1.25, ...numbers, ...numbers.map((v) => 1 / v)));
   const wide = reach ** 1.35;
-  const height = 34 + 26 * bars.length;
+  const pitch = 28, height = 34 + pitch * bars.length;
   const told = bars.map((bar) => `${looks[bar.look].name} ${bar.told}`).join("; ");
   const { svg, width } = frame(box, height, `Speed-up at NFE ${chart.nfe}: ${told}`);
   const names = Math.min(0.45 * width, 18 + 6.6 * Math.max(...bars.map((bar) => looks[bar.look].name.length)));
@@ -184,12 +193,13 @@ function drawBars(box, chart, looks, hidden, say) {
     node("path", { d: `M${x(tick)} 6V${height - 24}`, stroke: tick === 1 ? "var(--soft)" : "var(--grid)" }, svg);
     node("text", { x: x(tick), y: height - 8, "text-anchor": "middle" }, svg, text);
   }
-  const centre = (k) => 19 + 26 * k;
+  const centre = (k) => 20 + pitch * k;
   bars.forEach((bar, k) => {
     const look = looks[bar.look], at = centre(k), value = Number(bar.value ?? NaN);
-    const fits = Math.floor((names - 14) / 6.2);
-    const cut = look.name.length > fits ? look.name.slice(0, fits - 1) + "…" : look.name;
-    node("text", { x: names - 10, y: at + 4, "text-anchor": "end", style: "fill: var(--ink)" }, svg, cut);
+    const lines = folded(look.name, Math.floor((names - 14) / 6.2));
+    lines.forEach((line, n) => node("text", {
+      x: names - 10, y: at + 4 + 12 * (n - (lines.length - 1) / 2), "text-anchor": "end", style: "fill: var(--ink)",
+    }, svg, line));
     node("text", { x: width - 2, y: at + 4, "text-anchor": "end", style: "fill: var(--ink)" }, svg, brief(bar));
     if (isNaN(value)) return;
     const end = clip(value), open = bar.bound || look.ring;

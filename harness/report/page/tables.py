@@ -79,7 +79,7 @@ def leads(report: Report, places: Places) -> Iterator[Pivot]:
 def _lead_cell(row: dict[str, Any], baseline: str) -> Cell:
     """Sorted by how far the lead goes."""
     stretch, _, then = lead_cell(row, baseline).partition(", ")
-    end = f"end {end_cell(row)}" if not math.isnan(row["end"]) else ""
+    end = f"end {end_cell(row)}".replace(" [", "\n[") if not math.isnan(row["end"]) else ""
     further = row["lead_to"] if row["lower_is_better"] else -row["lead_to"]
     detail = "\n".join(filter(None, (then, end)))
     return Cell(stretch, detail, "" if math.isnan(further) else further)
