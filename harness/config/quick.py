@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.config.schema import Grid, PluginRef
 from harness.registry import registry
-from harness.store.tables import QUICK
+from harness.store.records import QUICK
 
 #: at most so much of each: what calibrations measure, how long and on what is trained and measured
 CALIBRATION = {"levels": 24, "samples": 256}

@@ -28,9 +28,9 @@ from harness.report.render import STYLES, render
 from harness.report.speed import comparisons, speed_table
 from harness.store.files import tidy, write_atomic, write_changed
 from harness.store.lease import held
-from harness.store.records import State
+from harness.store.records import QUICK, State
 from harness.store.store import ResultStore
-from harness.store.tables import MADE_FROM, QUICK, TABLES, save_sources
+from harness.store.tables import MADE_FROM, TABLES, save_sources
 from harness.visible import visible
 
 EXTENSIONS = (*STYLES, "csv")

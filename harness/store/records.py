@@ -17,6 +17,8 @@ from harness.visible import visible
 #: how samples become uint8 images: as EDM does it, or as consistency models and CTM do
 Rounding = Literal["edm", "ctm"]
 
+#: what follows the name of a grid run with --quick, and that of its results folder
+QUICK = "-quick"
 #: stands for the objective of students that were trained elsewhere (`eval --student`)
 PUBLISHED = "published"
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 #: names of the tables of a grid, each in several formats beside matrix.json
 TABLES = ("leaderboard", "speed", "profile", "area", "coverage")
-#: what follows the name of a grid run with --quick, and that of its results folder
-QUICK = "-quick"
 #: what the tables beside it were made from
 MADE_FROM = "sources.json"
 #: what tables are read from in a run's folder

@@ -59,7 +59,8 @@ def tiles(
     for k, (label, pairs) in enumerate(maps.items()):
         for (t, s), value in pairs.items():
             sheet[place[t], k * step + place[s]] = value
-        axis.text(k * step + size / 2 - 0.5, size, plain(folded(label, 18)), ha="center", va="bottom")
+        title = plain(folded(label, 18))
+        axis.text(k * step + size / 2 - 0.5, size, title, ha="center", va="bottom")
         axis.plot([k * step - 0.5] * 2, [-0.5, size - 0.5], color="#000000", lw=0.8)
     image = axis.imshow(sheet, origin="lower", norm=norm, cmap="cividis", interpolation="none")
     names = [f"{levels[i]:.2g}" for i in ticks]
