@@ -34,14 +34,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.core.probe import Probe
-    from preconds.calibration.curves import Curves, Point
+    from preconds.calibration.curves import Curves
 
 
 class AnalyticParams(Params):
-    """What is measured (the first three), and what is made of it.
+    """What is measured (the first four), and what is made of it.
 
     - `statistics`: how l and S are estimated, see preconds/calibration/statistics.py, at how many
       noise `levels` and on how many `samples` each;
+    - `tolerance`: measure until no jump has a larger standard error, in standard deviations of the
+      data at s, at most `samples`;
     - `centre`: write the jump around the teacher's mean m = E[D(x, sigma_max)], without which
       E||g||^2 cannot fall below ||m||^2 at high noise and the strategy returns to `ctm`;
     - `form`: backward is the paper's; forward has alpha up to 1e7 on long jumps; `blend` mixes
@@ -57,6 +59,7 @@ class AnalyticParams(Params):
     statistics: Literal["moments", "stein", "jvp"] = "moments"
     levels: int = Field(default=120, ge=8)
     samples: int = Field(default=4096, ge=8)
+    tolerance: float | None = Field(default=None, gt=0)
     centre: bool = False
     form: Literal["backward", "forward", "blend"] = "backward"
     cap: float = Field(default=1.0, gt=0)
@@ -91,8 +94,9 @@ class Analytic(DenoiserForm):
     @property
     def measured(self) -> dict[str, Any]:
         """The curves: whatever is made of them, centred or not."""
-        keys = {"statistics", "levels", "samples"}
-        return {"curves": 1, **self.params.model_dump(mode="json", include=keys)}
+        keys = {"statistics", "levels", "samples", "tolerance"}
+        told = self.params.model_dump(mode="json", include=keys, exclude_none=True)
+        return {"curves": 1, **told}
 
     def shown(self) -> dict[str, Tensor]:
         """l and S as this strategy reads them, centred or not."""
@@ -133,24 +137,13 @@ class Analytic(DenoiserForm):
         if p.form != "blend":
             own = "t" if p.form == "forward" else "s"
             ends = {"t": at_t, "s": at_s, "form": at_t if own == "t" else at_s}
-            return self._step(at_t, at_s, ends[p.S_at], ends[p.l_at], implicit=own == "s")
-        ahead = self._step(at_t, at_s, at_t, at_t, implicit=False)
-        back = self._step(at_t, at_s, at_s, at_s, implicit=True)
+            return self.curves.step(at_t, at_s, S=ends[p.S_at], l=ends[p.l_at], implicit=own == "s")
+        ahead = self.curves.step(at_t, at_s, S=at_t, l=at_t, implicit=False)
+        back = self.curves.step(at_t, at_s, S=at_s, l=at_s, implicit=True)
         between, over = ahead[0] - back[0], ahead[0] - p.cap
         share = (over / between).where(between > 0, (over > 0).double()).clamp(p.share, 1)
         alpha, beta = (a + share * (b - a) for a, b in zip(ahead, back, strict=True))
         return alpha, beta
-
-    def _step(
-        self, at_t: Point, at_s: Point, S: Point, l: Point, implicit: bool
-    ) -> tuple[Tensor, Tensor]:
-        """(alpha, beta) of one Euler step with S and l read there, x in g at s if implicit."""
-        decay = (at_t.log_L - at_s.log_L).exp()
-        c = self.curves.eta_between(at_t, at_s) * (S.log_S - at_s.log_L).exp()
-        linear = c * (1 - l.l)
-        if implicit:
-            return c / (1 + linear), decay / (1 + linear)
-        return c, decay - linear
 
     def inner(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """See `DenoiserForm.inner`."""

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from harness.api import register_precond
-from preconds.calibration.rotation import Rotation, RotationParams
+from preconds.calibration.rotation import Rotation, ScalarParams
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class Balanced(Rotation):
     """Least squares (`lsq`) with a bound on the size of the network's targets."""
 
-    class Params(RotationParams):
+    class Params(ScalarParams):
         """`ridge`: variance of the network's error in F; `reach`: largest RMS of its targets."""
 
         ridge: float = Field(default=0.01, ge=0)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from harness.api import register_precond
-from preconds.calibration.rotation import Rotation, RotationParams
+from preconds.calibration.rotation import Rotation, ScalarParams
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class LeastSquares(Rotation):
     """The best untrained jump: regression of x_s on x_t and D over the teacher's trajectories."""
 
-    class Params(RotationParams):
+    class Params(ScalarParams):
         """`ridge`: variance of the network's error in F, in units of F's own (about 1)."""
 
         ridge: float = Field(default=0.01, ge=0)

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness.api import register_precond
-from preconds.calibration.rotation import Rotation, RotationParams
+from preconds.calibration.rotation import Rotation, ScalarParams
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Moment(Rotation):
     """Targets of one variance in every jump: EDM's principle, measured on trajectories."""
 
-    class Params(RotationParams):
+    class Params(ScalarParams):
         """`tangent`: whether short jumps keep the teacher's own scale."""
 
         tangent: bool = True

@@ -150,6 +150,7 @@ def calibrate(
         dataset if dataset is not None else teacher.dataset(),
         levels=levels,
         samples=samples,
+        tolerance=getattr(precond.params, "tolerance", None),
         sigma_min=precond.sigma_min,
         sigma_max=precond.sigma_max,
         seed=seed,

@@ -24,6 +24,9 @@ SMALLEST, LARGEST = 32, 1024
 SHARES = 12
 #: partial sums that are added up at the end: bounds what is kept, whatever the number of samples
 PARTS = 64
+#: with a tolerance, samples come in rounds, each as many as there were before, in groups alike;
+#: what groups disagree by is the standard error
+FIRST_ROUND, GROUPS = 256, 8
 #: step of a difference quotient in units of lambda = -log t: what float32 and float64 both bear
 STEP = 5e-3
 
@@ -41,6 +44,29 @@ class Draw(NamedTuple):
     labels: Tensor | None
 
 
+def standard_error(
+    groups: list[dict[str, Tensor]], known: Callable[[dict[str, Tensor]], Tensor]
+) -> float:
+    """The largest of what follows from the sums of all groups, by the jackknife over groups.
+
+    Infinite with fewer than three groups, which tell too little of it.
+    """
+    count = len(groups)
+    if count < 3:
+        return math.inf
+    without = torch.stack([known(_total(groups[:k] + groups[k + 1 :])) for k in range(count)])
+    return float((without.var(0, unbiased=False) * (count - 1)).sqrt().max())
+
+
+def _spans(start: int, stop: int, size: int) -> list[tuple[int, int]]:
+    """[start, stop) in pieces of `size`, the last one smaller where it has to be."""
+    return [(first, min(first + size, stop)) for first in range(start, stop, size)]
+
+
+def _total(sums: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([each[name] for each in sums]).sum(0) for name in sums[0]}
+
+
 class Probe:
     """Streams the same (x_0, eps) past every noise level, and divides the work over processes.
 
@@ -50,6 +76,8 @@ class Probe:
 
     Attributes:
         sigma: noise levels, uniform in -log sigma, noisiest first, float64.
+        samples: how many there are, or with a `tolerance` at most.
+        tolerance: the standard error of what is measured that is small enough; None: use all.
         evaluations: teacher evaluations of one sample so far, by all processes.
     """
 
@@ -60,6 +88,7 @@ class Probe:
         *,
         levels: int = 120,
         samples: int = 4096,
+        tolerance: float | None = None,
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
         seed: int = 0,
@@ -72,6 +101,7 @@ class Probe:
         self.dataset = dataset
         self.sigma = uniform_lambda(levels, sigma_min, sigma_max)
         self.samples = samples - samples % 2
+        self.tolerance = tolerance
         self.seed = seed
         self.device = torch.device(device)
         most = COORDINATES.get(self.device.type, MANY_COORDINATES) // math.prod(self.shape)
@@ -85,31 +115,64 @@ class Probe:
         """Shape of one sample."""
         return self.teacher.spec.shape
 
-    def add_up(self, measure: Callable[[Draw], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def add_up(
+        self,
+        measure: Callable[[Draw], dict[str, Tensor]],
+        known: Callable[[dict[str, Tensor]], Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Sum `measure(draw)` over all samples; each process of the group takes its share.
 
         Every process must call it, and gets the same: the same batches are added in the same order
-        however many processes there are, to the last bit.
+        however many processes there are, to the last bit. The sums have one key more, `samples`:
+        how many were summed over.
+
+        Args:
+            known: what follows from such sums, of which no standard error may be above `tolerance`.
+                With both, summing ends after the first round in which that holds.
         """
-        starts = range(0, self.samples // 2, self.batch // 2)
-        parts = min(len(starts), PARTS)
+        pairs, half = self.samples // 2, self.batch // 2
+        if known is None or self.tolerance is None:
+            spans = _spans(0, pairs, half)
+            parts = min(len(spans), PARTS)
+            return _total(self._shared(measure, [spans[part::parts] for part in range(parts)]))
+        groups: list[list[dict[str, Tensor]]] = [[] for _ in range(GROUPS)]
+        end = 0
+        while end < pairs:
+            start, end = end, min(pairs, max(FIRST_ROUND // 2, 2 * end))
+            shares = [
+                _spans(first, last, half)
+                for first, last in _spans(start, end, -(-(end - start) // GROUPS))
+            ]
+            for group, sums in zip(groups, self._shared(measure, shares), strict=False):
+                group.append(sums)
+            if (
+                standard_error([_total(group) for group in groups if group], known)
+                <= self.tolerance
+            ):
+                break
+        return _total([sums for group in groups for sums in group])
+
+    def _shared(
+        self, measure: Callable[[Draw], dict[str, Tensor]], shares: list[list[tuple[int, int]]]
+    ) -> list[dict[str, Tensor]]:
+        """The sums over each share's spans; processes divide the shares, and each gets all sums."""
         before = self.evaluations
+        batches = sum(map(len, shares))
         mine, seen = [], 0
-        for part in range(self.group.rank, parts, self.group.size):
+        for part in range(self.group.rank, len(shares), self.group.size):
             total: dict[str, Tensor] = {}
-            for start in starts[part::parts]:
-                for name, value in measure(self._draw(start)).items():
+            for span in shares[part]:
+                draw = self._draw(*span)
+                counted = torch.tensor(len(draw.x0), dtype=torch.float64)
+                for name, value in {**measure(draw), "samples": counted}.items():
                     total[name] = total[name] + value if name in total else value
                 seen += 1
-                tell("calibrating", self.group.size * seen, len(starts))
+                tell("calibrating", self.group.size * seen, batches)
             mine.append((part, {name: value.cpu() for name, value in total.items()}))
-        shares = self.group.gather([(mine, self.evaluations - before)])
-        self.evaluations = before + sum(count for _, count in shares)
-        found = dict(item for share, _ in shares for item in share)
-        return {
-            name: torch.stack([found[part][name] for part in range(parts)]).sum(0)
-            for name in found[0]
-        }
+        told = self.group.gather([(mine, self.evaluations - before)])
+        self.evaluations = before + sum(count for _, count in told)
+        found = dict(item for share, _ in told for item in share)
+        return [found[part] for part in range(len(shares))]
 
     def denoise(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The teacher's D(x, t), float64 [B, *shape].
@@ -132,8 +195,7 @@ class Probe:
         )
         return (ahead - behind) / (2 * STEP)
 
-    def _draw(self, start: int) -> Draw:
-        stop = min(start + self.batch // 2, self.samples // 2)
+    def _draw(self, start: int, stop: int) -> Draw:
         numbers = torch.arange(start, stop, device=self.device)
         x0, labels = self.dataset.draw(self.seed, "calibration", numbers)
         x0 = x0.to(self.device).double()

@@ -74,6 +74,20 @@ class Curves:
         )
         return torch.where(t.cell == s.cell, same, across)
 
+    def step(
+        self, t: Point, s: Point, *, S: Point, l: Point, implicit: bool
+    ) -> tuple[Tensor, Tensor]:
+        """(alpha, beta) of one Euler step from t to s with S and l read at those points.
+
+        `implicit`: the x of g is at s, which is the backward form if S and l are read there too.
+        """
+        decay = (t.log_L - s.log_L).exp()
+        c = self.eta_between(t, s) * (S.log_S - s.log_L).exp()
+        linear = c * (1 - l.l)
+        if implicit:
+            return c / (1 + linear), decay / (1 + linear)
+        return c, decay - linear
+
     def _within(self, cell: Tensor, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(l, log L, log S) at lam inside a sub-interval: linear, its integral, linear."""
         width = self.lam[cell + 1] - self.lam[cell]

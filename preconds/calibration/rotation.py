@@ -27,6 +27,16 @@ class RotationParams(Params):
     samples: int = Field(default=2048, ge=8)
 
 
+class ScalarParams(RotationParams):
+    """The measurement of strategies that have one number for all coordinates.
+
+    `tolerance`: measure until no jump has a larger standard error, in standard deviations of the
+    data at s, at most `samples`.
+    """
+
+    tolerance: float | None = Field(default=None, gt=0)
+
+
 class Rotation(DenoiserForm):
     """Base of strategies that make a and e of the moments of the teacher's trajectories.
 
@@ -34,7 +44,7 @@ class Rotation(DenoiserForm):
     teacher's mean.
     """
 
-    Params = RotationParams
+    Params = ScalarParams
 
     def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
         """(a, e) for s < t, [levels (t), levels (s)]; `way` is 1 - s/t. The rest is not read."""
@@ -56,8 +66,9 @@ class Rotation(DenoiserForm):
     @property
     def measured(self) -> dict[str, Any]:
         """See `Preconditioning.measured`."""
-        keys = {"levels", "samples"}
-        return {"trajectories": 2, **self.params.model_dump(mode="json", include=keys)}
+        keys = {"levels", "samples", "tolerance"}
+        told = self.params.model_dump(mode="json", include=keys, exclude_none=True)
+        return {"trajectories": 2, **told}
 
     def load(self, artifact):  # type: ignore[no-untyped-def]
         """See `Preconditioning.load`."""

@@ -29,6 +29,8 @@ from torch import Tensor
 
 from harness.api import HarnessError, edm_inner
 from harness.core.probe import STEP, Draw, Probe
+from harness.core.schedule import karras
+from preconds.calibration.curves import Curves
 
 Statistics = Literal["moments", "stein", "jvp"]
 
@@ -37,6 +39,8 @@ Statistics = Literal["moments", "stein", "jvp"]
 STEEPEST = 6.0
 #: ends the names of what is measured around the teacher's mean
 CENTRED = "_centred"
+#: a tolerance is about jumps between so many of Karras' levels, those of training
+NODES = 18
 
 
 def measure(probe: Probe, statistics: Statistics) -> dict[str, Tensor]:
@@ -53,19 +57,29 @@ def measure(probe: Probe, statistics: Statistics) -> dict[str, Tensor]:
         HarnessError: the teacher returned values that are not finite.
     """
     mean = teacher_mean(probe)
-    sums = probe.add_up(lambda draw: _inner_products(probe, draw, mean, statistics))
+
+    def jumps(sums: dict[str, Tensor]) -> Tensor:
+        """What a tolerance is about: the published jumps, as they are and centred."""
+        found = _curves(probe, sums, statistics)
+        both = (Curves(found["sigma"], found["l"], found[f"log_S{kind}"]) for kind in ("", CENTRED))
+        return torch.stack([_moved(curves, probe) for curves in both])
+
+    sums = probe.add_up(lambda draw: _inner_products(probe, draw, mean, statistics), jumps)
     if not all(bool(value.isfinite().all()) for value in sums.values()):
         raise HarnessError(
             "calibration: the teacher's denoiser returned values that are not finite"
         )
-    coordinates = probe.samples * math.prod(probe.shape)
-    norm = coordinates if statistics == "stein" else sums["probe"]
+    return {"offset": mean.cpu(), **_curves(probe, sums, statistics)}
+
+
+def _curves(probe: Probe, sums: dict[str, Tensor], statistics: Statistics) -> dict[str, Tensor]:
+    """What `measure` returns, less the mean, from inner products summed over samples."""
+    norm = sums["samples"] * math.prod(probe.shape) if statistics == "stein" else sums["probe"]
     raw_l = 1 - sums["trace"] / norm
     l = raw_l.clamp(0, 1)
     result = {
         "sigma": probe.sigma.clone(),
         "l": l,
-        "offset": mean.cpu(),
         "clipped": torch.tensor(
             [float((raw_l - l).abs().max()), float((raw_l != l).sum())], dtype=torch.float64
         ),
@@ -76,6 +90,20 @@ def measure(probe: Probe, statistics: Statistics) -> dict[str, Tensor]:
         log_S, flat, bounded = _scale(mine, -probe.sigma.log(), l, statistics == "jvp")
         result |= {f"log_S{kind}": log_S, f"flat{kind}": flat, f"bounded{kind}": bounded}
     return result
+
+
+def _moved(curves: Curves, probe: Probe) -> Tensor:
+    """Jumps of the backward form, in standard deviations of the data at s, [2, jumps].
+
+    beta is multiplied by x of size sqrt(t^2 + sd^2), alpha by D of size sd.
+    """
+    sd = probe.teacher.spec.sigma_data
+    nodes = karras(NODES, float(probe.sigma[-1]), float(probe.sigma[0]))
+    t, s = nodes[torch.triu_indices(NODES, NODES, 1)]
+    to = curves.at(s)
+    alpha, beta = curves.step(curves.at(t), to, S=to, l=to, implicit=True)
+    size = (s * s + sd * sd).sqrt()
+    return torch.stack([alpha * sd / size, beta * (t * t + sd * sd).sqrt() / size])
 
 
 def teacher_mean(probe: Probe) -> Tensor:
@@ -92,7 +120,8 @@ def teacher_mean(probe: Probe) -> Tensor:
         x = draw.x0 + t * draw.eps
         return {"mean": (probe.denoise(x, t, draw.labels) - c * x).sum(0)}
 
-    return probe.add_up(total)["mean"].to(probe.device) / (probe.samples * (1 - c.item()))
+    sums = probe.add_up(total)
+    return sums["mean"].to(probe.device) / (sums["samples"].item() * (1 - c.item()))
 
 
 def _inner_products(

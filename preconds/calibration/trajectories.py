@@ -49,11 +49,21 @@ def measure(probe: Probe, sigma_data: float, directions: int = 0) -> dict[str, T
     mean = teacher_mean(probe)
     axes, groups = principal_basis(probe, mean, directions)
     basis = Basis(axes, groups).to(probe.device)
-    sums = probe.add_up(lambda draw: _products(probe, draw, mean, sigma_data, basis))
+    angle = (probe.sigma / sigma_data).arctan()
+    turn = (angle[:, None] - angle).sin().triu(1)
+
+    def jumps(sums: dict[str, Tensor]) -> Tensor:
+        """What a tolerance is about: b, R and phi, in standard deviations of the data at s."""
+        found = moments({name: sums[name] / sums["samples"] / size for name in OF_ALL})
+        parts = (found.target_slope, found.target_rms, found.network_rms)
+        return torch.stack([turn * part for part in parts])
+
+    size = math.prod(probe.shape)
+    sums = probe.add_up(lambda draw: _products(probe, draw, mean, sigma_data, basis), jumps)
     if not all(bool(value.isfinite().all()) for value in sums.values()):
         raise HarnessError("calibration: the teacher's ODE has a trajectory that is not finite")
-    coordinates = probe.samples * math.prod(probe.shape)
-    counts = {name: coordinates if name in OF_ALL else probe.samples for name in sums}
+    samples = int(sums.pop("samples"))
+    counts = {name: samples * size if name in OF_ALL else samples for name in sums}
     return {
         "sigma": probe.sigma.clone(),
         **{name: value / counts[name] for name, value in sums.items()},
@@ -61,7 +71,7 @@ def measure(probe: Probe, sigma_data: float, directions: int = 0) -> dict[str, T
         **{f"axis{k}": axis for k, axis in enumerate(axes)},
         "groups": groups,
         "sizes": groups.flatten().bincount(),
-        "trajectories": torch.tensor(probe.samples),
+        "trajectories": torch.tensor(samples),
     }
 
 

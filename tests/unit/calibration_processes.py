@@ -16,6 +16,7 @@ STRATEGIES = {
     "moments": ("analytic", {"samples": 600, "levels": 24}),
     "jvp": ("analytic", {"samples": 600, "levels": 24, "statistics": "jvp"}),
     "trajectories": ("balanced", {"samples": 600, "levels": 12}),
+    "rounds": ("moment", {"samples": 2048, "levels": 12, "tolerance": 0.01}),
 }
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from harness.api import calibrate, create_precond, create_teacher, edm_inner
-from harness.core.probe import Probe
+from harness.core.probe import Probe, standard_error
+from harness.core.schedule import karras
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures/reference_values.json").read_text())
 
@@ -75,6 +76,36 @@ def test_cost_by_hook(ring):
     sizes = []
     calibrate(create_precond("lsq", sigma_data=0.5), counting(ring, sizes))
     assert sum(sizes) < counts["moments"]
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("analytic", 0.01), ("arc", 0.05)])
+def test_with_a_tolerance_it_ends_when_it_knows(name, tolerance, ring):
+    """No jump is off by more than four standard errors; what cannot be reached measures all."""
+
+    def measured(**params):
+        made = create_precond(name, sigma_data=ring.spec.sigma_data, **params)
+        return calibrate(made, ring)
+
+    levels = karras(18)
+    t, s = levels[torch.triu_indices(18, 18, 1)]
+    size, before = ((x * x + ring.spec.sigma_data**2).sqrt() for x in (s, t))
+    whole, early, never = measured(), measured(tolerance=tolerance), measured(tolerance=1e-12)
+    spent = {each: float(each.artifact["evaluations"]) for each in (whole, early, never)}
+    assert spent[early] < spent[whole] / 3
+    assert spent[never] == spent[whole]
+    for other, most in ((early, 4 * tolerance), (never, 1e-8)):
+        skip = (other.coeffs(t, s).skip - whole.coeffs(t, s).skip) * before / size
+        out = (other.coeffs(t, s).out - whole.coeffs(t, s).out) / size
+        assert max(skip.abs().max(), out.abs().max()) < most
+
+
+def test_the_jackknife_is_the_error_of_a_mean():
+    """Groups of equal size, what follows their mean: its textbook standard error."""
+    means = torch.tensor([1.0, 2.0, 4.0, 7.0], dtype=torch.float64)
+    groups = [{"x": 5 * m, "samples": torch.tensor(5.0)} for m in means]
+    found = standard_error(groups, lambda sums: (sums["x"] / sums["samples"])[None])
+    assert found == pytest.approx(float(means.std()) / 2)
+    assert standard_error(groups[:2], lambda sums: sums["x"][None]) == math.inf
 
 
 @pytest.mark.parametrize(("name", "params"), [("analytic", {"statistics": "jvp"}), ("lsq", {})])

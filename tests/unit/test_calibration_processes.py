@@ -43,7 +43,7 @@ def test_the_same_measurement_for_one_two_and_three_processes(found):
                 assert torch.allclose(value, alone[key], rtol=1e-9, atol=0), (place, key)
 
 
-@pytest.mark.parametrize("label", ["moments", "jvp", "trajectories"])
+@pytest.mark.parametrize("label", ["moments", "jvp", "trajectories", "rounds"])
 def test_each_process_does_its_share_once(found, label):
     whole = int(found[1, 0][f"{label}/mine"])
     assert whole == int(found[1, 0][f"{label}/evaluations"])
