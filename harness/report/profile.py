@@ -18,6 +18,7 @@ within 10 % of its best.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -128,8 +129,8 @@ def _levels(
     """A record for every level; what is known of the lead is the same in all of them."""
     race = Race(pairs)
 
-    def judged(part: float) -> str:
-        return verdict(*race.middle(levels.cost(part)))
+    def judged(parts: list[float]) -> list[str]:
+        return [verdict(*each) for each in race.middle([levels.cost(part) for part in parts])]
 
     parts = levels.parts()
     costs = [levels.cost(part) for part in parts]
@@ -168,10 +169,10 @@ class Race:
             self.base = Stack([base for base, _ in pairs.values()])
             self.mine = Stack([mine for _, mine in pairs.values()])
 
-    def middle(self, cost: float) -> tuple[float, str]:
-        """The median speed-up at one cost, and how to read it."""
-        *_, low, high = self._at(np.full(self.seeds, cost))
-        return middle(low, high)
+    def middle(self, costs: list[float]) -> list[tuple[float, str]]:
+        """The median speed-up at each of these costs, and how to read it."""
+        *_, low, high = self._at(np.array(costs)[:, None].repeat(self.seeds, 1))
+        return list(map(middle, low, high))
 
     def compare(self, goals: list[list[float]], sign: float) -> list[dict[str, Any]]:
         """For every list of goals, one for each seed: images to them and the speed-up in images."""
@@ -223,11 +224,11 @@ def verdict(speedup: float, bound: str) -> str:
     return "slower" if bound == "" else "unknown"
 
 
-def lead(verdicts: Mapping[float, str], judged: Callable[[float], str]) -> Lead | None:
+def lead(verdicts: Mapping[float, str], judged: Callable[[list[float]], list[str]]) -> Lead | None:
     """The lead that lasts to the hardest quality, None where there is no lead at any level.
 
-    `verdicts` are those at the levels, from the easiest to the hardest; `judged` gives one for any
-    place between, so that the ends of the lead are found by halving, to 1/64 of a step.
+    `verdicts` are those at the levels, from the easiest to the hardest; `judged` gives those of any
+    places between, so that the ends of the lead are found by halving, to 1/64 of a step.
     """
     parts = list(verdicts)
     leading = [k for k, part in enumerate(parts) if verdicts[part] == FASTER]
@@ -240,18 +241,26 @@ def lead(verdicts: Mapping[float, str], judged: Callable[[float], str]) -> Lead 
     if last == len(parts) - 1:
         return Lead(begins, parts[last], "")
     inside, outside = _edge(parts[last], parts[last + 1], judged)
-    return Lead(begins, inside, judged(outside))
+    return Lead(begins, inside, judged([outside])[0])
 
 
-def _edge(inside: float, outside: float, judged: Callable[[float], str]) -> tuple[float, float]:
-    """Two near places: the strategy leads at the first one and does not at the second."""
+def _edge(
+    inside: float, outside: float, judged: Callable[[list[float]], list[str]]
+) -> tuple[float, float]:
+    """Two near places: the strategy leads at the first one and does not at the second.
+
+    All places that halving can come by are judged at once, which costs less than one by one.
+    """
+    places = [inside, outside]
     for _ in range(6):
-        middle = (inside + outside) / 2
-        if judged(middle) == FASTER:
-            inside = middle
-        else:
-            outside = middle
-    return inside, outside
+        between = [(a + b) / 2 for a, b in itertools.pairwise(places)]
+        places = [place for two in zip(places, between, strict=False) for place in two] + [outside]
+    leads = [True, *(each == FASTER for each in judged(places[1:-1])), False]
+    low, high = 0, len(places) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if leads[middle] else (low, middle)
+    return places[low], places[high]
 
 
 def _end(curves: Mapping[int, Curve], lower: bool) -> dict[str, float]:

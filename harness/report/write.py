@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from harness.core.sampler import Sampler
 from harness.errors import ConfigError, nearest
@@ -213,7 +214,8 @@ def _csv(frame: pd.DataFrame) -> str:
     def told(value: Any) -> Any:
         return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
-    return str(frame.map(told).to_csv(index=False))
+    words = {name: frame[name].map(told) for name in frame if not is_numeric_dtype(frame[name])}
+    return str(frame.assign(**words).to_csv(index=False))
 
 
 def _untrained(rows: pd.DataFrame, matrix: dict[str, Any]) -> list[str]:

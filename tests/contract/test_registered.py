@@ -23,10 +23,9 @@ def variants():
     for name in names():
         yield name, {}
         for key, field in registry.get("precond", name).Params.model_fields.items():
-            choices = (
-                typing.get_args(field.annotation) if field.annotation is not bool else (False, True)
-            )
-            for value in choices:
+            closed = typing.get_origin(field.annotation) is typing.Literal
+            choices = typing.get_args(field.annotation) if closed else ()
+            for value in (False, True) if field.annotation is bool else choices:
                 if value != field.default:
                     yield name, {key: value}
 

@@ -161,8 +161,8 @@ def test_levels_go_from_easy_to_hard_and_are_reached_ever_later(base, mine, othe
 def test_a_lead_holds_from_its_start_to_its_end_and_not_beyond(verdicts):
     last = len(verdicts) - 1
 
-    def judged(place):
-        return verdicts[round(place)]
+    def judged(places):
+        return [verdicts[round(place)] for place in places]
 
     found = lead({float(k): verdict for k, verdict in enumerate(verdicts)}, judged)
     leading = [k for k, verdict in enumerate(verdicts) if verdict == "faster"]
