@@ -215,7 +215,7 @@ def _csv(frame: pd.DataFrame) -> str:
         return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
     words = {name: frame[name].map(told) for name in frame if not is_numeric_dtype(frame[name])}
-    return str(frame.assign(**words).to_csv(index=False))
+    return str(frame.assign(**words).to_csv(index=False, float_format="%.10g"))
 
 
 def _untrained(rows: pd.DataFrame, matrix: dict[str, Any]) -> list[str]:

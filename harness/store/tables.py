@@ -67,7 +67,9 @@ def _united(known: dict[str, Any], new: dict[str, Any], grid: str) -> tuple[dict
     """What the tables have of a grid, and what a part or a variant of it adds; and a note."""
     merged = dict(new)
     for kind, key in (("cells", "run_id"), ("skips", "cell")):
-        merged[kind] = list({item[key]: item for item in (*known[kind], *new[kind])}.values())
+        items = {item[key]: item for item in (*known[kind], *new[kind])}
+        whole = len(items) == len(new[kind])  # then in the order of the grid
+        merged[kind] = new[kind] if whole else list(items.values())
     merged["trained"] = known.get("trained", {}) | new["trained"]
     asked = {cell["run_id"] for cell in new["cells"]}
     left = {cell["objective"]["name"] for cell in known["cells"] if cell["run_id"] not in asked}

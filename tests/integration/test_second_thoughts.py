@@ -182,6 +182,9 @@ def test_a_part_or_a_variant_of_a_grid_takes_nothing_from_its_tables(done):
     assert (code, "stay at" in err) == (0, False)
     board = say("leaderboard", folder / "results")[1]
     assert all(f"NFE {nfe}" in board for nfe in (1, 2, 3))
+    say("run", *words, "--set", "axes.precond=[mine, ctm]")  # all of its cells: in that order
+    cells = json.loads((folder / "results/tables/tiny/matrix.json").read_text())["cells"]
+    assert [cell["precond"]["name"] for cell in cells] == ["mine", "ctm"]
     say("run", *words)  # the file alone
     assert "NFE 3" not in say("leaderboard", folder / "results")[1]
 
