@@ -150,14 +150,22 @@ def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_grid_arguments(parser: argparse.ArgumentParser, *, shard: bool = True) -> None:
-    """--matrix, --set, --only, --shard, --plugin: how run and plan choose cells."""
+    """--matrix, --set, --results, --only, --shard, --plugin: which cells, and where they go."""
     parser.add_argument("--matrix", required=True, metavar="GRID.yaml", help="the grid to expand")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a value of the grid, e.g. train.lr=1e-4 or results=DIR; repeat for more",
+        help="override a value of the grid, e.g. train.lr=1e-4; repeat for more",
+    )
+    parser.add_argument(
+        "--results",
+        dest="set",
+        action="append",
+        type=lambda folder: f"results={folder}",
+        metavar="DIR",
+        help="the results folder, instead of the grid's",
     )
     parser.add_argument(
         "--only",

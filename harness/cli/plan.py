@@ -54,6 +54,9 @@ def main(args: argparse.Namespace) -> int:
     print(tabulate(rows, headers=["run", "precond", "seed", "state", "missing"]))
     for lacking in missing_weights(matrix.extractors):
         print(f"not on this machine: {lacking}")
+    local = grid.launch.launcher == "local"
+    if grid.launch.device == "cuda" and local and not devices.visible():
+        print("note: launch.device is cuda and no GPU is visible here, so `run` would refuse")
     for skip in matrix.skips:
         print(f"skipped {skip.cell}: {visible(skip.reason)}")
     part = f"shard {args.shard}, {len(matrix.specs)} of " if args.shard else ""

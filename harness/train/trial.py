@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any, cast
@@ -45,6 +46,8 @@ from harness.train.stand_ins import Banded, Noise, StandIn
 from harness.train.trial_metrics import try_extractor, try_metric
 
 SAMPLES = 4
+#: root mean square of data, in the teacher's sigma_data, above which a note asks for their scale
+TOO_LARGE = 10.0
 #: what modules of an objective are told of the grid's `train` section
 TRAIN = {"optimizer": "adam", "lr": 1e-3}
 #: of a calibration: noise levels; samples, two for every coordinate between these limits
@@ -180,6 +183,15 @@ class Ground:
             raise ConfigError(f"{where} {described(x0)}, expected float32 samples {list(shape)}")
         if not x0.isfinite().all():
             raise ConfigError(f"{where} samples that are not finite")
+        size = float(x0.double().square().mean().sqrt())
+        sigma_data = self.own.spec.sigma_data
+        if size > TOO_LARGE * sigma_data:
+            warnings.warn(
+                f"dataset {cls.name!r} ({place(cls, method='draw')}): samples have a root mean"
+                f" square of {size:.3g}, the teacher's data one of about {sigma_data:.3g}: are"
+                " they scaled to [-1, 1]?",
+                stacklevel=2,
+            )
         return own
 
     def try_precond(self, cell: RunSpec, walks: Iterable[tuple[str, int]]) -> None:

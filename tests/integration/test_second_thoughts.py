@@ -37,7 +37,7 @@ def once(tmp_path_factory):
 def done(once, tmp_path):
     """A copy of it, and how to go on with it."""
     folder = shutil.copytree(once, tmp_path / "copy")
-    words = ["--matrix", folder / "tiny.yaml", "--set", f"results={folder / 'results'}"]
+    words = ["--matrix", folder / "tiny.yaml", "--results", folder / "results"]
     return folder, [*words, "--plugin", folder / "mine.py"]
 
 

@@ -215,6 +215,13 @@ def test_check_tries_a_dataset_in_its_own_shape(harness, name):
     assert "float32 samples" in out
 
 
+def test_data_on_another_scale_are_told(tmp_path, harness):
+    file = tmp_path / "mine.py"
+    file.write_text(SOURCES["dataset"] % "127.5 * torch.ones(len(numbers), 2), None")
+    with pytest.warns(UserWarning, match=r"dataset 'wrong' .* are they scaled to \[-1, 1\]\?"):
+        assert harness("check", "dataset", "wrong", "--plugin", file)[0] == 0
+
+
 @pytest.mark.parametrize("kind", ["objective", "metric", "extractor", "teacher", "dataset"])
 def test_check_says_what_is_well(tmp_path, harness, kind):
     file = tmp_path / "mine.py"
