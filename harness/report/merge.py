@@ -102,7 +102,8 @@ def read_run(stores: Sequence[ResultStore], run_id: str) -> FoundRun:
             )
         try:
             _ = run.spec
-            merged.plugins = merged.plugins or run.plugins()
+            if origin.get("plugins") and not merged.plugins:
+                merged.plugins = run.plugins()
         except ArtifactError as error:  # costs no number: matrix.json knows the run, too
             merged.notes.append(str(error))
         _add(merged, run, status, rows, origin)
