@@ -91,6 +91,11 @@ class Analytic(DenoiserForm):
 
         return statistics.measure(probe, self.params.statistics)
 
+    def calibration_evaluations(self) -> float:
+        """One for every level and sample, 3.5 with Jacobians, and a level more for the mean."""
+        p = self.params
+        return p.samples * (1 + p.levels * (3.5 if p.statistics == "jvp" else 1))
+
     @property
     def measured(self) -> dict[str, Any]:
         """The curves: whatever is made of them, centred or not."""

@@ -146,6 +146,13 @@ class Preconditioning(Plugin):
         """
         raise self.lacks("calibrate(self, probe)")
 
+    def calibration_evaluations(self) -> float | None:
+        """Evaluations of the teacher, of one sample each, that `calibrate` takes at most.
+
+        `plan` forecasts from it. None by default: unknown.
+        """
+        return None
+
     @property
     def measured(self) -> dict[str, Any]:
         """What `calibrate` depends on: strategies that say the same share one measurement."""

@@ -33,7 +33,9 @@ FEW = 64
 
 @dataclass(frozen=True)
 class EvaluationCost:
-    """Seconds. `jump` and `extract` are by sample, `metrics` are for all samples of one NFE.
+    """Seconds. `jump`, `denoise` (the teacher) and `extract` are by sample.
+
+    `metrics` are for all samples of one NFE.
 
     `solve` is the teacher's own solution for all samples, once for all cells; `start` is what a
     worker takes to import what it needs. Extractors without weights here are left out.
@@ -41,6 +43,7 @@ class EvaluationCost:
 
     samples: int
     jump: float
+    denoise: float
     extract: dict[str, float]
     metrics: dict[str, float]
     solve: float
@@ -104,6 +107,7 @@ def measure_evaluation(cell: Cell, request: Request, machine: Machine) -> Evalua
     return EvaluationCost(
         samples=request.samples,
         jump=jump,
+        denoise=ask,
         extract=extract,
         metrics=metrics,
         solve=2 * request.ode_steps * ask * request.samples if trajectory else 0.0,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.api import content_digest
+from harness.api import content_digest, create_precond
 from harness.config.matrix import Matrix
 from harness.errors import HarnessError
 from harness.store.files import read_json, write_json
@@ -27,13 +27,15 @@ Record = dict[str, Any]
 class Forecast:
     """Seconds that the missing numbers of a grid will take, with `slots` cells at a time.
 
-    `once` is what is shared by cells: the teacher's own solution, features of the data. `measured`
-    names the machines the figures come from, `unknown` the problems nobody has measured.
+    `once` is what is shared by cells: the teacher's own solution, features of the data,
+    calibrations. `measured` names the machines the figures come from, `unknown` the problems nobody
+    has measured, `left_out` strategies whose calibration is not known.
     """
 
     training: float
     evaluation: float
     once: float
+    left_out: tuple[str, ...]
     measured: tuple[str, ...]
     unknown: tuple[str, ...]
 
@@ -46,10 +48,11 @@ class Forecast:
         """One or two lines; `command` is what measures what is unknown."""
         lines = []
         if self.measured:
+            without = f"; without calibrating {', '.join(self.left_out)}" if self.left_out else ""
             lines.append(
                 f"forecast: about {duration(self.total)} ({duration(self.training)} of training,"
-                f" {duration(self.evaluation)} of evaluation, {duration(self.once)} once; without"
-                f" calibration), as measured on {'; '.join(self.measured)}"
+                f" {duration(self.evaluation)} of evaluation, {duration(self.once)} once{without}),"
+                f" as measured on {'; '.join(self.measured)}"
             )
         if self.unknown:
             what = "; ".join(self.unknown)
@@ -121,6 +124,9 @@ def forecast(matrix: Matrix, store: ResultStore, gpu: bool = False) -> Forecast:
     measured: dict[str, None] = {}
     unknown: dict[str, None] = {}
     solved: set[str] = set()
+    calibrated: set[str] = set()
+    asking: dict[tuple[str, ...], tuple[str, float] | None] = {}
+    owed: dict[str, tuple[str, float]] = {}  # calibrations: whose, and their seconds
     records: dict[str, Record | None] = {}
     request = matrix.request
     for spec in matrix.specs:
@@ -129,6 +135,13 @@ def forecast(matrix: Matrix, store: ResultStore, gpu: bool = False) -> Forecast:
             missing = run.missing(matrix.wanted(spec))
         except HarnessError:
             continue  # `plan` tells which files cannot be read
+        step = run.known_status().get("step", 0) if missing else 0
+        pair = spec.precond.label, spec.digests["teacher"], spec.digests["dataset"]
+        if pair not in asking:
+            asking[pair] = _calibration(spec)
+        asked = asking[pair]
+        if asked and (step or not missing):
+            calibrated.add(asked[0])  # it has trained
         if not missing:
             continue
         problem = problem_of(spec, request)
@@ -141,15 +154,43 @@ def forecast(matrix: Matrix, store: ResultStore, gpu: bool = False) -> Forecast:
             continue
         measured[f"{record['hardware']} ({record['made'][:10]})"] = None
         cost = record["evaluation"]
-        steps = max(measure.step for measure in missing) - run.known_status().get("step", 0)
+        steps = max(measure.step for measure in missing) - step
         training += max(0, steps) * record["step_seconds"] + cost["start"]
         evaluation += _evaluation_seconds(missing, cost, request.samples)
         if spec.digests["teacher"] not in solved:
             solved.add(spec.digests["teacher"])
             once += cost["solve"] / request.processes
             once += request.samples * sum(cost["extract"].values())
+        if asked:
+            one = cost.get("denoise", math.nan) / request.processes
+            owed[asked[0]] = spec.precond.label, asked[1] * one
     slots = min(matrix.grid.launch.slots, max(1, len(matrix.specs)))
-    return Forecast(training / slots, evaluation / slots, once, tuple(measured), tuple(unknown))
+    owed = {what: owed[what] for what in owed if what not in calibrated}
+    left_out = [label for label, seconds in owed.values() if math.isnan(seconds)]
+    once += sum(seconds for _, seconds in owed.values() if not math.isnan(seconds))
+    return Forecast(
+        training / slots,
+        evaluation / slots,
+        once,
+        tuple(left_out),
+        tuple(measured),
+        tuple(unknown),
+    )
+
+
+def _calibration(spec: RunSpec) -> tuple[str, float] | None:
+    """What a cell's strategy measures of its teacher, and in how many evaluations; None: nothing.
+
+    nan evaluations: the strategy does not say.
+
+    Strategies and seeds that share a measurement have the same first part.
+    """
+    precond = create_precond(spec.precond.name, sigma_data=1.0, **spec.precond.params)
+    if not precond.needs_calibration():
+        return None
+    what = [precond.measured, spec.digests["teacher"], spec.digests["dataset"]]
+    evaluations = precond.calibration_evaluations()
+    return content_digest(what), math.nan if evaluations is None else evaluations
 
 
 def _evaluation_seconds(missing: Iterable[Measure], cost: dict[str, Any], samples: int) -> float:

@@ -130,6 +130,8 @@ def text(record: Record) -> str:
             for name, s in cost["metrics"].items()
         ),
     ]
+    if "denoise" in cost:  # older records do not have it
+        tail.append(f"1000 evaluations of the teacher take {1000 * cost['denoise']:.4g} s")
     if cost["solve"]:
         tail.append(f"the teacher's own solution, once: {duration(cost['solve'])}")
     table = tabulate(rows, headers="keys", disable_numparse=True)

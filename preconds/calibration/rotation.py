@@ -63,6 +63,11 @@ class Rotation(DenoiserForm):
 
         return trajectories.measure(probe, self.sigma_data)
 
+    def calibration_evaluations(self) -> float:
+        """Of every trajectory D at each level, two Heun steps of two between them, and the mean."""
+        p = self.params
+        return p.samples * (1 + p.levels + 4 * (p.levels - 1))
+
     @property
     def measured(self) -> dict[str, Any]:
         """See `Preconditioning.measured`."""

@@ -8,12 +8,14 @@ import torch
 from accelerate import Accelerator
 
 from harness.api import create
-from harness.bench.forecast import duration, find
+from harness.bench.forecast import duration, find, forecast
 from harness.bench.meter import Meter
 from harness.bench.problem import at_mean
 from harness.bench.stand_in import NETWORKS
 from harness.bench.steps import StepBench
 from harness.cli import bench as verb
+from harness.config.grid import load_grid
+from harness.config.matrix import expand
 from harness.core.random import integers
 from harness.store.store import ResultStore
 from harness.train.machine import Machine
@@ -102,6 +104,14 @@ def test_plan_forecasts_from_what_was_measured(harness, grid, tmp_path):
         done = run_without_torch("plan", "--matrix", grid, "--set", changed)
         assert ("no forecast" not in done.stdout) == known, changed
     (path,) = (results / "bench").glob("*.json")
+    denoise = json.loads(path.read_text())["evaluation"]["denoise"]
+    parts = {
+        names: forecast(expand(load_grid(grid, [f"axes.precond=[{names}]"])), ResultStore(results))
+        for names in ("ctm", "ctm, arc, lsq, analytic")
+    }
+    told = [each.once for each in parts.values()]
+    ours = 2048 * 197 + 4096 * 121  # arc and lsq share one
+    assert told[1] - told[0] == pytest.approx(denoise * ours)
     path.write_text("{")
     assert "no forecast" in run_without_torch("plan", "--matrix", grid).stdout
 

@@ -70,12 +70,14 @@ def test_cost_by_hook(ring):
         calibrate(precond, counting(ring, sizes))
         counts[statistics] = sum(sizes)
         assert float(precond.artifact["evaluations"]) == sum(sizes)
+        assert precond.calibration_evaluations() == sum(sizes)
         assert float(precond.artifact["seconds"]) > 0
     assert counts["moments"] == counts["stein"] == 121 * 4096
     assert counts["jvp"] <= 3.5 * counts["moments"]
     sizes = []
-    calibrate(create_precond("lsq", sigma_data=0.5), counting(ring, sizes))
-    assert sum(sizes) < counts["moments"]
+    precond = create_precond("lsq", sigma_data=0.5)
+    calibrate(precond, counting(ring, sizes))
+    assert precond.calibration_evaluations() == sum(sizes) < counts["moments"]
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("analytic", 0.01), ("arc", 0.05)])
