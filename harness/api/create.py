@@ -133,7 +133,9 @@ def calibrate(
     `levels` (default 120, uniform in -log sigma) and `samples` (default 4096 per level) override
     the strategy's own parameters. A closed-form strategy is returned as it is. The processes of a
     `group` divide the samples among them: each must call this, and each gets the same. What it
-    cost is added to the artifact: `evaluations` of the teacher, one sample each, and `seconds`.
+    cost is added to the artifact: `evaluations` of the teacher, one sample each, and `seconds`;
+    with a tolerance, the `standard_error` that was reached, which is above it if all samples were
+    too few.
     """
     if not precond.needs_calibration():
         return precond
@@ -168,6 +170,8 @@ def calibrate(
         )
     # what it cost belongs beside every speed-up: recorded here, so that no plugin has to
     cost = {"evaluations": probe.evaluations, "seconds": time.perf_counter() - started}
+    if probe.error is not None:
+        cost["standard_error"] = probe.error
     spent = {k: torch.tensor(float(v), dtype=torch.float64) for k, v in cost.items()}
     return precond.load({**found, **spent})
 

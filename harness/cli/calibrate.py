@@ -43,13 +43,13 @@ def main(args: argparse.Namespace) -> int:
             f"precond {spec.name!r} has closed-form coefficients: nothing to calibrate"
         )
     arrays = artifact.arrays
-    print(f"artifact    {artifact.path}")
-    print(f"seconds     {artifact.seconds:.2f} when it was made")
-    for key in ("evaluations", "clipped", "flat", "bounded"):
+    print(f"artifact        {artifact.path}")
+    print(f"seconds         {artifact.seconds:.2f} when it was made")
+    for key in ("evaluations", "standard_error", "clipped", "flat", "bounded"):
         if key in arrays:
-            print(f"{key:<11} {_describe(key, arrays[key])}")
+            print(f"{key.replace('_', ' '):<15} {_describe(key, arrays[key])}")
         if f"{key}_centred" in arrays:
-            print(f"{'  centred':<11} {_describe(key, arrays[f'{key}_centred'])}")
+            print(f"{'  centred':<15} {_describe(key, arrays[f'{key}_centred'])}")
     if args.curve and "sigma" in arrays:
         levels = arrays["sigma"].shape
         curves = {"sigma": arrays["sigma"]} | {
@@ -65,6 +65,8 @@ def _describe(key: str, value: object) -> str:
     array = np.atleast_1d(np.asarray(value))
     if key == "evaluations":
         return f"{int(array[0]):,} of the teacher, one sample each"
+    if key == "standard_error":
+        return f"{array[0]:.2g} of the data's deviation at s, in the jump that is known least"
     if key == "bounded":
         return f"slope of log S cut at {int(array[0])} levels"
     if key == "flat":

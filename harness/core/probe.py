@@ -78,6 +78,7 @@ class Probe:
         sigma: noise levels, uniform in -log sigma, noisiest first, float64.
         samples: how many there are, or with a `tolerance` at most.
         tolerance: the standard error of what is measured that is small enough; None: use all.
+        error: the standard error that was reached, where there is a tolerance.
         evaluations: teacher evaluations of one sample so far, by all processes.
     """
 
@@ -108,6 +109,7 @@ class Probe:
         batches = max(SHARES, -(-samples // max(SMALLEST, min(LARGEST, most))))
         self.batch = 2 * -(-samples // (2 * batches))
         self.group = group or Group()
+        self.error: float | None = None
         self.evaluations = 0
 
     @property
@@ -145,10 +147,8 @@ class Probe:
             ]
             for group, sums in zip(groups, self._shared(measure, shares), strict=False):
                 group.append(sums)
-            if (
-                standard_error([_total(group) for group in groups if group], known)
-                <= self.tolerance
-            ):
+            self.error = standard_error([_total(group) for group in groups if group], known)
+            if self.error <= self.tolerance:
                 break
         return _total([sums for group in groups for sums in group])
 

@@ -95,6 +95,8 @@ def test_with_a_tolerance_it_ends_when_it_knows(name, tolerance, ring):
     spent = {each: float(each.artifact["evaluations"]) for each in (whole, early, never)}
     assert spent[early] < spent[whole] / 3
     assert spent[never] == spent[whole]
+    assert float(early.artifact["standard_error"]) <= tolerance
+    assert float(never.artifact["standard_error"]) > 1e-12
     for other, most in ((early, 4 * tolerance), (never, 1e-8)):
         skip = (other.coeffs(t, s).skip - whole.coeffs(t, s).skip) * before / size
         out = (other.coeffs(t, s).out - whole.coeffs(t, s).out) / size
