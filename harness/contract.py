@@ -1,4 +1,4 @@
-"""The contract of a preconditioning, as checks anyone can run: `check NAME`, or from a test-suite.
+"""Checks that a preconditioning keeps its contract: `check precond NAME`, or from a test suite.
 
 from harness.contract import check_precond
 assert not [f for f in check_precond(create_precond("mine", sigma_data=0.5)) if not f.ok]
@@ -23,12 +23,12 @@ NODES = 24
 
 
 class ContractError(ConfigError):
-    """A preconditioning breaks its contract; the sentence says how."""
+    """A preconditioning breaks its contract; the message names the check and the reason."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: its name, whether it held, and the figure or reason behind that."""
+    """Result of one check: its name, whether it passed, and the measured value or the reason."""
 
     check: str
     ok: bool
@@ -36,9 +36,9 @@ class Finding:
 
 
 def check_precond(precond: Preconditioning) -> list[Finding]:
-    """Run every check on a (calibrated) preconditioning; a check that raises is a failure.
+    """Run every check on a (calibrated) preconditioning; a check that raises counts as failed.
 
-    If it gives no coefficients at all, that is the one finding, called `coeffs`.
+    If `coeffs` returns no valid coefficients, only the finding of the check `coeffs` is returned.
     """
     given = _run(_coeffs, precond)
     if not given.ok:
@@ -64,17 +64,17 @@ def refuse_broken(
     differentiates: bool = False,
     shape: tuple[int, ...] | None = None,
 ) -> None:
-    """Refuse to train a preconditioning without what every jump needs.
+    """Run the checks that training depends on, and raise at the first that fails.
 
-    Coefficients are finite float64 tensors, one for every pair, and exact at s = t.
+    Coefficients must be finite float64 tensors, one for each pair (t, s), and exact at s = t.
 
     Args:
-        command: what to type to see all checks of it; told with the refusal.
-        differentiates: whether the objective asks for derivatives along t.
-        shape: of a sample, which a basis has to fit; None: whatever it is.
+        command: the command that runs all checks, quoted in the error message.
+        differentiates: whether the objective needs derivatives along t (`jump_tangent`).
+        shape: shape of one sample, which a basis must match; None skips that check.
 
     Raises:
-        ContractError: says which check failed, on what, and in which file and line.
+        ContractError: names the failed check, the reason, and the file and line of the plugin.
     """
 
     def _basis(precond: Preconditioning) -> str:
@@ -108,7 +108,7 @@ def _run(check: Callable[[Preconditioning], str], precond: Preconditioning) -> F
 
 
 def _written_in(precond: Preconditioning) -> str:
-    """The method that a subclass writes its coefficients in."""
+    """Name of the method in which the subclass defines its coefficients: `outer` or `coeffs`."""
     return "outer" if type(precond).coeffs is DenoiserForm.coeffs else "coeffs"
 
 
@@ -122,7 +122,11 @@ def _grid(precond: Preconditioning) -> Tensor:
 
 
 def _parts(coeffs: Coeffs, precond: Preconditioning | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Names and values of what is given; of a strategy with a basis, for each of its bands."""
+    """Yield (name, value) of each coefficient that is not None, split by band if `precond` has one.
+
+    Raises:
+        ContractError: the last axis of a coefficient does not match the number of bands.
+    """
     basis = None if precond is None else precond.basis
     for name, value in zip(Coeffs._fields, coeffs, strict=True):
         if value is None:
@@ -140,7 +144,7 @@ def _parts(coeffs: Coeffs, precond: Preconditioning | None = None) -> Iterator[t
 
 
 def _by_band(coeffs: Coeffs, precond: Preconditioning) -> Coeffs:
-    """An implied denoiser's coefficients for each band, where it has one for all."""
+    """Expand coefficients of the implied denoiser to [N, bands] if the strategy has bands."""
     if precond.basis is None:
         return coeffs
     count = precond.basis.count
@@ -156,7 +160,7 @@ def _is_skip(name: str) -> bool:
 
 
 def _coeffs(precond: Preconditioning) -> str:
-    """There are coefficients for t and s of one shape, and they are tensors."""
+    """`coeffs(t, s)` returns `Coeffs` of tensors (and `outer` a pair of them) for t and s [N]."""
     t, s = _grid(precond)[:-1], _grid(precond)[1:]
     if _written_in(precond) == "outer" and isinstance(precond, DenoiserForm):
         pair: object = precond.outer(t, s)
@@ -180,7 +184,7 @@ def _coeffs(precond: Preconditioning) -> str:
 
 
 def _shape(precond: Preconditioning) -> str:
-    """A coefficient for each of t [N] and s [N], or one for all."""
+    """For t [N] and s [N] every coefficient has shape [N], or is a single number."""
     t, s = _grid(precond)[:-1], _grid(precond)[1:]
     for name, value in _parts(precond.coeffs(t, s), precond):
         _require(
@@ -208,7 +212,10 @@ def _broadcast(precond: Preconditioning) -> str:
 
 
 def _dtype(precond: Preconditioning) -> str:
-    """float64 in, float64 out; also what a `DenoiserForm` makes them from, which hides in them."""
+    """Coefficients are float64, and so are alpha, beta, c_skip and c_out of a `DenoiserForm`.
+
+    Those are checked on their own because their product may be float64 when one of them is not.
+    """
     grid = _grid(precond)
     t, s = grid[:-1], grid[1:]
     parts = list(_parts(precond.coeffs(t, s), precond))
@@ -246,9 +253,9 @@ def _boundary(precond: Preconditioning) -> str:
 
 
 def _tangency(precond: Preconditioning) -> str:
-    """The implied denoiser is EDM's own exactly when the strategy says that it is tangent.
+    """`tangent` is declared if and only if the implied denoiser has EDM's c_skip and c_out.
 
-    With F the teacher's raw output, f is then a discretisation of the teacher's ODE.
+    If so, and F is the teacher's raw output, f is a discretisation of the teacher's ODE.
     """
     grid = _grid(precond)
     implied = precond.denoiser_coeffs(grid)
@@ -268,7 +275,7 @@ def _tangency(precond: Preconditioning) -> str:
 
 
 def _denoiser(precond: Preconditioning) -> str:
-    """`denoiser_coeffs` is the slope of `coeffs` at s = t, by one-sided difference."""
+    """`denoiser_coeffs` agrees with a one-sided difference quotient of `coeffs` in s at s = t."""
     grid = _grid(precond)[:-1]
     implied = precond.denoiser_coeffs(grid)
     h = 1e-6
@@ -296,7 +303,7 @@ def _denoiser(precond: Preconditioning) -> str:
 
 
 def _differentiable(precond: Preconditioning) -> str:
-    """Forward-mode derivatives of `coeffs` along t, towards sigma_min, are those of differences."""
+    """Forward-mode derivatives of `coeffs(t, sigma_min)` along log t match central differences."""
     grid, h = _grid(precond)[1:-1], 1e-5
     end, worst = grid * 0 + precond.sigma_min, 0.0
     near = [precond.coeffs(grid * (1 + side * h), end) for side in (-1, 1)]
@@ -315,7 +322,10 @@ def _differentiable(precond: Preconditioning) -> str:
 
 
 def _upward(precond: Preconditioning) -> str:
-    """A strategy that says so holds for s > t too: no larger than noise at s, smooth at s = t."""
+    """If `upward` is declared, coefficients for s > t are bounded and differentiable at s = t.
+
+    The bounds are four times those of Gaussian data with noise at s.
+    """
     if not precond.upward:
         return "not for s > t, as declared"
     grid = _grid(precond)

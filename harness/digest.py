@@ -1,4 +1,4 @@
-"""The hash of plain data, by which runs, teachers, artifacts and checkpoints are known."""
+"""The hash of plain data that identifies runs, teachers, artifacts and checkpoints."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 
 def content_digest(content: Any, *, length: int = 16, spaced: bool = False) -> str:
-    """Hash of plain data through canonical JSON: the identity of parameters and specs.
+    """First `length` hex digits of the SHA-256 of plain data as JSON with sorted keys.
 
-    `spaced`: with a space after commas and colons, as artifacts and checkpoints were always hashed.
+    `spaced`: with a space after commas and colons, the form in which artifacts and checkpoints are
+    hashed.
     """
     separators = None if spaced else (",", ":")
     text = json.dumps(content, sort_keys=True, separators=separators)

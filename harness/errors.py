@@ -1,4 +1,4 @@
-"""Errors a user can mend: one sentence each, with a documented exit code.
+"""Errors a user can fix: one sentence each, with a documented exit code.
 
 The command line prints the sentence and nothing else. Everything that is *not* a `HarnessError`
 is a bug in the harness or a plugin and keeps its traceback.
@@ -40,11 +40,11 @@ class CellsFailed(HarnessError):
 
 
 class ArtifactError(HarnessError):
-    """A file the harness wrote earlier is damaged; the sentence names it and the mend."""
+    """A file the harness wrote earlier is damaged; the message names the file and the remedy."""
 
 
 class DamagedError(ArtifactError):
-    """A file holds nothing that we would write, as after a crash of the machine or by hand."""
+    """The content of a file is not what the harness writes, as after a crash or an edit by hand."""
 
 
 class DivergedError(HarnessError):
@@ -56,13 +56,13 @@ class DivergedError(HarnessError):
 
 
 def file_sentence(error: OSError) -> str:
-    """What the operating system refused, with the file; and the mend, where the disk is full."""
+    """One sentence for an OSError: file and reason, and what to do if the disk is full."""
     mend = "; free some space, the same command continues" if error.errno in FULL else ""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}{mend}"
 
 
-#: pydantic's kinds of errors -> our words, where its own are not a user's
+#: pydantic's error type -> the message shown instead, where pydantic's own is too technical
 WORDS = {
     "missing": "is needed",
     "dict_type": "must be a section of key: value",
@@ -78,7 +78,7 @@ WORDS = {
 
 
 def complaint(item: Mapping[str, Any], known: Iterable[str]) -> str:
-    """One of pydantic's errors in our words; `known` are the keys where an unknown one stands."""
+    """One of pydantic's errors as a short message; `known`: the valid keys at that place."""
     kind, value = item["type"], item.get("input")
     if kind == "extra_forbidden":
         return f"unknown key{nearest(str(item['loc'][-1]), known)}"
@@ -100,7 +100,7 @@ def complaint(item: Mapping[str, Any], known: Iterable[str]) -> str:
 
 
 def described(value: object) -> str:
-    """What a plugin gave instead of what was expected: `None`, `a float`, `a tuple of 2`."""
+    """Type and size of an unexpected value, for messages: `None`, `a float`, `a tuple of 2`."""
     if value is None:
         return "None"
     name = type(value).__name__

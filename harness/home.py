@@ -1,4 +1,4 @@
-"""Whose files these are is nobody's business: `~` for the home folder in all that is written down.
+"""Replace the home folder by `~` in everything that is written, so that no user name is published.
 
 Results are published. Paths in them begin with `~` where they would name the home folder, and are
 expanded when something is opened.
@@ -12,26 +12,26 @@ from typing import Any
 
 
 def without_home(data: Any) -> Any:
-    """Plain data whose paths in the home folder begin with `~`."""
+    """Copy of plain data in which strings that are paths in the home folder begin with `~`."""
     for home in _homes():
         data = _mapped(data, lambda text, home=home: _shortened(text, home))
     return data
 
 
 def with_home(data: Any) -> Any:
-    """Inverse of `without_home`, for whoever opens files; also of what a user wrote with a `~`."""
+    """Inverse of `without_home`: expand `~` at the beginning of every string."""
     return _mapped(data, lambda text: os.path.expanduser(text) if _is_short(text) else text)
 
 
 def told_without_home(sentence: str) -> str:
-    """A sentence, with `~` for the home folder wherever it names a file in it."""
+    """A sentence with the home folder replaced by `~` wherever a path in it occurs."""
     for home in _homes():
         sentence = re.sub(rf"(?<![\w./~-]){re.escape(home)}(?![\w.-])", "~", sentence)
     return sentence
 
 
 def _homes() -> list[str]:
-    """The home folder as it is called, and as it is; none where that would say nothing."""
+    """The home folder and its resolved path; without relative paths and the root folder."""
     home = os.path.expanduser("~")
     names = dict.fromkeys([home, os.path.realpath(home)])
     return [name for name in names if os.path.isabs(name) and name != os.sep]

@@ -1,4 +1,4 @@
-"""Where plugins are found: in a plugin folder, by entry point, `--plugin file.py`, `module:Class`.
+"""Find plugins: in the built-in folders, by entry point, `--plugin file.py` or `module:Class`.
 
 A plugin is a class with a name. Finding one must be cheap and must never fail as a whole: a module
 that cannot be imported is listed as broken, with its error, and hides nothing else. Plugin modules
@@ -36,7 +36,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "metric": ("harness.evaluate.metrics",),
     "student": ("students",),
 }
-#: (kind, name used elsewhere) -> what that is called here; a hint, no alias
+#: (kind, name common in the literature) -> hint in the error message; these are no aliases
 ELSEWHERE = {
     ("metric", "fid"): "FID is metric 'frechet' with extractor 'inception'",
     ("metric", "fd"): "the Fréchet distance is metric 'frechet'",
@@ -57,14 +57,14 @@ ELSEWHERE = {
     ("backbone", "ddpmpp"): "DDPM++ is backbone 'unet'",
     ("backbone", "ddpm++"): "DDPM++ is backbone 'unet'",
 }
-#: how the modules of files that --plugin loads are called, before the file's own name
+#: prefix of the module name of a file loaded by --plugin; the file's stem follows
 FROM_FILE = "harness_plugin_"
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A plugin source that could not be loaded: where it is and what it said."""
+    """A plugin source that could not be loaded: where it is, and the error."""
 
     kind: str
     origin: str
@@ -83,9 +83,12 @@ class Registry:
         self.broken: list[Broken] = []
 
     def add(self, kind: str, name: str, cls: type[Any]) -> None:
-        """Register `cls` as the `kind` called `name`; a second class of that name is refused.
+        """Register `cls` under `kind` and `name`.
 
-        In a notebook a class may be written anew: the last one counts.
+        A class of `__main__` may be defined again, as in a notebook: the last definition counts.
+
+        Raises:
+            ConfigError: the name is malformed, or another class has it.
         """
         if not NAME.fullmatch(name):
             raise ConfigError(
@@ -144,7 +147,7 @@ class Registry:
         return found
 
     def names(self, kind: str) -> list[str]:
-        """All names of a kind, sorted, entry points that nobody has imported yet included."""
+        """All names of a kind, sorted, including entry points that are not imported yet."""
         self._scan(kind)
         return sorted({*self._classes[kind], *self._entry_points[kind]})
 
@@ -187,9 +190,10 @@ class Registry:
         return {cls for classes in self._classes.values() for cls in classes.values()}
 
     def blamed(self, error: BaseException) -> str:
-        """The plugin from outside whose code an error came through last, ` in FILE:LINE (...)`.
+        """The innermost frame of a traceback in a plugin that is not built in.
 
-        Ready to be appended to a sentence; empty where it came through none.
+        Returned as `, in FILE:LINE (KIND NAME)`, to be appended to a message; empty if no such
+        plugin is in the traceback.
         """
         files = {
             _source_file(cls): f"{kind} {name!r}"
@@ -263,9 +267,9 @@ def _source_file(cls: type[Any]) -> str | None:
 
 
 def place(cls: type[Any], error: BaseException | None = None, method: str = "") -> str:
-    """`file:line` of a plugin's code: where an error came through last, or where a method begins.
+    """`file:line` of the innermost frame of `error` in a plugin's file, or of one of its methods.
 
-    The class itself, where the error did not come through its file or the method is not in it.
+    That of the class, if the traceback does not pass its file or the method is defined elsewhere.
     """
     source = _source_file(cls)
     if source is None:
@@ -283,10 +287,12 @@ def place(cls: type[Any], error: BaseException | None = None, method: str = "") 
 
 @contextlib.contextmanager
 def blaming(kind: str, cls: type[Any], method: str = "") -> Iterator[None]:
-    """Say whose code it is that raises, with file and line, where it says nothing itself.
+    """Turn exceptions of plugin code into a `ConfigError` that names the plugin, file and line.
+
+    A `HarnessError` passes unchanged.
 
     Raises:
-        ConfigError: the code within raised something that is no HarnessError.
+        ConfigError: the code in the `with` block raised any other exception.
     """
     try:
         yield
@@ -298,7 +304,7 @@ def blaming(kind: str, cls: type[Any], method: str = "") -> Iterator[None]:
 
 
 def plugin_file(cls: type[Any]) -> str | None:
-    """The file that has to be named with --plugin for this class to be found, if it is one."""
+    """The file from which --plugin loaded this class; None if it was not loaded that way."""
     module = sys.modules.get(cls.__module__)
     if module is None or not cls.__module__.startswith(FROM_FILE):
         return None
@@ -306,9 +312,9 @@ def plugin_file(cls: type[Any]) -> str | None:
 
 
 def own_source(cls: type[Any]) -> str | None:
-    """Digest of the file that a plugin from outside was written in; None of a built-in one.
+    """Digest of the source file of a plugin that is not built in; None for a built-in one.
 
-    A built-in one is as old as the harness, whose commit is known.
+    Built-in plugins are identified by the commit of the harness.
     """
     path = own_file(cls)
     try:
@@ -318,7 +324,7 @@ def own_source(cls: type[Any]) -> str | None:
 
 
 def own_file(cls: type[Any]) -> Path | None:
-    """The file that a plugin from outside was written in; None of a built-in or typed-in one."""
+    """Source file of a plugin; None if it is built in or was defined interactively."""
     if is_built_in(cls):
         return None
     try:

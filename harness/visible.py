@@ -1,4 +1,4 @@
-"""Text of others in one line: what is no letter, sign or space is shown, not obeyed.
+"""Show text from elsewhere on one line, with control characters escaped.
 
 Parameters, names and reasons of failures stand in tables of every format and on terminals. A line's
 end would split a row there, a direction mark turn it round, an escape sequence do worse.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 def visible(text: str) -> str:
-    """The text with control characters and marks as Python writes them: a line's end is `\\n`."""
+    """The text with unprintable characters as Python escapes them: a newline becomes `\\n`."""
     if text.isprintable():
         return text
     return "".join(

@@ -10,9 +10,9 @@ One Euler step with S g frozen, and c = S (eta_s - eta_t)/L_s, gives
 with S and l read at t (forward) or at s (backward). l minimises E||grad g||_F and s minimises
 E||dg/dlambda - s g||^2 over the teacher's own marginals. l = 1, s = 0 is `ctm`.
 
-Where the description leaves freedom, parameters take the other ways: S and l may be read at the
-other end of the jump than x is (semi-implicit steps), D_theta may be EDM's denoiser at s instead of
-t, and the conditioning sigma may be another noise level than t.
+Where the paper is ambiguous, parameters select other readings: S and l may be taken at the other
+end of the jump than x (semi-implicit steps), D_theta may be EDM's denoiser at s instead of t, and
+the conditioning sigma may be another noise level than t.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
 
 
 class AnalyticParams(Params):
-    """What is measured (the first four), and what is made of it.
+    """Parameters of the measurement (the first four), and of the step.
 
-    - `statistics`: how l and S are estimated, see preconds/calibration/statistics.py, at how many
-      noise `levels` and on how many `samples` each;
-    - `tolerance`: measure until no jump has a larger standard error, in standard deviations of the
-      data at s, at most `samples`;
-    - `centre`: write the jump around the teacher's mean m = E[D(x, sigma_max)], without which
-      E||g||^2 cannot fall below ||m||^2 at high noise and the strategy returns to `ctm`;
+    - `statistics`: how l and S are estimated, see preconds/calibration/statistics.py; `levels`:
+      number of noise levels; `samples`: number of samples at each;
+    - `tolerance`: sample until the standard error of every jump is below it, in standard deviations
+      of the data at s, using at most `samples`;
+    - `centre`: centre the jump at the teacher's mean m = E[D(x, sigma_max)]; otherwise E||g||^2
+      cannot fall below ||m||^2 at high noise, where the strategy then tends to `ctm`;
     - `form`: backward is the paper's; forward has alpha up to 1e7 on long jumps; `blend` mixes
       them, with the smallest share of the backward form, at least `share`, that keeps
       alpha <= `cap` (or all of it, where the backward form itself exceeds that);
-    - `S_at`, `l_at`: where S and l are read; `form` means with x, at t (forward) or s (backward);
+    - `S_at`, `l_at`: where S and l are taken; `form` means with x, at t (forward) or s (backward);
     - `inner`: the level of EDM's map in D_theta. s: D_theta = c_skip(s) y + c_out(s) F with
       y = x sqrt((s^2 + sd^2)/(t^2 + sd^2)), the state at s if the data were Gaussian;
-    - `told`: the conditioning sigma, in c_noise; middle is sqrt(t s). With `inner: s` and
-      `told: s` a fresh student applies the teacher's denoiser at s to y.
+    - `told`: the conditioning sigma of the network; middle is sqrt(t s). With `inner: s` and
+      `told: s` an untrained student applies the teacher's denoiser at s to y.
     """
 
     statistics: Literal["moments", "stein", "jvp"] = "moments"
@@ -81,7 +81,7 @@ class AnalyticParams(Params):
 
 @register_precond("analytic")
 class Analytic(DenoiserForm):
-    """Analytic-Precond, computed from the teacher; by default as published, in backward form."""
+    """Analytic-Precond, computed from the teacher; backward form by default, as published."""
 
     Params = AnalyticParams
 
@@ -98,13 +98,13 @@ class Analytic(DenoiserForm):
 
     @property
     def measured(self) -> dict[str, Any]:
-        """The curves: whatever is made of them, centred or not."""
+        """See `Preconditioning.measured`: one measurement serves all forms, centred or not."""
         keys = {"statistics", "levels", "samples", "tolerance"}
         told = self.params.model_dump(mode="json", include=keys, exclude_none=True)
         return {"curves": 1, **told}
 
     def shown(self) -> dict[str, Tensor]:
-        """l and S as this strategy reads them, centred or not."""
+        """See `Preconditioning.shown`: l and log S as this strategy uses them, centred or not."""
         end = "_centred" if self.params.centre else ""
         keys = {"sigma": "sigma", "l": "l", "log_S": f"log_S{end}", "flat": f"flat{end}"}
         return {name: self.artifact[key] for name, key in keys.items()}
@@ -132,7 +132,7 @@ class Analytic(DenoiserForm):
 
     @property
     def offset(self) -> Tensor | None:
-        """The teacher's mean, if the jump is written around it."""
+        """The teacher's mean [*shape] if `centre` is set, else None."""
         return self.artifact.get("offset") if self.params.centre else None
 
     def outer(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +157,7 @@ class Analytic(DenoiserForm):
         return carried_inner(t, s, self.sigma_data)
 
     def coeffs(self, t: Tensor, s: Tensor) -> Coeffs:
-        """See `Preconditioning.coeffs`; with `inner: s`, y is made around the mean too."""
+        """See `Preconditioning.coeffs`; with `inner: s`, y is centred at the mean too."""
         found = super().coeffs(t, s)
         if found.shift is None or self.params.inner == "t":
             return found
@@ -170,5 +170,5 @@ class Analytic(DenoiserForm):
         return {"t": t, "s": s, "middle": (t * s).sqrt()}[self.params.told]
 
     def denoiser_coeffs(self, t: Tensor) -> Coeffs:
-        """EDM's own denoiser: every variant is tangent whatever l and S are."""
+        """EDM's denoiser: every variant is tangent, whatever l and S are."""
         return Coeffs(*edm_inner(t, self.sigma_data))

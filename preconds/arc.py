@@ -1,19 +1,19 @@
-"""The network gives the mean velocity of the jump; skip carries what is linear, as measured.
+"""TrigFlow's arc with a measured skip: the network gives the mean velocity of the jump.
 
 In TrigFlow's coordinates the ODE is motion on a circle, dx^/dtheta = -F^, over the angle Delta from
-t to s. `trigflow: {step: arc}` writes x^_s = x^_t + Delta F, so that F is the mean velocity along
-the way (as in mean flows, Geng et al. 2025): its error is multiplied by an angle, never by more
-than pi/2, and it is of size 1 where the teacher's own output is. But its skip carries all of x_t,
-which is right for Gaussian data around zero alone. Here the velocity's scale is kept and the skip
-is what trajectories show. In the notation of preconds/calibration/trajectories.py,
+t to s. `trigflow: {step: arc}` has x^_s = x^_t + Delta F, so that F is the mean velocity of the
+jump (as in mean flows, Geng et al. 2025): its error is multiplied by an angle of at most pi/2, and
+it has the size of the teacher's own output. But its skip keeps all of x_t, which is right only for
+Gaussian data with mean zero. Here the factor of F is kept, and skip is measured on the teacher's
+trajectories. In the notation of preconds/calibration/trajectories.py,
 
     a = Delta / sin(Delta),    e = b - a k,
 
-around the teacher's mean. Exact before training for every Gaussian teacher N(m, sd^2), as the arc
-is for m = 0; tangent, since a -> 1 and b -> k as s -> t.
+centred at the teacher's mean. Exact before training for every Gaussian teacher N(m, sd^2), as
+TrigFlow's arc is for m = 0; tangent, since a -> 1 and b -> k as s -> t.
 
-Wins where trajectories keep part of their direction, at any number of steps. Loses little
-elsewhere: where b = 0 it is `ctm` with a somewhat larger voice.
+Better if trajectories keep part of their direction, at any number of steps. Little worse
+otherwise: for b = 0 it is `ctm` with a somewhat larger coefficient of F.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @register_precond("arc")
 class Arc(Rotation):
-    """TrigFlow's arc, F a mean velocity, with the skip that the teacher's trajectories show."""
+    """TrigFlow's arc (F is the mean velocity) with skip measured on the teacher's trajectories."""
 
     def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
         """See `Rotation.table`."""

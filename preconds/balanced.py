@@ -1,23 +1,23 @@
-"""Least squares within reach: small error before training, little amplification, targets of size 1.
+"""Least squares with bounded targets: small error before training, little amplification.
 
-Three things are wanted of a jump, and other strategies give up one of them. In the notation of
+A jump should meet three requirements, of which other strategies give up one. In the notation of
 preconds/calibration/trajectories.py, with the network's target F* = (Y - e x^)/a and its error nu:
 
-- the untrained error, RMS(Y - e x^ - a F^), is smallest at a = c R/phi, e = b - a k (`lsq`);
-- amplification: nu comes out as a nu, so that a is rather c R phi/(phi^2 + nu^2);
-- range: RMS(F*) = R/a should be about 1, since one network with one last layer makes all targets
-  (`moment`); at high noise, where phi is nearly nothing, the a above makes it thousands.
+- the error before training, RMS(Y - e x^ - a F^), is smallest at a = c R/phi, e = b - a k (`lsq`);
+- the error nu is amplified to a nu, so that the best a is c R phi/(phi^2 + nu^2);
+- RMS(F*) = R/a should be about 1, since one network must produce all targets (`moment`); at high
+  noise, where phi is nearly 0, the a above makes it thousands.
 
-The part of x_s that is linear in x_t is carried by skip in any case, where `ctm` leaves it to the
-network. The first two make one least-squares problem, the third bounds its solution:
+Skip always contains the part of x_s that is linear in x_t, which `ctm` leaves to the network. The
+first two requirements are one least-squares problem, the third bounds its solution:
 
     a = max( c R phi / (phi^2 + ridge (1 - s/t)^2),  R / reach ),    e = b - a k,
 
-which is tangent: as s -> t the first goes to 1 and the second to phi/reach.
+which is tangent: as s -> t the first tends to 1 and the second to phi/reach.
 
-Wins at one to three steps and small budgets where b is large: few dimensions, or data whose coarse
-structure is in the noise already. Has little to win where b is small (many dimensions, fine
-detail), and loses at many steps to strategies that spend no capacity on long jumps.
+Better at one to three steps and small budgets if b is large: few dimensions, or data whose coarse
+structure is determined by the noise. Little effect if b is small (many dimensions, fine detail),
+and worse at many steps than strategies that spend no capacity on long jumps.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Balanced(Rotation):
     """Least squares (`lsq`) with a bound on the size of the network's targets."""
 
     class Params(ScalarParams):
-        """`ridge`: variance of the network's error in F; `reach`: largest RMS of its targets."""
+        """`ridge`: variance of the network's error in F; `reach`: upper bound of target RMS."""
 
         ridge: float = Field(default=0.01, ge=0)
         reach: float = Field(default=1.0, gt=0)

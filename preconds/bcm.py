@@ -1,8 +1,8 @@
 """Bidirectional consistency models' coefficients (Li & He 2024, arXiv 2403.18035).
 
-The same two functions as `ctm` with its default outer map, reached from another side: variance-
-preserving interpolation along straight trajectories. `check --equivalence` finds it and tables
-mark it.
+They are the same functions as those of `ctm` with its default outer map, derived in another way:
+variance-preserving interpolation along straight trajectories. `check --equivalence` detects this,
+and tables mark it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @register_precond("bcm")
 class BCM(Preconditioning):
-    """BCM's: skip = (t s + sd^2) / (t^2 + sd^2), out = sd (t-s) / sqrt(t^2 + sd^2)."""
+    """BCM: skip = (t s + sd^2) / (t^2 + sd^2), out = sd (t-s) / sqrt(t^2 + sd^2); equals `ctm`."""
 
     upward = True
 
@@ -30,5 +30,5 @@ class BCM(Preconditioning):
         )
 
     def denoiser_coeffs(self, t: Tensor) -> Coeffs:
-        """EDM's own denoiser."""
+        """EDM's denoiser."""
         return Coeffs(*edm_inner(t, self.sigma_data))

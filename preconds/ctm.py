@@ -1,7 +1,7 @@
 """Consistency trajectory models' coefficients (Kim et al. 2024, arXiv 2310.02279).
 
-An outer jump f = beta x + alpha D_theta around EDM's denoiser, with alpha = 1 - s/t always and
-three choices of beta, as in the reference code.
+An outer jump f = beta x + alpha D_theta on EDM's denoiser, with alpha = 1 - s/t and three choices
+of beta, as in the reference code.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 @register_precond("ctm")
 class CTM(DenoiserForm):
-    """CTM's Euler step: skip = s/t, out = 1 - s/t times EDM's denoiser at t.
+    """CTM: f = (s/t) x + (1 - s/t) D_theta, an Euler step with EDM's denoiser at t.
 
     `outer`: beta = s/t (euler), V(t,s) (variance) or (s + V)/(t + 1) (mixed), with
-    V = sqrt(((s - smin)^2 + sd^2) / ((t - smin)^2 + sd^2)). Only euler is tangent when F is the
-    teacher's raw output; the others pair with an implied denoiser of their own.
+    V = sqrt(((s - smin)^2 + sd^2) / ((t - smin)^2 + sd^2)). Only euler is tangent; the implied
+    denoiser of the others differs from EDM's.
     """
 
     class Params(Params):
-        """`outer`: which beta; `inner`: the level of D_theta, and the conditioning sigma.
+        """`outer`: choice of beta; `inner`: noise level of D_theta, and the conditioning sigma.
 
-        `inner: s` is not CTM's: it is the control for readings of other strategies that use it.
+        `inner: s` is not part of CTM: it is a control for variants of `analytic` that use it.
         """
 
         outer: Literal["euler", "variance", "mixed"] = "euler"

@@ -1,7 +1,7 @@
-"""EDM's coefficients with sigma_min replaced by s: consistency models' own preconditioning.
+"""The preconditioning of consistency models: EDM's coefficients with the boundary moved to s.
 
-Song et al. 2023 ("Consistency models", appendix C) with the fixed end sigma_min made variable. Not
-tangent: d skip/ds = 0 at s = t, so a short jump is no step of the teacher's ODE.
+Song et al. 2023 ("Consistency models", appendix C) with sigma_min replaced by s. Not tangent:
+d skip/ds = 0 at s = t, so that a short jump is not a step of the teacher's ODE.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @register_precond("edm")
 class EDM(Preconditioning):
-    """Consistency models': skip = sd^2 / ((t-s)^2 + sd^2), out = sd (t-s) / sqrt(t^2 + sd^2)."""
+    """Consistency models: skip = sd^2 / ((t-s)^2 + sd^2), out = sd (t-s) / sqrt(t^2 + sd^2)."""
 
     tangent = False
     upward = True
@@ -31,5 +31,5 @@ class EDM(Preconditioning):
         )
 
     def denoiser_coeffs(self, t: Tensor) -> Coeffs:
-        """D = x + c_out F: skip has no slope at s = t, out has -c_out/t."""
+        """D = x + c_out F: at s = t the slope of skip in s is 0 and that of out is -c_out/t."""
         return Coeffs(skip=1 + 0 * t, out=t * self.sigma_data / (t * t + self.sigma_data**2).sqrt())

@@ -1,4 +1,4 @@
-"""Least-squares coefficients: the best first step that can be read off the teacher.
+"""Least-squares coefficients: the jump with the smallest error before training.
 
 For every (t, s) the alpha and beta that minimise E||x_s - beta x_t - alpha D(x_t, t)||^2 over the
 teacher's own trajectories: no strategy f = beta x + alpha D_theta is better before training. In the
@@ -6,13 +6,13 @@ notation of preconds/calibration/trajectories.py,
 
     a = c R phi / (phi^2 + ridge (1 - s/t)^2),    e = b - a k.
 
-`ridge` is the variance of the network's error in F, which a multiplies. Without it an exact
-teacher, whose phi is 1e-6 at high noise, is amplified by as much; a network's phi there is mostly
-error. The error is nothing at s = t, where the student is its teacher, and is taken to grow with
-the way 1 - s/t, which keeps the strategy tangent.
+`ridge` is the variance of the network's error in F, which a multiplies. Without it, a is of order
+1/phi, 1e6 at high noise for an exact teacher; for a network, phi there is mostly error. The error
+is zero at s = t, where the student equals its teacher, and is assumed to grow with the relative
+length 1 - s/t of the jump, which keeps the strategy tangent.
 
-Wins where budgets are small or steps many. Loses on long jumps from where phi^2 is far below ridge:
-a is near zero, so that the network would have to say c R / a, which it never learns.
+Better for small budgets or many steps. Worse on long jumps from levels where phi^2 is far below
+ridge: a is near zero, so that the network's target is of size R / a, which it never learns.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @register_precond("lsq")
 class LeastSquares(Rotation):
-    """The best untrained jump: regression of x_s on x_t and D over the teacher's trajectories."""
+    """Least squares: regression of x_s on x_t and D(x_t, t) over the teacher's trajectories."""
 
     class Params(ScalarParams):
         """`ridge`: variance of the network's error in F, in units of F's own (about 1)."""

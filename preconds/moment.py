@@ -1,19 +1,20 @@
-"""EDM's principle on real trajectories: the network's target has the same variance in every jump.
+"""EDM's principle on the teacher's trajectories: network targets of equal variance in every jump.
 
-Karras et al. 2022 (appendix B.6) choose skip so that the network's share is smallest, and out so
-that its target has unit variance, for jumps to x_0. Here both are read off the teacher's own
-trajectories, for every s: skip is the regression of x_s on x_t, and out the RMS of what remains, R,
-over the RMS wished for. In the notation of preconds/calibration/trajectories.py,
+Karras et al. 2022 (appendix B.6) choose skip such that the network's contribution is smallest, and
+out such that its target has unit variance, for jumps to x_0. Here both are measured on the
+teacher's trajectories for every s: skip is the regression of x_s on x_t, and out is the RMS R of
+the residual over the desired RMS. In the notation of preconds/calibration/trajectories.py,
 
     a = R / sqrt(phi^2 + (1 - phi^2) (1 - s/t)^2),    e = b - a k:
 
-unit variance in long jumps and, as s -> t, the variance phi^2 of the teacher's own output, where
-anything else would not be tangent. `tangent: false` is the principle to the letter, a = R and
-e = b: unit variance everywhere, at the price of a denoiser of its own and of the teacher's head
-start.
+unit variance in long jumps and, as s -> t, the variance phi^2 of the teacher's own output, which
+tangency requires. `tangent: false` is the exact principle, a = R and e = b: unit variance
+everywhere, but the implied denoiser is not the teacher's, so that a student initialised from the
+teacher does not start close to its ODE.
 
-Wins where targets would differ much in size from jump to jump, as one network must make them all.
-Loses where the teacher's output says little of the jump (c small): it is passed on all the same.
+Better where targets of other strategies differ much in size between jumps, since one network must
+produce them all. Worse where the teacher's output has a small correlation c with the jump, because
+it is used with full weight all the same.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
 
 @register_precond("moment")
 class Moment(Rotation):
-    """Targets of one variance in every jump: EDM's principle, measured on trajectories."""
+    """EDM's principle for jumps: network targets of equal variance, measured on trajectories."""
 
     class Params(ScalarParams):
-        """`tangent`: whether short jumps keep the teacher's own scale."""
+        """`tangent`: whether targets of short jumps keep the variance of the teacher's output."""
 
         tangent: bool = True
 

@@ -1,20 +1,20 @@
-"""Coefficients by frequency: what `arc` or `moment` do, for each band of the data's spectrum.
+"""Coefficients per frequency: `arc` or `moment`, applied to each band of the data's spectrum.
 
-Every other strategy multiplies all of x by one number and all of F by another. The variance of
-natural images falls by four orders of magnitude from the lowest frequency to the highest, and with
-it the noise level at which a frequency appears: one number is wrong for nearly all of them. Here x
-is written in principal directions (vectors), or in cosines and principal colours (images). A band
-of coordinates of about the same variance lambda_k has an angle theta_k = arctan(t/sqrt(lambda_k))
-and coefficients of its own, made of the teacher's trajectories as `arc` and `moment` make theirs:
+All other strategies have scalar coefficients of x and F. The variance of natural images falls by
+four orders of magnitude from the lowest frequency to the highest, and with it the noise level at
+which a frequency appears, so that a scalar suits almost no frequency. Here x is expressed in
+principal directions (vectors), or in cosines and principal colours (images). A band of coordinates
+with variance of about lambda_k has an angle theta_k = arctan(t/sqrt(lambda_k)) and coefficients of
+its own, computed from the teacher's trajectories as in `arc` or `moment`:
 
     f_k = m_k + beta_k z_k + alpha_k (D_theta - m)_k,    alpha_k = (1 - s/t) a_k
 
-(docs/mathematics.md, "Coefficients per frequency"). D_theta keeps EDM's form with one c_skip and
-one c_out, so published weights and the teacher's head start stay. Exact before training for every
-Gaussian teacher, whatever its covariance.
+(docs/mathematics.md, "Coefficients per frequency"). D_theta keeps EDM's form with scalar c_skip and
+c_out, so that published weights remain usable. Exact before training for every Gaussian teacher,
+whatever its covariance.
 
-Wins before training and early in it where directions differ much in variance. Where they do not it
-is its scalar relative. What is left of it at the end: docs/findings.md.
+Better before and early in training if directions differ much in variance; otherwise it is the same
+as the scalar strategy. For the effect at the end of training see docs/findings.md.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ if TYPE_CHECKING:
 
 
 class SpectralParams(RotationParams):
-    """`rule`: what is done in every band; `bands`: how many at most.
+    """Parameters of the measurement, and of the bands.
 
-    `variance` is `moment` with `tangent: false`. Bands are fewer where the measurement has too few
-    values for as many (LEAST in preconds/calibration/spectrum.py). With one it is the strategy of
-    that rule. `directions`: clean samples that the principal directions are estimated from, none of
-    them measured; 0: from the measured ones, whose variances along the last directions come out too
-    small, by up to 1.7 squared on 192 dimensions.
+    - `rule`: the strategy applied in every band; `variance` is `moment` with `tangent: false`;
+    - `bands`: their largest number; fewer if the measurement has too few values for as many (LEAST
+      in preconds/calibration/spectrum.py). With one band it is the scalar strategy of the rule;
+    - `directions`: number of separate clean samples for the principal directions. 0: they are
+      estimated from the samples of the measurement, which makes variances along the last directions
+      too small, by up to 1.7 squared in 192 dimensions.
     """
 
     rule: Literal["arc", "moment", "variance"] = "arc"
@@ -53,7 +54,7 @@ class SpectralParams(RotationParams):
 
 @register_precond("spectral")
 class Spectral(Rotation):
-    """`arc` or `moment` for each band of the data's spectrum."""
+    """`arc` or `moment` with coefficients of their own for each band of the data's spectrum."""
 
     Params = SpectralParams
 
@@ -76,15 +77,15 @@ class Spectral(Rotation):
 
     @property
     def measured(self) -> dict[str, Any]:
-        """See `Preconditioning.measured`: shared with the others unless directions are its own."""
+        """See `Preconditioning.measured`; shared with scalar strategies unless `directions` > 0."""
         own = {"directions": self.params.directions} if self.params.directions else {}
         return {**super().measured, **own}
 
     def load(self, artifact: Mapping[str, Tensor]) -> Self:
-        """See `Preconditioning.load`: groups become bands.
+        """See `Preconditioning.load`; merges groups of coordinates into bands.
 
         Raises:
-            ConfigError: so few trajectories were measured that there is one band.
+            ConfigError: too few trajectories were measured for two bands.
         """
         import torch
 
@@ -136,7 +137,7 @@ class Spectral(Rotation):
         return self._tables
 
     def outer(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and beta as of `Rotation.outer`, with one axis more, the bands."""
+        """alpha and beta as in `Rotation.outer`, with one more axis at the end for the bands."""
         import torch
 
         if self._basis is None:
@@ -148,7 +149,7 @@ class Spectral(Rotation):
         return way * a, 1 - way * (1 - (1 - a) * sd * sd / total - e * t * sd / total)
 
     def coeffs(self, t: Tensor, s: Tensor) -> Coeffs:
-        """See `Preconditioning.coeffs`: EDM's D_theta in every band."""
+        """See `Preconditioning.coeffs`; D_theta has EDM's c_skip and c_out in every band."""
         if self._basis is None:
             return super().coeffs(t, s)
         alpha, beta = self.outer(t, s)
@@ -156,7 +157,7 @@ class Spectral(Rotation):
         return Coeffs(beta + alpha * c_skip, alpha * c_out, 1 - alpha - beta)
 
     def _scalar(self, sd: float, artifact: dict[str, Tensor]) -> Rotation:
-        """The strategy of the rule for coordinates of a standard deviation."""
+        """The scalar strategy of `rule` with sigma_data = sd and the given measurement."""
         context = {"sigma_data": sd, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
         if self.params.rule == "arc":
             return Arc(**context).load(artifact)

@@ -1,17 +1,17 @@
 """TrigFlow's coordinates (Lu & Song 2024, arXiv 2410.11081): the ODE as motion on a circle.
 
 With the angle theta = arctan(t/sd) and x^ = x/r_t, r_t = sqrt(t^2 + sd^2), EDM's raw output is the
-velocity, dx^/dtheta = -F, and Delta = theta_t - theta_s is the way to go:
+velocity, dx^/dtheta = -F, and a jump turns by the angle Delta = theta_t - theta_s:
 
     rotation:  x^_s = cos(Delta) x^_t + sin(Delta) F     TrigFlow's own; the same function as `ctm`
     arc:       x^_s = x^_t + Delta F                     F is the mean velocity of the jump
 
-A step along any interpolant a x_0 + b eps with D held is the same function, rectified flow's
-straight one included (docs/mathematics.md), so flow matching needs no strategy of its own. `arc`
-is another one: the parametrisation of mean flows (Geng et al. 2025, arXiv 2505.13447) in this time.
-With F = 0 it is exact for Gaussian data, and starts from x^_s = x^_t where `ctm` starts from
-cos(Delta) x^_t. Wins where trajectories keep their direction from noise to data (few dimensions),
-loses where x_s has little to do with x_t.
+A step along any interpolant a x_0 + b eps with D held fixed is the same function as the rotation,
+including rectified flow (docs/mathematics.md), so that flow matching needs no strategy of its own.
+`arc` differs: it is the parametrisation of mean flows (Geng et al. 2025, arXiv 2505.13447) in the
+time theta. With F = 0 it is exact for Gaussian data: x^_s = x^_t, where `ctm` has cos(Delta) x^_t.
+`arc` is better if trajectories keep their direction from noise to data (few dimensions), and worse
+if x_s depends little on x_t.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @register_precond("trigflow")
 class TrigFlow(Preconditioning):
-    """TrigFlow's rotation (the same function as `ctm`), or its arc: F is the mean velocity."""
+    """TrigFlow's rotation (the same function as `ctm`), or the arc, where F is a mean velocity."""
 
     upward = True
 
     class Params(Params):
-        """`step`: which of the two."""
+        """`step`: rotation or arc, see the module."""
 
         step: Literal["rotation", "arc"] = "rotation"
 
@@ -48,5 +48,5 @@ class TrigFlow(Preconditioning):
         return Coeffs(scale / secant, r_s * tangent / secant)
 
     def denoiser_coeffs(self, t: Tensor) -> Coeffs:
-        """EDM's own denoiser."""
+        """EDM's denoiser."""
         return Coeffs(*edm_inner(t, self.sigma_data))

@@ -1,7 +1,7 @@
 """A diffusers pipeline folder as teacher: a UNet2DModel with a DDPM schedule, converted to sigma.
 
-An optional extra, read from a local folder and from safetensors only: nothing is downloaded, and no
-file is executed. Making the teacher reads JSON; using it reads the weights.
+Needs the optional dependency diffusers. Reads a local folder with safetensors only: nothing is
+downloaded or executed. Creating the teacher reads JSON files; the weights are read on first use.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ PREDICTIONS = ("epsilon", "v_prediction")
 
 
 class DiffusersParams(Params):
-    """The `folder` of a pipeline; the noise range is cut to the schedule's own.
+    """`folder` of a pipeline; `sigma_min`, `sigma_max` are limited to the schedule's range.
 
-    `sigma_data` is the deviation of the data, in which students' raw outputs are expressed.
+    `sigma_data` is the standard deviation of the data in EDM's form of the network.
     """
 
     folder: str = located()
@@ -55,7 +55,7 @@ class DiffusersTeacher(Teacher):
     """A diffusers pipeline folder: a UNet2DModel with a DDPM schedule, converted to sigma.
 
     Raises:
-        ConfigError: the folder is not a pipeline of this kind; the sentence says what is not.
+        ConfigError: the folder is not a pipeline of this kind; the message says why.
     """
 
     Params = DiffusersParams
@@ -127,7 +127,7 @@ class DiffusersTeacher(Teacher):
         return self.backbone.denoise(x, torch.as_tensor(sigma, device=x.device), labels)
 
     def network(self) -> UNetBackbone:
-        """A student's backbone: the teacher's weights, trainable, told of s as well."""
+        """A student's backbone: the teacher's weights, trainable, with a branch for s."""
         fresh = copy.deepcopy(self.backbone)
         fresh.net.add_s_embedding()
         return fresh.requires_grad_(True).train()
@@ -151,7 +151,11 @@ class DiffusersTeacher(Teacher):
 
 
 def _check(unet: dict[str, Any]) -> tuple[int, int]:
-    """Channels and side of the images, or a ValueError that says what is not supported."""
+    """Return channels and side of the images.
+
+    Raises:
+        ValueError: names a setting that is not supported.
+    """
     size, channels = unet.get("sample_size"), unet.get("in_channels", 3)
     if unet.get("_class_name") != "UNet2DModel":
         raise ValueError(f"the network is {unet.get('_class_name')}, not UNet2DModel")

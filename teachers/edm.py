@@ -1,4 +1,4 @@
-"""Published EDM checkpoints as teachers (Karras et al. 2022), read without running what is in them.
+"""Published EDM checkpoints as teachers (Karras et al. 2022), read without executing any of them.
 
 The networks are reimplemented in `harness.backbones`; the formats are read in
 `teachers.edm_format`. Weights are not part of this repository: the user downloads them.
@@ -34,12 +34,11 @@ if TYPE_CHECKING:
 
 
 class EDMParams(Params):
-    """The weights file (.pkl as published, or .safetensors) and the noise range to use it on.
+    """`weights` (.pkl as published, or .safetensors) and the noise range to use.
 
-    The range is cut to the one the network knows. `precision` is what the blocks of the teacher
-    compute in, where `train.precision: bf16` does not make them bf16 with all other networks of a
-    step; the students it starts are float32 whatever it says. `sha256`, if given, is what the
-    file's digest must begin with.
+    The range is limited to that of the network. `precision` is that of the teacher's blocks, unless
+    `train.precision: bf16` makes all networks of a step bf16; students initialised from the teacher
+    are float32 in any case. `sha256`, if given, must be a prefix of the file's digest.
     """
 
     weights: str = located()
@@ -51,10 +50,12 @@ class EDMParams(Params):
 
 @register_teacher("edm")
 class EDMTeacher(Teacher):
-    """A pre-trained U-Net; making one reads the file's structure, using one its weights.
+    """A published EDM checkpoint (Karras et al. 2022), .pkl or .safetensors.
+
+    Creating the teacher reads the structure of the file; the weights are read on first use.
 
     Raises:
-        ConfigError: the file is missing (the sentence says where to get it) or not usable.
+        ConfigError: the file is missing (the message says where to get it) or not usable.
     """
 
     Params = EDMParams
@@ -63,7 +64,7 @@ class EDMTeacher(Teacher):
 
     @staticmethod
     def convert(source: Path, out: Path) -> Path:
-        """Write a published pickle as safetensors, see teachers/edm_format/convert.py."""
+        """Convert a published pickle to safetensors, see teachers/edm_format/convert.py."""
         return convert(source, out)
 
     def __init__(self, params: Any = None) -> None:
@@ -101,16 +102,16 @@ class EDMTeacher(Teacher):
         self._backbone: UNetBackbone | None = None
 
     def _open(self) -> Checkpoint:
-        """The file's structure; no weights are read yet."""
+        """Read the structure of the file, without weights."""
         return open_checkpoint(self.params.weights)
 
     def _reading(self) -> list[str]:
-        """What makes another function of the same file."""
+        """Settings that change the function computed from the file; they enter the digest."""
         return [] if self.params.precision == "fp32" else [self.params.precision]
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
-        """Say whose file it is that cannot be used."""
+        """Prefix errors with the name of the teacher."""
         try:
             yield
         except ConfigError as error:
@@ -156,7 +157,7 @@ class EDMTeacher(Teacher):
         return self.backbone.denoise(x, sigma, labels, augment_labels)
 
     def network(self) -> UNetBackbone:
-        """A student's backbone: the teacher's weights, trainable, float32, told of s as well."""
+        """A student's backbone: the teacher's weights, trainable, float32, with a branch for s."""
         import torch
 
         fresh = copy.deepcopy(self.backbone)

@@ -1,8 +1,8 @@
 """The ideal denoiser of a finite dataset, smoothed by a Gaussian kernel, in closed form.
 
 For data x_1..x_n blurred by N(0, h^2), D(x, t) = sum_i w_i [x_i + h^2/(h^2 + t^2) (x - x_i)] with
-w = softmax_i(-|x - x_i|^2 / (2 (h^2 + t^2))) (Karras et al. 2022, appendix B.3, for h = 0). Without
-blur it reproduces its data; with some it is a real distribution around them.
+w = softmax_i(-|x - x_i|^2 / (2 (h^2 + t^2))) (Karras et al. 2022, appendix B.3, for h = 0). With
+h = 0 its ODE reproduces the data; with h > 0 it samples a density around them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,14 @@ MOST_ENTRIES = 2**23
 
 
 class EmpiricalParams(Params):
-    """`dataset`: a finite one; `bandwidth` h, in the data's units; `max_items`: evenly spaced ones.
+    """Parameters of the empirical teacher.
 
-    Distances need float64 (at t = 0.002 a float32 sum of squares is wrong by whole nats), so items
-    cost 8 bytes a value. `sigma_data` is measured if not given, which decodes the data at once.
+    - `dataset`: a finite dataset; `max_items`: largest number of its items used, evenly spaced;
+    - `bandwidth`: h in the data's units;
+    - `sigma_data`: measured on the data if not given, which decodes them on creation.
+
+    Items are float64 (8 bytes per value), because at t = 0.002 squared distances in float32 are
+    wrong by whole nats.
     """
 
     dataset: PluginRef
@@ -52,7 +56,7 @@ class EmpiricalTeacher(Teacher):
     With labelled data the weights w are over the items of the given label.
 
     Raises:
-        ConfigError: the dataset is unknown, or has no end.
+        ConfigError: the dataset is unknown, or not finite.
     """
 
     Params = EmpiricalParams
@@ -79,7 +83,7 @@ class EmpiricalTeacher(Teacher):
         self._tensors: dict[Any, tuple[Tensor, Tensor, Tensor | None]] = {}
 
     def denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """See `Teacher.denoise`; exact, computed in float64 a few rows at a time."""
+        """See `Teacher.denoise`; exact, computed in float64, in blocks of rows to save memory."""
         import torch
 
         items, squares, item_labels = self._constants(x.device)
@@ -106,7 +110,7 @@ class EmpiricalTeacher(Teacher):
         return self._data
 
     def _chosen(self) -> Any:
-        """Numbers of the items used, evenly spaced so that sorted classes all take part."""
+        """Indices of the items used, evenly spaced, so that all classes occur if sorted."""
         import numpy as np
 
         size = self._data.spec.size
@@ -114,7 +118,7 @@ class EmpiricalTeacher(Teacher):
         return np.arange(count) * size // count
 
     def _measure(self) -> float:
-        """Standard deviation of the blurred distribution, over items and coordinates."""
+        """Standard deviation of the blurred distribution, root mean variance over coordinates."""
         import numpy as np
 
         values = self._data.items()[0][self._chosen()].astype(np.float64)

@@ -1,8 +1,8 @@
 """A Gaussian mixture: denoiser, score and probability-flow ODE in closed form.
 
 D(x, t) = sum_k w_k(x) [mu_k + v_k / (v_k + t^2) (x - mu_k)], w_k the posterior probability of
-component k under N(mu_k, v_k + t^2) (diagonal v_k). Every quantity of this project can be known
-exactly here, which makes it the known-answer problem of the test-suite and of the quickstart.
+component k under N(mu_k, v_k + t^2) (diagonal v_k). All quantities of the project are known exactly
+for it, so that the test suite and the quickstart use it.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class GaussianMixture(Teacher):
         return (weights * (means + variances / total * difference)).sum(1)
 
     def dataset(self) -> Dataset:
-        """Fresh draws from the mixture, without end."""
+        """Independent draws from the mixture, without limit."""
         return MixtureData(self)
 
     def _components(self) -> tuple[list[list[float]], list[list[float]], list[float]]:
@@ -165,7 +165,7 @@ class GaussianMixture(Teacher):
 
 
 class MixtureData(Dataset):
-    """Samples of a mixture, drawn on demand; sample k never changes."""
+    """Samples of a mixture, drawn on demand as a function of (seed, purpose, index)."""
 
     name = "teacher"
 

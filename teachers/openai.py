@@ -1,9 +1,9 @@
-"""OpenAI's U-Nets in EDM's form as teachers (Song et al. 2023), read without running a file.
+"""OpenAI's U-Nets in EDM's form as teachers (Song et al. 2023), read without executing a file.
 
 `edm_imagenet64_ema.pt` is the published teacher of consistency distillation and of CTM on ImageNet
-64x64; `edm_bedroom256_ema.pt` and `edm_cat256_ema.pt` are LSUN's. The network is `DhariwalUNet`
-with other names for its tensors (`teachers.openai_format`); weights are not part of this
-repository: the user downloads them.
+64x64; `edm_bedroom256_ema.pt` and `edm_cat256_ema.pt` are for LSUN. The network is `DhariwalUNet`
+with other names of tensors (`teachers.openai_format`). Weights are not part of this repository: the
+user downloads them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _READING = ("resolution", "head_channels", "attention_order", "sigma_data")
 
 
 class OpenAIParams(EDMParams):
-    """`weights` (.pt, or .safetensors that was converted) and what a .pt does not tell.
+    """`weights` (.pt, or converted to .safetensors), and settings that a .pt does not contain.
 
     `resolution` follows from the channel multipliers of the published networks. `head_channels` and
-    `attention_order` are those of attention: `legacy` is guided-diffusion's without
-    use_new_attention_order. `dropout` is what students start with: published ones have none.
+    `attention_order` describe attention: `legacy` is guided-diffusion's order without
+    use_new_attention_order. `dropout` is that of students; published ones have none.
     """
 
     resolution: int | None = Field(default=None, ge=4, le=4096)
@@ -45,7 +45,7 @@ class OpenAITeacher(EDMTeacher):
     """A U-Net of OpenAI's consistency_models in EDM's form, e.g. edm_imagenet64_ema.pt.
 
     Raises:
-        ConfigError: the file is missing (the sentence says where to get it) or not usable.
+        ConfigError: the file is missing (the message says where to get it) or not usable.
     """
 
     Params = OpenAIParams

@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 #: numbers of a table [components, rows, d] held at once: 64 MiB in float64
 MOST_ENTRIES = 2**23
-#: what brightness is made of, for `channels: 1` (ITU-R BT.601)
+#: weights of RGB in the luma of `channels: 1` (ITU-R BT.601)
 LUMA = (0.299, 0.587, 0.114)
 
 
 class PatchesParams(Params):
-    """Side and channels (3 or 1, grey) of a patch, and how many Gaussians model it.
+    """`side` and `channels` (3, or 1 for grey) of a patch, and number of Gaussian `components`.
 
     `form`: samples are vectors [d] or images [channels, side, side], d = channels side^2. The
-    Gaussians are fitted to so many `crops`, drawn with `seed` from scikit-learn's two photographs,
-    and `floor` is added to their variances. The default is shipped; other fits are made when first
-    used, anew in every process: 2 s for 5x5x3 and 8 components, a minute for 8x8x3 and 16.
+    Gaussians are fitted to `crops` patches drawn with `seed` from scikit-learn's two photographs,
+    and `floor` is added to their variances. The fit with default parameters is shipped; others are
+    made on first use in every process: 2 s for 5x5x3 and 8 components, a minute for 8x8x3 and 16.
     """
 
     form: Literal["vector", "image"] = "vector"
@@ -99,7 +99,7 @@ class Patches(Teacher):
 
     @functools.cached_property
     def crops(self) -> np.ndarray:
-        """What the Gaussians are fitted to, float64 [crops, d] in [-1, 1]."""
+        """The patches to which the Gaussians are fitted, float64 [crops, d] in [-1, 1]."""
         import numpy as np
 
         p = self.params
@@ -110,7 +110,7 @@ class Patches(Teacher):
 
     @functools.cached_property
     def fit(self) -> Fit:
-        """The mixture: the shipped one, or fitted here."""
+        """The mixture: the shipped one for default parameters, else fitted on first use."""
         from teachers.mixture.fit import shipped
 
         aside = {"form", "sigma_data", "sigma_min", "sigma_max"}
@@ -126,7 +126,7 @@ class Patches(Teacher):
         return fit(self.crops, p.components, p.floor, p.seed)
 
     def constants(self, dtype: Any, device: Any) -> Constants:
-        """What `denoise` computes with; decomposed once in float64."""
+        """Weights, means and eigendecompositions for `denoise`, computed once in float64."""
         import numpy as np
         import torch
 
@@ -140,7 +140,7 @@ class Patches(Teacher):
         return self._constants[dtype, device]
 
     def denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """See `Teacher.denoise`; exact, in the dtype of x, many rows a few at a time."""
+        """See `Teacher.denoise`; exact, in the dtype of x, in blocks of rows to save memory."""
         import torch
 
         constants = self.constants(torch.promote_types(x.dtype, torch.float32), x.device)
@@ -154,7 +154,7 @@ class Patches(Teacher):
         return torch.cat(parts).reshape(x.shape).to(x.dtype)
 
     def dataset(self) -> Dataset:
-        """Fresh draws from the mixture, without end: not crops, so every answer is known."""
+        """Draws from the mixture without limit, not crops of photographs: the teacher is exact."""
         return PatchesData(self)
 
 
@@ -170,7 +170,7 @@ def _denoise(constants: Constants, x: Tensor, t2: Tensor) -> Tensor:
 
 
 class PatchesData(Dataset):
-    """Samples of the mixture, drawn on demand; they may leave [-1, 1] a little."""
+    """Samples of the mixture, drawn on demand; values may lie slightly outside [-1, 1]."""
 
     name = "teacher"
 
@@ -181,7 +181,7 @@ class PatchesData(Dataset):
         self.spec = DatasetSpec(shape=spec.shape, digest=content_digest(["patches", spec.digest]))
 
     def draw(self, seed: int, purpose: str, sample_index: Tensor) -> tuple[Tensor, None]:
-        """See `Dataset.draw`; m + U diag(l)^(1/2) U^T eps, which no choice of U can change."""
+        """See `Dataset.draw`; m + U diag(l)^(1/2) U^T eps, independent of the choice of U."""
         import torch
 
         from harness.core.random import normal, uniform

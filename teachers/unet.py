@@ -1,4 +1,4 @@
-"""U-Nets trained by this harness (`python -m harness teacher train`), and those it ships."""
+"""U-Nets trained by this harness (`python -m harness teacher train`), some of them shipped."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class UNetParams(EDMParams):
 
 @register_teacher("unet")
 class UNetTeacher(EDMTeacher):
-    """A U-Net trained here: shipped are `digits` and `photos16`; it knows its training data.
+    """A U-Net trained by this harness: `digits` or `photos16` (shipped), or a file of your own.
 
     Raises:
-        ConfigError: there is no such file and no such shipped teacher, or it is not usable.
+        ConfigError: there is neither such a file nor such a shipped teacher, or it is not usable.
     """
 
     Params = UNetParams
@@ -46,23 +46,23 @@ class UNetTeacher(EDMTeacher):
 
     @staticmethod
     def recipe(path: Path) -> TeacherConfig:
-        """What a file says that is to be trained, see teachers/training/config.py."""
+        """Read a training configuration, see teachers/training/config.py."""
         from teachers.training.config import load_config
 
         return load_config(path)
 
     @staticmethod
     def train(recipe: TeacherConfig, out: Path, processes: int = 1) -> Path:
-        """Make the weights of such a teacher, see teachers/training/train.py."""
+        """Train a teacher and write its weights, see teachers/training/train.py."""
         from teachers.training.train import train_teacher
 
         return train_teacher(recipe, out, processes)
 
     def dataset(self) -> Dataset:
-        """The dataset its file names.
+        """The dataset on which it was trained, as named in its file.
 
         Raises:
-            ConfigError: the file does not say what it was trained on.
+            ConfigError: the file does not name a dataset.
         """
         training = self.checkpoint.training
         if training is None:

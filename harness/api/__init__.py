@@ -3,9 +3,9 @@
 Importing it imports neither torch nor pandas, so that `plan`, `status` and `report` start at once;
 plugins keep to the same rule by importing torch inside their methods.
 
-The three nouns: a `Preconditioning` (how a student's jump is written), a `Teacher` (whose ODE it
-learns) and an `Objective` (the loss it learns by). An objective never sees skip and out, a
-preconditioning never sees the loss: that seam is the experiment.
+The three main abstractions: a `Preconditioning` (the coefficients of a student's jump), a `Teacher`
+(whose ODE the student learns) and an `Objective` (the loss). An objective never sees skip and out,
+and a preconditioning never sees the loss, so that each can be varied with the other fixed.
 """
 
 from harness.api.architecture import Architecture

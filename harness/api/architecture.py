@@ -1,4 +1,4 @@
-"""A network for students as a plugin: its parameters, what samples it takes, how it is built."""
+"""`Architecture`, the base class of backbone plugins: parameters, sample shapes, construction."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
 
 
 class Architecture(Plugin):
-    """A network for students, by the name that a grid's `backbone` gives. Subclasses write `build`.
+    """A student network architecture, selected by a grid's `backbone`. Subclasses define `build`.
 
-    The network is a `harness.backbones.base.Backbone`, a torch module that is shown c_in(t) x and
-    told c_noise(t) and c_noise(s). `python -m harness check backbone NAME` checks one.
+    The network is a `harness.backbones.base.Backbone`, a torch module with inputs c_in(t) x,
+    c_noise(t) and c_noise(s). `python -m harness check backbone NAME` checks one.
     """
 
     #: whether `student.dropout`, `s_branch` and `s_init` can be set, see `Backbone.adapt`
     adapts: ClassVar[bool] = False
 
     def unfit(self, shape: tuple[int, ...]) -> str:
-        """Why it cannot be built for samples of a shape, without batch; empty if it can."""
+        """Reason why it cannot be built for samples of `shape` (no batch axis); empty if it can."""
         return ""
 
     def build(self, spec: TeacherSpec) -> Backbone:
         """The network for a teacher's samples, classes and sigma_data, on the CPU, in float32.
 
         Weights are drawn from torch's global generator, which the caller has seeded; the branch
-        that reads s is silent.
+        for s starts with zero output.
         """
         raise self.lacks("build(self, spec)")

@@ -1,7 +1,7 @@
-"""An orthonormal basis of the data whose coordinates a strategy may give coefficients of their own.
+"""An orthonormal basis of the data in which a strategy may have one coefficient per band.
 
 It is a product of one matrix for each axis of a sample: principal directions for vectors, colours x
-rows x columns for images. Coordinates are put together in bands; a band has one coefficient.
+rows x columns for images. A band is a set of coordinates that share a coefficient.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from harness.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: what U^T U may be from the identity, in any of its entries
+#: largest deviation of an entry of U U^T from the identity
 ORTHONORMAL = 1e-9
 
 
@@ -23,10 +23,10 @@ class Basis:
     """z = U x with U = U_1 x U_2 x ..., one orthonormal matrix [n, n] for each axis of a sample.
 
     Args:
-        axes: the matrices, float64, their rows are the basis vectors.
-        bands: int64 of a sample's shape, 0..K-1: the band of each coordinate z.
-        deviations: standard deviation of clean data in each band, float64 [K]; for losses that
-            weigh bands.
+        axes: the matrices, float64, whose rows are the basis vectors.
+        bands: index 0..K-1 of the band of each coordinate of z, int64 [*shape].
+        deviations: standard deviation of clean data in each band, float64 [K]; used by losses that
+            weight bands.
 
     Raises:
         ConfigError: a matrix is not orthonormal or does not fit `bands`, or a band is empty.
@@ -60,7 +60,7 @@ class Basis:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """Shape of one sample."""
         return tuple(self.bands.shape)
 
     def coordinates(self, x: Tensor) -> Tensor:
@@ -77,22 +77,22 @@ class Basis:
         return z
 
     def spread(self, values: Tensor) -> Tensor:
-        """Values of bands [..., K] for each coordinate, [..., *shape]."""
+        """Expand values per band [..., K] to values per coordinate [..., *shape]."""
         return values[..., self.bands]
 
     @property
     def sizes(self) -> Tensor:
-        """Coordinates of each band, int64 [K]."""
+        """Number of coordinates in each band, int64 [K]."""
         return self.bands.flatten().bincount()
 
     def mean(self, coeffs: Coeffs) -> Coeffs:
-        """Coefficients by band as means over the coordinates: what one number for all says."""
+        """Average coefficients [..., K] over all coordinates: one number [...] in place of K."""
         share = self.sizes.double() / self.bands.numel()
         shift = None if coeffs.shift is None else coeffs.shift @ share
         return Coeffs(coeffs.skip @ share, coeffs.out @ share, shift)
 
     def to(self, device: Any) -> Self:
-        """The same on a device."""
+        """A copy of the basis on a device."""
         deviations = None if self.deviations is None else self.deviations.to(device)
         axes = [axis.to(device) for axis in self.axes]
         return type(self)(axes, self.bands.to(device), deviations)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class Coeffs(NamedTuple):
     """f = skip * x + out * F + shift * offset, each a float64 tensor of the broadcast (t, s).
 
-    `shift` is None for strategies without a constant term. Of a strategy with a `basis`, each may
-    have one axis more, the last: a coefficient for every band of it.
+    `shift` is None for strategies without a constant term. With a `basis`, each may have one more
+    axis at the end, with a coefficient for each band.
     """
 
     skip: Tensor

@@ -72,8 +72,8 @@ def create(kind: str, name: str, params: Mapping[str, Any] | None = None, **cont
     """Make a plugin of any kind from its name and plain parameters.
 
     Raises:
-        ConfigError: there is none, its parameters are refused, alone or together, or a teacher's
-            noise range is none.
+        ConfigError: no such plugin, invalid parameters or an invalid combination of them, or a
+            teacher whose spec lacks 0 < sigma_min < sigma_max < inf or 0 < sigma_data < inf.
     """
     checked = make_params(kind, name, params or {})
     try:
@@ -132,10 +132,13 @@ def calibrate(
 
     `levels` (default 120, uniform in -log sigma) and `samples` (default 4096 per level) override
     the strategy's own parameters. A closed-form strategy is returned as it is. The processes of a
-    `group` divide the samples among them: each must call this, and each gets the same. What it
-    cost is added to the artifact: `evaluations` of the teacher, one sample each, and `seconds`;
-    with a tolerance, the `standard_error` that was reached, which is above it if all samples were
-    too few.
+    `group` share the work: each must call this, and each gets the same result. The cost is added to
+    the artifact: `evaluations`, the number of teacher evaluations (batch size 1), and `seconds`.
+    With a tolerance, so is the `standard_error` that was reached; it is above the tolerance if all
+    samples were too few.
+
+    Raises:
+        ConfigError: the plugin's `calibrate` did not return {name: tensor}.
     """
     if not precond.needs_calibration():
         return precond

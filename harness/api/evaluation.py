@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Extractor(Plugin):
-    """Turns samples into feature vectors; `id` names everything that can change their values.
+    """Maps samples to feature vectors; `id` names everything that can change their values.
 
-    Images arrive as uint8 [B, C, H, W], C = 1 or 3 (what to do with grey is the extractor's own
-    affair), other data as float [B, d].
+    The input is uint8 [B, C, H, W] for images, C = 1 or 3 (the extractor decides how to treat
+    grey), and float [B, d] for other data.
     """
 
     #: what happens to pixels before the first layer (`tf1-bilinear`, `pil-bicubic`, `native`, ...)
@@ -24,12 +24,12 @@ class Extractor(Plugin):
     digest: ClassVar[str] = ""
     #: length of a feature vector; None where it is that of the samples
     dim: ClassVar[int | None] = None
-    #: whether it takes images alone
+    #: whether it accepts images only
     images_only: ClassVar[bool] = False
 
     @property
     def id(self) -> str:
-        """Name, revision, weights and preprocessing in one string, as it stands in the tables."""
+        """Name, revision, digest of the weights and preprocessing in one string, as in tables."""
         name = self.name if self.revision == 1 else f"{self.name}.r{self.revision}"
         return f"{name}@{self.digest[:8]}/{self.preprocess}" if self.digest else name
 
@@ -37,7 +37,7 @@ class Extractor(Plugin):
         """Find the weights and check their hash, before anything is sampled; returns self.
 
         Raises:
-            ConfigError: no weights, or not the right ones; the sentence says what to do.
+            ConfigError: the weights are missing or have another hash; the message says what to do.
         """
         return self
 
@@ -50,9 +50,9 @@ class Extractor(Plugin):
         raise self.lacks("__call__(self, samples)")
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Feature maps [B, C, h, w], fine to coarse, each half as large as the one before.
+        """Feature maps [B, C, h, w] for a discriminator, fine to coarse, each half the size.
 
-        Of float images [B, C, H, W] in [-1, 1], differentiable in them: what a discriminator sees.
+        Computed from float images [B, C, H, W] in [-1, 1], and differentiable in them.
 
         Raises:
             ConfigError: this extractor has none.
@@ -66,7 +66,7 @@ class Extractor(Plugin):
         """Class logits [B, classes] for features [B, dim], for metrics that need a classifier.
 
         Raises:
-            ConfigError: this extractor has no classifier whose logits would mean anything.
+            ConfigError: this extractor has no classifier.
         """
         raise ConfigError(
             f"extractor {self.name!r} has no class logits: Inception Score needs extractor"
@@ -75,43 +75,43 @@ class Extractor(Plugin):
 
 
 class Score(NamedTuple):
-    """A metric's value, with the standard deviation of its estimate where it has one."""
+    """A metric's value, and the standard deviation of the estimate if the metric has one."""
 
     value: float
     std: float | None = None
 
 
-#: what `Metric.needs` may ask for by way of an extractor
+#: values of `Metric.needs` that require an extractor
 EXTRACTED = ("moments", "features", "logits")
 
 
 class Metric(Plugin):
-    """A number that says how good samples are.
+    """A scalar measure of sample quality.
 
-    `needs` says what `compute` gets of generated and reference samples:
+    `needs` selects the input of `compute`, for generated and for reference samples:
 
     - "moments": harness.evaluate.moments.Moments, enough for Fréchet distances and cheap to keep;
     - "features": all vectors [n, dim];
-    - "logits": of the extractor's classifier, and no reference;
+    - "logits": class logits of the extractor [n, classes], and no reference;
     - "samples": images uint8 [n, C, H, W] or vectors [n, d] as extractors see them, no extractor;
     - "trajectory": the samples, float64 [n, d], and the teacher's own ODE solution from the same
       noise, row for row.
     """
 
     needs: ClassVar[str] = "features"
-    #: of a metric that needs samples: whether it takes images alone
+    #: for a metric that needs samples: whether it accepts images only
     images_only: ClassVar[bool] = False
     lower_is_better: ClassVar[bool] = True
 
     def compute(self, generated: Any, reference: Any) -> float | Score:
-        """Return the value for what `needs` says, of generated and of reference samples."""
+        """Return the value, from generated and reference samples in the form that `needs` names."""
         raise self.lacks("compute(self, generated, reference)")
 
 
 def misfit(metric: type[Metric], extractor: type[Extractor], images: bool) -> str:
-    """Why a metric cannot be computed from an extractor's features of the data; empty if it can.
+    """Reason why a metric cannot be computed with an extractor on these data; empty if it can.
 
-    Asked of the classes, so that it is known before anything is made or weights are looked for.
+    Takes classes, so that it can be decided before anything is made or weights are looked for.
     """
     if metric.images_only and not images:
         return f"metric {metric.name!r} takes images, but the data are vectors: leave it out"

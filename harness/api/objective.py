@@ -1,4 +1,4 @@
-"""Losses: what they may ask of a student, and what they see of a batch."""
+"""`Objective`, the base class of losses, and the student and batch that a loss receives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.api.basis import Basis
     from harness.api.preconditioning import Preconditioning
 
-#: what an objective may need of a strategy, and how its lack is told
+#: attribute of a strategy that an objective may require -> message if it is false
 NEEDS = {
     "tangent": "is not tangent: at s = t its network does not give the teacher's velocity",
     "upward": "is not defined for s > t (`Preconditioning.upward`)",
@@ -26,30 +26,31 @@ NEEDS = {
 
 
 class StudentInTraining(StudentLike, Protocol):
-    """What an objective may ask of it beside that."""
+    """The student as objectives see it: jumps, the implied denoiser, derivatives of jumps."""
 
     @property
     def basis(self) -> Basis | None:
-        """Of a strategy that gives coefficients by band, see `Preconditioning.basis`."""
+        """The strategy's basis, or None; see `Preconditioning.basis`."""
 
     def jump_tangent(
         self, x: Tensor, t: Tensor, s: Tensor, dx: Tensor, dt: Tensor, labels: Tensor | None = None
     ) -> JumpTangent:
-        """f(x, t, s) and its derivative along dx [B, *shape] and dt, float64 [B], s held fixed.
+        """f(x, t, s) and its derivative along dx [B, *shape] and dt (float64 [B]), with s fixed.
 
-        By forward-mode differentiation of network and coefficients: a second forward pass.
+        Forward-mode differentiation of network and coefficients; costs a second forward pass.
         """
 
     def conditioning(self, t: Tensor) -> Tensor:
-        """The number c_noise(t) that tells the network a noise level, float32 [B]."""
+        """c_noise(t), the noise conditioning of the network, float32 [B]."""
 
 
 @dataclass(frozen=True)
 class Trained:
     """A module that an objective trains beside the student: a discriminator, a learned weighting.
 
-    `by` names the term that trains it and nothing else; None: every term that reaches it does, and
-    the student as well. `optimizer` and `lr` are those of the grid's `train` section unless given.
+    With `by`, the loss term of that name trains this module alone, and no other term does. With
+    None, it is trained with the student, by every term that depends on it. `optimizer` and `lr` are
+    those of the grid's `train` section unless given.
     """
 
     module: nn.Module
@@ -61,11 +62,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's share of a training batch.
+    """One process's share of a training batch: clean samples x0 [B, *shape] and labels or None.
 
-    `sample_index` [B] says which samples of the training run `x0` [B, *shape] are, `batch_index`
-    [B] which of this `step`'s global batch: every random draw is a function of it.
-    `host_batch_index` is the same on the CPU, for draws that decide how much is computed.
+    `sample_index` [B] numbers the samples over the whole training, `batch_index` [B] within the
+    global batch of this `step`; random draws are functions of (seed, step, batch_index).
+    `host_batch_index` is `batch_index` on the CPU, for draws that determine tensor sizes.
     """
 
     x0: Tensor
@@ -84,30 +85,30 @@ class Batch:
 class Objective(Plugin):
     """A loss, given as terms whose gradients the training loop combines.
 
-    `terms` returns {name: loss}; with `adaptive` set, every term but the first is scaled so that
-    its gradient at the network's last layer is as long as the first one's (VQGAN's rule, used by
-    CTM), measured on the global batch, or on `adaptive_batch` samples at a time.
+    `terms` returns {name: loss}. With `adaptive`, every term but the first is scaled so that the
+    norm of its gradient at the network's last layer equals that of the first term (VQGAN's adaptive
+    weight, used by CTM), measured on the global batch, or on `adaptive_batch` samples at a time.
     """
 
     adaptive: bool = False
     adaptive_batch: int | None = None
-    #: terms that are scaled so in any case, and between which weights
+    #: term -> (lowest, highest) weight, for terms that are always scaled adaptively
     weight_limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
-    #: kinds of sampler (harness.core.sampler) whose jumps it trains, the default one first; another
-    #: is measured only where a grid names it, and noted in its tables
+    #: kinds of sampler (harness.core.sampler) whose jumps it trains, the default first; others are
+    #: evaluated only if a grid names them, and marked in the tables
     samplers: ClassVar[tuple[str, ...]] = ("exact", "gamma", "stochastic")
-    #: what it needs of a strategy, of the keys of `NEEDS`: a cell with another one is skipped
+    #: required properties of the strategy (keys of `NEEDS`); cells without them are skipped
     needs: tuple[str, ...] = ()
     #: whether it differentiates the student (`jump_tangent`), which rules out
     #: `train.compile`
     differentiates: ClassVar[bool] = False
-    #: see `freezes_at`; the harness sets it
+    #: the frozen target network, see `freezes_at`; set by the training loop
     frozen: StudentInTraining
 
     def trained_times(self, spec: TeacherSpec) -> Tensor | None:
-        """Noise levels that students are trained at, float64 [N], sigma_max to sigma_min.
+        """The discrete noise levels of training, float64 [N], from sigma_max down to sigma_min.
 
-        None where they are continuous: then there are no `trained` times to sample at.
+        None if training times are continuous; samplers with `@trained` times are then impossible.
         """
         return None
 
@@ -130,13 +131,13 @@ class Objective(Plugin):
         return {}
 
     def freezes_at(self) -> int | None:
-        """The step from which on `self.frozen` is the target as it was then; None: never."""
+        """The step at which a copy of the target is frozen as `self.frozen`; None: never."""
         return None
 
     def unsuited(self, spec: TeacherSpec, precond: Preconditioning) -> str:
-        """Why students of a teacher in this strategy cannot be trained by it; empty if they can.
+        """Reason why it cannot train a student with this teacher and strategy; empty if it can.
 
-        Such cells are skipped, with this reason. `precond` is not calibrated yet.
+        Such cells are skipped, and the reason is shown. `precond` is not calibrated yet.
         """
         for need in self.needs:
             if not getattr(precond, need):
@@ -144,43 +145,43 @@ class Objective(Plugin):
         return ""
 
     def unscheduled(self, steps: int) -> str:
-        """Why its schedule does not suit a training of that length; empty if it does.
+        """Reason why its schedule does not fit a training of `steps` steps; empty if it does.
 
         A grid with such a cell is refused.
         """
         return ""
 
     def ready(self) -> Self:
-        """Find the files that it needs, before anything is trained; returns self.
+        """Check before training that the files it needs are present and valid; returns self.
 
         Raises:
-            ConfigError: they are not there, or not the right ones; the sentence says what to do.
+            ConfigError: a file is missing or is not the right one; the message says what to do.
         """
         return self
 
     def solver_steps(self) -> Mapping[int, float]:
-        """Numbers h of the teacher's solver steps in a training step, with their probabilities.
+        """{h: probability} of h teacher solver steps in one training step.
 
-        Empty if it solves nothing. `bench` measures a step at several h.
+        Empty if it uses no ODE solver. `bench` times a training step at several h.
         """
         return {}
 
     def at_solver_steps(self, h: int) -> Self:
-        """The same objective, its modules included, with that number of solver steps each time."""
+        """A copy with the number of solver steps fixed to h, sharing its modules."""
         return self
 
     def evaluations(self, spec: TeacherSpec, step: int = 0) -> float | None:
-        """What that step costs on average, in forward passes of the network for the whole batch.
+        """Mean cost of training step `step`, in forward passes of the network on the whole batch.
 
-        The teacher is taken for a network of the same size. A backward pass counts 2 where weights
-        learn and 1 where only the gradient of the input is needed, a derivative along a direction
-        1. None: it does not say, and `bench` only measures.
+        The teacher counts as a network of the same size. A backward pass counts 2 if weights are
+        trained and 1 if only the gradient of the input is needed; a directional derivative
+        counts 1. None: unknown, and `bench` reports measurements only.
         """
         return None
 
 
 def misfit_of_groups(group: int, share: int) -> str:
-    """Why a process cannot measure an adaptive weight on `group` of its samples at a time."""
+    """Error message if `group` (adaptive_batch) does not divide the `share` of each process."""
     return (
         f"adaptive_batch: {group} does not divide the {share} samples that each process gets of the"
         " global batch; use a divisor of it, or another number of processes"

@@ -1,4 +1,4 @@
-"""What all plugins share: a name, a revision, validated parameters."""
+"""`Plugin` and `Params`, the base classes of all plugins and of their parameters."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pydantic import (
 
 
 class Settings(BaseModel):
-    """Base of all that is read from YAML: unknown keys are errors, values are frozen.
+    """Base of everything that is read from YAML: unknown keys are errors, values are frozen.
 
-    Numbers are finite unless a field says `Field(allow_inf_nan=True)`, and no boolean is one: YAML
-    reads `no` and `on` as booleans, and Python takes those for 0 and 1.
+    Numbers must be finite unless a field has `Field(allow_inf_nan=True)`. Booleans are refused
+    where a number is expected: YAML reads `no` and `on` as booleans, which Python takes as 0 and 1.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -48,7 +48,7 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def _flat(value: Any) -> list[Any]:
-    """A value, or all those in nested lists and mappings."""
+    """The leaves of nested lists and mappings, as one list."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -57,11 +57,11 @@ def _flat(value: Any) -> list[Any]:
 
 
 class Params(Settings):
-    """Parameters of a plugin, validated from grid.yaml; see `Settings` for what holds of them."""
+    """Parameters of a plugin, validated from grid.yaml by the rules of `Settings`."""
 
 
 def located(**field: Any) -> Any:
-    """A parameter that says where a file is: its content counts, its place does not."""
+    """Field for the path of a file: the run's identity depends on its content, not on its path."""
     return Field(**field, json_schema_extra={"located": True})
 
 
@@ -81,7 +81,7 @@ class PluginRef(Params):
 
 
 def spelled_out(value: Any) -> Any:
-    """`{NAME: {key: value}}` as {name, params}; all else as it is."""
+    """Expand `{NAME: {key: value}}` to {name, params}; any other value is returned unchanged."""
     if isinstance(value, dict) and len(value) == 1:
         ((name, params),) = value.items()
         if name not in PluginRef.model_fields and isinstance(params, dict):
@@ -90,7 +90,7 @@ def spelled_out(value: Any) -> Any:
 
 
 class Plugin:
-    """What all plugins share: a name, a revision, validated parameters.
+    """Base class of all plugins: a name, a revision, validated parameters.
 
     Raise `revision` when a change alters results: it is part of every run's identity, so that old
     and new numbers are never mixed.
@@ -104,5 +104,5 @@ class Plugin:
         self.params: Any = params if params is not None else self.Params()
 
     def lacks(self, method: str) -> NotImplementedError:
-        """The error of a method that a subclass has to write, by its signature."""
+        """NotImplementedError for a method that a subclass must define, given by its signature."""
         return NotImplementedError(f"{type(self).__name__} must define `{method}`")

@@ -1,4 +1,4 @@
-"""How a student's jump is written: two functions of (t, s), and what follows from them."""
+"""`Preconditioning`, the base class of strategies: the coefficients of a jump from t to s."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def edm_inner(t: Tensor, sigma_data: float) -> tuple[Tensor, Tensor]:
 
 
 def carried_inner(t: Tensor, s: Tensor, sigma_data: float) -> tuple[Tensor, Tensor]:
-    """(c_skip, c_out) in x_t of EDM's denoiser at s, applied to x_t as it would be at s.
+    """(c_skip, c_out) of EDM's denoiser at level s, written on x_t rescaled to level s.
 
-    D(y, s) = c_skip x_t + c_out F with y = x_t sqrt((s^2 + sd^2)/(t^2 + sd^2)), which is where the
-    ODE leads if data are Gaussian. Goes with conditioning sigma s: the network is then shown y.
+    D(y, s) = c_skip x_t + c_out F with y = x_t sqrt((s^2 + sd^2)/(t^2 + sd^2)), the solution of the
+    ODE at s if data are Gaussian. For strategies with `conditioning_sigma` s, whose network input
+    is c_in(s) y.
     """
     c_skip, c_out = edm_inner(s, sigma_data)
     var = sigma_data**2
@@ -39,15 +40,15 @@ class Preconditioning(Plugin):
 
         f(x, t, s) = skip(t, s) x + out(t, s) F(c_in(t) x, c_noise(t), c_noise(s)) [+ shift(t, s) b]
 
-    with the boundary f(x, t, t) = x. Subclasses write `coeffs`; those that measure the teacher
-    first also write `calibrate` and read their curves from `self.artifact`.
+    with the boundary condition f(x, t, t) = x. Subclasses define `coeffs`; those that are
+    calibrated on the teacher also define `calibrate` and read its result from `self.artifact`.
     """
 
     #: whether d f/ds at s = t is the teacher's (x - D)/t when F is the teacher's own raw output.
     tangent: ClassVar[bool] = True
-    #: whether `coeffs` hold for s > t as well, towards noise; a strategy has to say so.
+    #: whether `coeffs` are defined for s > t as well (jumps towards noise)
     upward: ClassVar[bool] = False
-    #: whether `basis`, once calibrated, has bands and their deviations.
+    #: whether `basis`, after calibration, has bands and their standard deviations
     banded: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -114,7 +115,7 @@ class Preconditioning(Plugin):
             )
 
     def conditioning_sigma(self, t: Tensor, s: Tensor) -> Tensor:
-        """The noise level whose c_noise the network gets, t by default.
+        """The noise level sigma that the network is conditioned on, t by default.
 
         With that sigma the student computes F(c_in(t) x, c_noise(sigma), c_noise(s)).
         """
@@ -122,27 +123,28 @@ class Preconditioning(Plugin):
 
     @property
     def offset(self) -> Tensor | None:
-        """The fixed tensor that `shift` multiplies, of the data's shape; None without one."""
+        """The fixed tensor b [*shape] that `shift` multiplies; None if there is no shift."""
         return self.artifact.get("offset")
 
     @property
     def basis(self) -> Basis | None:
-        """The basis in which coefficients are given by band; None: one number multiplies all of x.
+        """The basis whose bands have coefficients of their own; None: coefficients are scalars.
 
-        f is then U^T [skip U x + out U F + shift U b], every coordinate with its band's numbers.
+        With a basis f = U^T [skip U x + out U F + shift U b], each coordinate of U x with the
+        coefficients of its band.
         """
         return None
 
     @classmethod
     def needs_calibration(cls) -> bool:
-        """Whether this strategy measures the teacher before it can give coefficients."""
+        """Whether this strategy must be calibrated on the teacher before `coeffs` can be called."""
         return cls.calibrate is not Preconditioning.calibrate
 
     def calibrate(self, probe: Probe) -> dict[str, Tensor]:
         """Measure the teacher; return the tensors that `coeffs` reads from `self.artifact`.
 
         Called under `no_grad`. Sums over samples go through `probe.add_up`, which divides them
-        over processes. The result is stored under `measured` and shared between seeds.
+        over processes. The result is stored under the key `measured` and shared between seeds.
         """
         raise self.lacks("calibrate(self, probe)")
 
@@ -155,7 +157,7 @@ class Preconditioning(Plugin):
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What `calibrate` depends on: strategies that say the same share one measurement."""
+        """Key of the stored calibration: strategies with equal `measured` share one calibration."""
         return {
             "precond": self.name,
             "revision": self.revision,
@@ -163,15 +165,15 @@ class Preconditioning(Plugin):
         }
 
     def shown(self) -> dict[str, Tensor]:
-        """What of the calibration a report draws: `sigma`, and curves with a value for each of it.
+        """Calibrated curves for the report: `sigma` [N] and further tensors [N]; empty by default.
 
-        A name that begins with log_ is drawn as its exponential on a log axis; at levels where
-        `flat` is not 0 such a curve is crossed out. Nothing by default.
+        The exponential of a curve `log_...` is drawn on a log axis; its points are crossed out
+        where the curve `flat` is not 0.
         """
         return {}
 
     def load(self, artifact: Mapping[str, Tensor]) -> Self:
-        """Adopt a calibration made earlier; returns self."""
+        """Use a calibration made earlier; returns self."""
         self.artifact = dict(artifact)
         return self
 
@@ -183,9 +185,9 @@ class Preconditioning(Plugin):
 class DenoiserForm(Preconditioning):
     """f = beta x + alpha D_theta, written on the denoiser D_theta = c_skip x + c_out F.
 
-    skip = beta + alpha c_skip, out = alpha c_out. Subclasses write `outer`. With an `offset` m in
-    the artifact the jump is written around it, f = m + beta (x - m) + alpha (D_theta - m), which
-    adds the constant (1 - alpha - beta) m.
+    skip = beta + alpha c_skip, out = alpha c_out. Subclasses define `outer`. With an `offset` m in
+    the artifact the jump is centred, f = m + beta (x - m) + alpha (D_theta - m), which adds the
+    constant (1 - alpha - beta) m.
     """
 
     def outer(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

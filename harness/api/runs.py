@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harness.store.records import EvalRow
 
 Grid = str | Path | Mapping[str, Any]
-#: axis -> the plugins or seeds on it that are meant, one or several
+#: axis -> the plugins or seeds to keep on it, one or several
 Only = Mapping[str, Any]
 
 
@@ -35,7 +35,7 @@ def run(
     quiet: bool = False,
     **overrides: Any,
 ) -> pd.DataFrame:
-    """Train and evaluate what a grid still owes, in processes of their own; return its rows.
+    """Train and evaluate the unfinished cells of a grid in separate processes; return its rows.
 
     Args:
         grid: a grid file, or what one holds as a dict, in which `version` and `name` may be left
@@ -43,8 +43,8 @@ def run(
         results: the results folder, instead of the grid's.
         only: some cells, e.g. `{"precond": ["ctm", "arc"], "seed": 0}`.
         plugins: Python files with plugins of your own, which are run.
-        quiet: do not say which cells are done.
-        overrides: values of the grid; two underscores go into a section: `train__lr=1e-4`.
+        quiet: print no progress.
+        overrides: values that replace those of the grid; `train__lr=1e-4` sets `train.lr`.
 
     Returns:
         One row per number that the grid asks for, as `results` has them.
@@ -52,7 +52,7 @@ def run(
     Raises:
         ConfigError: something is wrong with the grid, a file or a plugin: nothing was started.
         CellsFailed: some cells did not finish; `rows` are those of the others.
-        KeyboardInterrupt: the cells have saved; the same call goes on from there.
+        KeyboardInterrupt: interrupted; cells are checkpointed, and the same call continues.
     """
     from contextlib import nullcontext
 
@@ -111,8 +111,8 @@ def run_cell(
 ) -> pd.DataFrame:
     """Train and evaluate one cell in this process, without a results folder; return its rows.
 
-    A plugin may be written in the notebook or script that calls this. Rows are those of `run`, to
-    the last digit where device and number of CPU threads are the same.
+    Plugins may be defined in the calling notebook or script. Rows are those of `run`, bit for bit
+    if device and number of CPU threads are the same.
 
     Args:
         grid: see `run`; exactly one cell of it.
@@ -120,8 +120,8 @@ def run_cell(
         device: auto, cpu or cuda, instead of `launch.device`.
         on_row: called with each row as soon as it is known: `row.step`, `row.nfe`, `row.metric`,
             `row.value` and the other columns of `results` that differ within a cell.
-        artifacts: a results folder whose calibrations, fitted backbones and references are used
-            and added to; without, they are made for this cell and forgotten.
+        artifacts: a results folder whose calibrations, fitted backbones and references are reused
+            and extended; if None, they are computed for this cell and discarded.
         plugins: see `run`.
         overrides: see `run`.
 
@@ -157,12 +157,13 @@ def run_cell(
 
 
 def results(*folders: str | Path, grid: str | None = None) -> pd.DataFrame:
-    """Every number in a results folder, `results` if none is named, or in several.
+    """All measurements in one or several results folders (default: `results`), as a table.
 
-    Runs that several folders have are one; where they disagree the first counts, with a warning.
+    A run that is in several folders is merged; where values differ the first folder counts, with a
+    warning.
 
     Args:
-        grid: only what the grid of that name asks for.
+        grid: name of a grid; only its measurements are returned.
 
     Returns:
         One row per number. Columns: `run_id`; `precond`, `teacher`, `objective`, `dataset`,
@@ -190,19 +191,19 @@ def results(*folders: str | Path, grid: str | None = None) -> pd.DataFrame:
 def load_student(
     path: str | Path, format: str = "auto", *, results: str | Path = "results", **params: Any
 ) -> TrainedStudent:
-    """A trained student, e.g. `load_student("cd_imagenet64_l2.pt")` or of a run by its id.
+    """Load a trained student, e.g. `load_student("cd_imagenet64_l2.pt")`, or a run by its id.
 
-    It is called as the jump that it is: `student(x, t, s)`; `student.sample(16, nfe=2)` samples.
+    `student(x, t, s)` is a jump from t to s; `student.sample(16, nfe=2)` draws samples.
 
     Args:
-        path: a student's file; a run's folder, or its id or the beginning of that.
-        format: one of `list_students()`, or `auto`: the one that recognises what is there.
-        results: the folder in which a run is looked for by its id.
-        params: of the format, for what its files do not tell; `list students` shows them. For a
-            run `step`: the budget whose weights are meant, by default the last one.
+        path: a checkpoint file, the folder of a run, or the id of a run or a prefix of it.
+        format: one of `list_students()`, or `auto`: the first format that recognises the file.
+        results: the results folder in which a run id is looked up.
+        params: parameters of the format, for what the file does not contain; `list students` shows
+            them. For a run, `step` selects the budget, by default the last.
 
     Raises:
-        ConfigError: nothing is there, nobody recognises it, or it cannot be used.
+        ConfigError: no such file or run, no format recognises it, or it cannot be loaded.
     """
     path = student_path(path, results)
     if format == "auto":
@@ -220,7 +221,7 @@ def load_student(
 
 
 def student_path(named: str | Path, results: str | Path = "results") -> Path:
-    """A student's file or folder; what is neither is the id of a run, or its beginning.
+    """The path of a student: `named` if it exists, else the folder of the run with that id prefix.
 
     Raises:
         ConfigError: there is no such file, folder or run.
@@ -241,7 +242,7 @@ def student_path(named: str | Path, results: str | Path = "results") -> Path:
 
 
 def _warned(found: tuple[pd.DataFrame, Iterable[str]]) -> pd.DataFrame:
-    """Rows, after warnings of what a reader of them must know."""
+    """Issue each note as a Python warning and return the rows."""
     rows, notes = found
     for note in notes:
         warnings.warn(note, stacklevel=3)

@@ -1,4 +1,4 @@
-"""Students that were trained elsewhere, or here: what is known of one, and the formats of files."""
+"""Trained students, of this harness or published elsewhere, and the plugins that load them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from harness.core.sampling import Walk
     from harness.core.student import Student
 
-#: where a student's jumps may end: at any s <= t, or at sigma_min alone (a consistency model)
+#: where a student's jumps may end: at any s <= t, or only at sigma_min (a consistency model)
 Ends = Literal["any", "sigma_min"]
 
 
 @dataclass(frozen=True)
 class StudentSpec:
-    """What a student is: shape [C, H, W] or [d], noise range, classes, a digest of its content.
+    """Properties of a student: shape [C, H, W] or [d], noise range, classes, digest of its content.
 
-    `ends` is where the jumps that it was trained on end; `format` the plugin that read it; `facts`
-    what else its file tells (steps, images, objective), for whoever shows it.
+    `ends` is where the jumps it was trained on end; `format` the plugin that loaded it; `facts`
+    further information from its file (steps, images, objective), for display only.
     """
 
     shape: tuple[int, ...]
@@ -43,10 +43,10 @@ class StudentSpec:
         return ("exact", "gamma", "stochastic") if self.ends == "any" else ("stochastic",)
 
     def walk(self, sampler: str | None, nfe: int) -> Walk:
-        """How it is sampled in `nfe` steps, by default as it was trained to be.
+        """The sampler and its noise levels for `nfe` steps; default: the one it was trained for.
 
         Raises:
-            ConfigError: the sampler asks for jumps or times that the student does not know.
+            ConfigError: the sampler needs jumps or times that the student was not trained on.
         """
         from harness.core.sampler import Sampler
         from harness.core.sampling import Walk
@@ -77,9 +77,9 @@ class StudentSpec:
 
 
 class TrainedStudent:
-    """A trained student: jumps along the ODE, ready to be sampled; made by `load_student`.
+    """A trained student with jumps, denoiser and sampling; made by `load_student`.
 
-    Samplers (harness/core/sampling.py) take it as they take any `StudentLike`.
+    It is a `StudentLike`, so that every sampler of harness/core/sampling.py accepts it.
     """
 
     def __init__(self, spec: StudentSpec, student: Student) -> None:
@@ -90,11 +90,11 @@ class TrainedStudent:
 
         Args:
             x: [B, *shape] at noise level t, data in [-1, 1].
-            labels: one-hot [B, classes], or the classes themselves, int64 [B]; None is no class.
+            labels: one-hot [B, classes], or class numbers, int64 [B]; None: unconditional.
 
         Raises:
-            ConfigError: x or labels do not fit, or a consistency model is asked for another end
-                than sigma_min.
+            ConfigError: x or labels have the wrong shape, or s is not sigma_min for a consistency
+                model.
         """
         t, s = (self._levels(x, level) for level in (t, s))
         if not self.student.tells_s and bool((s != self.spec.sigma_min).any()):
@@ -108,7 +108,7 @@ class TrainedStudent:
     __call__ = jump
 
     def denoise(self, x: Tensor, t: Any, labels: Tensor | None = None) -> Tensor:
-        """The implied denoiser D(x, t) [B, *shape]; of a consistency model f(x, t, sigma_min)."""
+        """The implied denoiser D(x, t) [B, *shape]; f(x, t, sigma_min) for a consistency model."""
         if not self.student.tells_s:
             return self.jump(x, t, self.spec.sigma_min, labels)
         return self.student.denoise(x, self._levels(x, t), self._one_hot(x, labels))
@@ -125,12 +125,13 @@ class TrainedStudent:
         """Samples [n, *shape], data in [-1, 1]; sample k is a function of (seed, first + k).
 
         Args:
-            sampler: a name such as `exact`, `gamma0.5` or `stochastic`; by default what it was
+            sampler: a name such as `exact`, `gamma0.5` or `stochastic`; by default the one it was
                 trained for.
-            labels: classes int64 [n] or one-hot; drawn from the seed if there are classes.
+            labels: classes int64 [n] or one-hot; by default drawn uniformly from the seed.
 
         Raises:
-            ConfigError: the student cannot be sampled so.
+            ConfigError: the student was not trained for this sampler, or `nfe` or labels are
+                invalid.
         """
         import torch
 
@@ -179,21 +180,21 @@ class TrainedStudent:
 
 
 class StudentFormat(Plugin):
-    """A kind of file, or folder, that trained students are kept in."""
+    """A file or folder format from which trained students are loaded."""
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Whether what is at `path` is of this format; cheap, without torch.
+        """Whether the file or folder at `path` has this format; cheap, without torch.
 
         Raises:
-            ConfigError: it is of this kind of file, and damaged or hostile.
+            ConfigError: the file has this format, but is damaged or unsafe to load.
         """
         raise NotImplementedError
 
     def load(self, path: Path) -> TrainedStudent:
-        """The student, its network frozen, float32, in eval mode.
+        """Load the student; its network is frozen, float32, in eval mode.
 
         Raises:
-            ConfigError: the file cannot be used; one sentence says why.
+            ConfigError: the file cannot be used; the message says why.
         """
         raise self.lacks("load(self, path)")

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What a dataset is, known without reading it all: shape [C, H, W] or [d], classes, size.
+    """Properties of a dataset, without its data: shape [C, H, W] or [d], classes, size.
 
-    `size` is None for a distribution one can draw from without end; `digest` names the content.
-    `references`, if given, is with how many draws of the purpose "reference" samples are compared:
-    for data that hold some back. Otherwise it is with all of them, or with as many as there are
-    samples.
+    `size` is None for a distribution that can be sampled without limit; `digest` identifies the
+    content. `references`, for data with a held-out part, is the number of draws of the purpose
+    "reference" that generated samples are compared with. If None, the reference is the whole
+    dataset, or as many draws as there are generated samples.
     """
 
     shape: tuple[int, ...]
@@ -33,14 +33,14 @@ class DatasetSpec:
 
 
 class Dataset(Plugin):
-    """Clean data x_0, addressed by number so that order never depends on processes or resume."""
+    """Clean data x_0, addressed by sample index: order is independent of processes and resuming."""
 
     spec: DatasetSpec
 
     def draw(self, seed: int, purpose: str, sample_index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return samples [B, *shape] float32 and one-hot labels [B, classes] (or None).
 
-        `sample_index` [B] int64: sample k of `purpose` is the same whoever asks, and when.
+        `sample_index` [B] int64: sample k is a function of (seed, purpose, k) alone.
         """
         raise self.lacks("draw(self, seed, purpose, sample_index)")
 
@@ -50,14 +50,14 @@ class Dataset(Plugin):
         numpy arrays, so that a teacher can be built on them without torch.
 
         Raises:
-            ConfigError: this dataset has no end, or does not keep its samples.
+            ConfigError: this dataset is not a finite set of stored samples.
         """
         raise ConfigError(f"dataset {self.name!r} is not a finite set: name an image set instead")
 
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """What a teacher is: shape, noise range, sigma_data, classes, a digest of its content."""
+    """Properties of a teacher: shape, noise range, sigma_data, classes, digest of its content."""
 
     shape: tuple[int, ...]
     sigma_data: float
@@ -68,10 +68,10 @@ class TeacherSpec:
 
 
 class Teacher(Plugin):
-    """A denoiser D(x, sigma) ~ E[x_0 | x_0 + sigma eps = x] whose ODE is to be learnt."""
+    """A denoiser D(x, sigma) ~ E[x_0 | x_0 + sigma eps = x] whose ODE is distilled."""
 
     spec: TeacherSpec
-    #: whether `network()` gives a backbone; a teacher that is none gets one fitted to it.
+    #: whether `network()` returns a backbone; if not, students start from one fitted to `denoise`.
     is_network: ClassVar[bool] = False
     #: whether that backbone is a U-Net of harness/backbones, whose dropout and s branch can be set.
     is_unet: ClassVar[bool] = False
@@ -81,17 +81,24 @@ class Teacher(Plugin):
         raise self.lacks("denoise(self, x, sigma, labels=None)")
 
     def dataset(self) -> Dataset:
-        """The data this teacher models, for grids that name no dataset of their own."""
+        """The data this teacher models, used by grids that name no dataset.
+
+        Raises:
+            ConfigError: the teacher has no data of its own.
+        """
         raise ConfigError(f"teacher {self.name!r} has no data of its own: name one in axes.dataset")
 
     def network(self) -> Backbone | None:
-        """A fresh copy of the backbone whose raw output makes this denoiser, s branch included."""
+        """A new copy of the backbone whose raw output F gives this denoiser, with its branch for s.
+
+        None if the teacher is not a network.
+        """
         return None
 
     def backbones(self) -> list[Backbone]:
-        """The networks that `denoise` runs, for whoever compiles or counts them; often none.
+        """The networks that `denoise` runs, so that they can be compiled or counted; may be empty.
 
-        The default finds those that are attributes of this teacher.
+        The default returns those that are attributes of this teacher.
         """
         return [value for value in vars(self).values() if hasattr(value, "fuse")]
 

@@ -1,4 +1,4 @@
-"""The processes that work on one cell together, as far as what they make together is concerned."""
+"""The group of processes that train one cell: gather, broadcast, and shared creation of files."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any, Self, TypeVar
 from torch import distributed
 
 T, A = TypeVar("T"), TypeVar("A")
-#: seconds that what another process has written may take to be seen, and between two looks
+#: seconds to wait for a file written by another process (network file systems), and polling period
 LATEST, LOOK = 600.0, 1.0
 
 
 class _NotYet(Exception):
-    """What is there for the first process is not in sight."""
+    """What the first process has made is not visible to this process yet."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process's place among `size` that do the same; by default it is alone."""
+    """Rank and size of the process group that works on one cell; a single process by default."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
     def current(cls) -> Self:
-        """The default process group of torch.distributed if one was started, else alone."""
+        """That of torch.distributed's default group if initialised, else a single process."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return cls()
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     def gather(self, share: list[Any]) -> list[Any]:
-        """The lists of all processes, one after the other, in each of them."""
+        """All-gather: the lists of all processes, concatenated by rank, in every process."""
         if self.size == 1:
             return share
         shares: list[Any] = [None] * self.size
@@ -41,14 +41,14 @@ class Group:
         return [item for part in shares for item in part]
 
     def together(self, get: Callable[[Callable[[], T]], A], make: Callable[[], T]) -> A:
-        """`get(make)` in each of them, where all must take part in `make` if it comes to that.
+        """Call `get(make)` in every process, where `make` is collective.
 
-        The first process asks `get`, which may have the thing or be waiting for somebody else who
-        makes it; the others wait to be told whether to make it, and then get what there is, which
-        on another machine may be seen a minute late.
+        Rank 0 calls `get`, which returns a stored result, waits for another runner that makes it,
+        or calls `make`. The other ranks take part in `make` only if rank 0 calls it, and then read
+        the result, which on another machine may become visible a minute late.
 
         Raises:
-            TimeoutError: the first process has it, and it never came into sight here.
+            TimeoutError: rank 0 has the result, and it did not become visible here in `LATEST` s.
         """
         if self.rank > 0:
             while self.tell():
@@ -64,7 +64,7 @@ class Group:
         return found
 
     def tell(self, value: Any = None) -> Any:
-        """What the first process says, in each of them."""
+        """Broadcast: the value of rank 0, in every process."""
         if self.size == 1:
             return value
         said = [value]
@@ -73,7 +73,7 @@ class Group:
 
 
 def _patiently(get: Callable[[Callable[[], T]], A]) -> A:
-    """`get` without making anything: alone that would wait for the others for ever."""
+    """Poll `get` until the result is visible, never making it: `make` alone would deadlock."""
 
     def not_yet() -> T:
         raise _NotYet

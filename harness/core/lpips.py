@@ -34,11 +34,11 @@ EPS = 1e-10
 
 
 class LPIPS(nn.Module):
-    """Distance of image batches in [-1, 1], frozen, always in float32.
+    """LPIPS distance between image batches in [-1, 1]; frozen, always computed in float32.
 
     Args:
         pooling: see the module's docstring.
-        resize: side to which images smaller than 256 are brought; None leaves them as they are.
+        resize: side to which images with a side below 256 are resized; None: no resizing.
     """
 
     def __init__(self, pooling: Pooling = "average", resize: int | None = 224) -> None:
@@ -82,7 +82,7 @@ class LPIPS(nn.Module):
         return found
 
     def load(self, trunk: str | Path, heads: str | Path) -> LPIPS:
-        """Read VGG16's state dict as torchvision saves it, and the heads of `lpips` v0.1; self.
+        """Load torchvision's VGG16 state dict and the linear heads of `lpips` v0.1; returns self.
 
         Raises:
             ValueError: a file cannot be read, or a tensor is missing or of another shape.
@@ -97,7 +97,7 @@ class LPIPS(nn.Module):
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    """A state dict from .safetensors, or from a .pth read with weights_only."""
+    """Read a state dict from .safetensors, or from a .pth file with `weights_only=True`."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -1,4 +1,4 @@
-"""What a calibration sees: clean data, noise levels, and a teacher that counts its evaluations."""
+"""`Probe`: the data, noise levels and teacher of a calibration, with a count of evaluations."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from harness.core.protocols import CleanData, Denoiser
 from harness.core.random import normal, words
 from harness.core.schedule import uniform_lambda
 
-#: coordinates in a batch: on a CPU what stays in the cache (a U-Net is 1.3 times as fast as with
-#: ten times as many), on an accelerator what fills it
+#: coordinates in a batch: few enough for the cache of a CPU (a U-Net is 1.3 times as fast as with
+#: ten times as many), enough to fill an accelerator
 COORDINATES = {"cpu": 2**14}
 MANY_COORDINATES = 2**20
 SMALLEST, LARGEST = 32, 1024
 #: at least so many batches, of nearly equal size: 1, 2, 3, 4, 6 or 12 processes divide them evenly
 SHARES = 12
-#: partial sums that are added up at the end: bounds what is kept, whatever the number of samples
+#: number of partial sums that are added at the end: bounds memory for any number of samples
 PARTS = 64
-#: with a tolerance, samples come in rounds, each as many as there were before, in groups alike;
-#: what groups disagree by is the standard error
+#: with a tolerance, rounds of samples double the total until the standard error is small enough;
+#: it is estimated from the scatter of equal groups of samples
 FIRST_ROUND, GROUPS = 256, 8
-#: step of a difference quotient in units of lambda = -log t: what float32 and float64 both bear
+#: step of difference quotients in lambda = -log t, a compromise for float32 and float64
 STEP = 5e-3
 
 
@@ -47,9 +47,9 @@ class Draw(NamedTuple):
 def standard_error(
     groups: list[dict[str, Tensor]], known: Callable[[dict[str, Tensor]], Tensor]
 ) -> float:
-    """The largest of what follows from the sums of all groups, by the jackknife over groups.
+    """Jackknife over groups: the largest standard error of an entry of `known(sum of all groups)`.
 
-    Infinite with fewer than three groups, which tell too little of it.
+    Infinite with fewer than three groups.
     """
     count = len(groups)
     if count < 3:
@@ -59,7 +59,7 @@ def standard_error(
 
 
 def _spans(start: int, stop: int, size: int) -> list[tuple[int, int]]:
-    """[start, stop) in pieces of `size`, the last one smaller where it has to be."""
+    """Split [start, stop) into spans of `size`; the last may be shorter."""
     return [(first, min(first + size, stop)) for first in range(start, stop, size)]
 
 
@@ -68,7 +68,7 @@ def _total(sums: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class Probe:
-    """Streams the same (x_0, eps) past every noise level, and divides the work over processes.
+    """Streams the same (x_0, eps) through every noise level, and divides the work over processes.
 
     Common random numbers make the curves smooth in t; antithetic pairs (each x_0 is seen with eps
     and with -eps) remove the noise of x_0 from Stein's estimator, which would swamp it at high
@@ -76,10 +76,10 @@ class Probe:
 
     Attributes:
         sigma: noise levels, uniform in -log sigma, noisiest first, float64.
-        samples: how many there are, or with a `tolerance` at most.
-        tolerance: the standard error of what is measured that is small enough; None: use all.
-        error: the standard error that was reached, where there is a tolerance.
-        evaluations: teacher evaluations of one sample so far, by all processes.
+        samples: number of samples, or the largest number if there is a `tolerance`.
+        tolerance: standard error at which sampling stops; None: use all samples.
+        error: standard error that was reached; None without a tolerance.
+        evaluations: number of teacher evaluations (one sample each) so far, over all processes.
     """
 
     def __init__(
@@ -124,13 +124,13 @@ class Probe:
     ) -> dict[str, Tensor]:
         """Sum `measure(draw)` over all samples; each process of the group takes its share.
 
-        Every process must call it, and gets the same: the same batches are added in the same order
-        however many processes there are, to the last bit. The sums have one key more, `samples`:
-        how many were summed over.
+        Collective: every process must call it. Batches are added in the same order for any number
+        of processes, so that the result is bitwise the same. The result has one key more,
+        `samples`: the number of samples in the sums.
 
         Args:
-            known: what follows from such sums, of which no standard error may be above `tolerance`.
-                With both, summing ends after the first round in which that holds.
+            known: function of the sums whose standard errors must fall below `tolerance`; if both
+                are given, summation ends after the first round in which all do.
         """
         pairs, half = self.samples // 2, self.batch // 2
         if known is None or self.tolerance is None:
@@ -155,7 +155,7 @@ class Probe:
     def _shared(
         self, measure: Callable[[Draw], dict[str, Tensor]], shares: list[list[tuple[int, int]]]
     ) -> list[dict[str, Tensor]]:
-        """The sums over each share's spans; processes divide the shares, and each gets all sums."""
+        """Sums over the spans of each share; processes divide the shares and exchange the sums."""
         before = self.evaluations
         batches = sum(map(len, shares))
         mine, seen = [], 0
@@ -177,7 +177,7 @@ class Probe:
     def denoise(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The teacher's D(x, t), float64 [B, *shape].
 
-        A network computes in its own precision; what surrounds it (c_skip x) is float64, as x is.
+        A network computes F in its own precision; c_skip x + c_out F is float64, as x is.
         """
         self.evaluations += len(x)
         return self.teacher.denoise(x, t, labels).double()
@@ -187,8 +187,8 @@ class Probe:
     ) -> Tensor:
         """Derivative of D(x, t) along (dx, dlambda), lambda = -log t: a Jacobian-vector product.
 
-        A central difference: two evaluations and no more time than that, where forward-mode
-        differentiation of a U-Net takes that of four; its error is 1e-4 of the value.
+        A central difference with a relative error of 1e-4. It costs two evaluations, where
+        forward-mode differentiation of a U-Net takes the time of four.
         """
         ahead, behind = (
             self.denoise(x + h * dx, t * math.exp(-h * dlam), labels) for h in (STEP, -STEP)

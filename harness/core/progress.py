@@ -1,4 +1,4 @@
-"""How far a long piece of work is, told to whoever listens: a worker's status, a terminal."""
+"""Progress reports of long computations to one listener: a worker's status file or a terminal."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-#: is told what is being done, how much of it is, and of how much
+#: called with (name of the task, parts done, parts in all)
 Listener = Callable[[str, int, int], None]
 
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 def tell(what: str, done: int, total: int) -> None:
-    """Say that `done` of `total` parts of a piece of work are done; nobody need listen.
+    """Report that `done` of `total` parts of the task `what` are done, if there is a listener.
 
-    The listener may raise, to stop it.
+    The listener may raise an exception to stop the computation.
     """
     if (listener := _listener.get()) is not None:
         listener(what, done, total)
@@ -24,7 +24,7 @@ def tell(what: str, done: int, total: int) -> None:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Have a listener told of all that is done within."""
+    """Call `listener` for every `tell` within the `with` block."""
     token = _listener.set(listener)
     try:
         yield
@@ -33,14 +33,14 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 class Pace:
-    """One piece of work after the other, each in a line: `calibrating: 35 %, 2 min left`."""
+    """Formats progress reports with the time left: `calibrating: 35 %, 2 min left`."""
 
     def __init__(self) -> None:
         self._what = ""
         self._since = 0.0
 
     def line(self, what: str, done: int, total: int) -> str:
-        """The line for what was told."""
+        """The line for a progress report."""
         now = time.monotonic()
         if what != self._what or not done:
             self._what, self._since = what, now
@@ -50,12 +50,12 @@ class Pace:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the piece of work was first told of."""
+        """Seconds since the first report of the current task."""
         return time.monotonic() - self._since
 
 
 def seconds(count: float) -> str:
-    """`40 s`, `12 min`, `3.5 h`."""
+    """Format a number of seconds: `40 s`, `12 min`, `3.5 h`."""
     if count < 90:
         return f"{count:.0f} s"
     return f"{count / 60:.0f} min" if count < 5400 else f"{count / 3600:.1f} h"

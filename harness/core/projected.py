@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 END = 8  # maps of this side or less are not halved any more
-KERNEL = 4  # of the last convolution: smaller maps are none for a discriminator
+KERNEL = 4  # kernel of the last convolution, and smallest side of a map
 
 
 class SpectralConv(nn.Conv2d):
-    """A convolution by W/|W|, |.| the largest singular value of W as a matrix [out, rest]."""
+    """Convolution with W/|W|, |W| the largest singular value of W as a matrix [out, rest]."""
 
     def forward(self, x: Tensor) -> Tensor:
         """See `nn.Conv2d`."""
         return self._conv_forward(x, self.weight / self.norm(), self.bias)
 
     def norm(self) -> Tensor:
-        """|W| = u W v; u and v are constants in its gradient, which is exact."""
+        """The spectral norm |W| = u W v; with u and v held constant its gradient is exact."""
         matrix = self.weight.flatten(1)
         with torch.autocast(matrix.device.type, enabled=False):
             with torch.no_grad():
@@ -37,16 +37,17 @@ class SpectralConv(nn.Conv2d):
 
 
 class Projection(nn.Module):
-    """Features of several sizes mixed by random convolutions that are never trained.
+    """Mixes feature maps of several scales by fixed random 1 x 1 convolutions.
 
-    Of each map to `width` 2^k channels, then from the coarsest up: what is below, twice as large,
-    is added, and channels are halved. The results are twice as large as the maps.
+    Map k (0 is the finest) goes to `width` 2^k channels. From the coarsest map upwards, the mixture
+    of the scale below is added, the sum is upsampled by two, and a second convolution halves its
+    channels (the finest keeps `width`). Each result has twice the side of its map.
     """
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
         widths = [width * 2**k for k in range(len(channels))]
-        #: of the results
+        #: channels of the results, fine to coarse
         self.channels = [width, *widths[:-1]]
         self.mix = nn.ModuleList(nn.Conv2d(c, w, 1) for c, w in zip(channels, widths, strict=True))
         self.merge = nn.ModuleList(
@@ -55,7 +56,7 @@ class Projection(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps [B, channels[k], h, w], each half as large as the one before, to mixtures."""
+        """Mixtures of maps [B, channels[k], h, w], each half as large as the one before."""
         mixed = [mix(x) for mix, x in zip(self.mix, maps, strict=True)]
         found: list[Tensor] = []
         for merge, x in zip(reversed(self.merge), reversed(mixed), strict=True):
@@ -88,14 +89,14 @@ class Head(nn.Sequential):
 
 
 class Discriminator(nn.Module):
-    """Logits of feature maps, one tensor [B, n] for the sum of all heads.
+    """Discriminator logits of feature maps, those of all heads concatenated to [B, n].
 
     Args:
         shapes: (channels, side) of the maps, fine to coarse, each half as large as the one before.
         width: channels of the finest mixture.
 
     Raises:
-        ValueError: maps of other sides.
+        ValueError: a side is not half the one before, or the last one is below 2.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, int]], width: int) -> None:

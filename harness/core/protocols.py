@@ -1,4 +1,4 @@
-"""What core asks of teachers, data, strategies, networks and students, so that it imports none."""
+"""Protocols of teachers, data, strategies, networks and students, so that core imports none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class StudentLike(Protocol):
-    """What samplers ask of a student: jumps and a denoiser, never their coefficients."""
+    """A student as samplers use it: jumps and the implied denoiser, never the coefficients."""
 
     def jump(self, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None = None) -> Tensor:
         """f(x, t, s), [B, *shape]; t and s are float64 [B]."""
@@ -20,11 +20,11 @@ class StudentLike(Protocol):
 
 
 class NoiseRange(Protocol):
-    """Where samples begin and end: of a `TeacherSpec` or a `StudentSpec`."""
+    """Sample shape and noise range, as in `TeacherSpec` and `StudentSpec`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """Shape of one sample."""
 
     @property
     def sigma_min(self) -> float:
@@ -36,7 +36,7 @@ class NoiseRange(Protocol):
 
 
 class Denoiser(Protocol):
-    """What a calibration asks of a `Teacher`."""
+    """The part of a `Teacher` that a calibration uses."""
 
     @property
     def spec(self) -> NoiseRange:
@@ -47,20 +47,20 @@ class Denoiser(Protocol):
 
 
 class CleanData(Protocol):
-    """What a calibration asks of a `Dataset`."""
+    """The part of a `Dataset` that a calibration uses."""
 
     def draw(self, seed: int, purpose: str, sample_index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Samples [B, *shape] float32 and one-hot labels [B, classes] or None."""
 
 
 class Network(Protocol):
-    """What a student asks of its `Backbone`."""
+    """The part of a `Backbone` that a student uses."""
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor | None, labels: Tensor | None) -> Tensor:
-        """F [B, *shape] for x at noise t, told where the jump ends."""
+        """F [B, *shape] for x at noise level t, conditioned on the end s of the jump if given."""
 
     def c_noise(self, t: Tensor) -> Tensor:
-        """The number that tells the network a noise level."""
+        """The noise conditioning c_noise(t) of the network."""
 
     def parameters(self) -> Iterator[Any]:
         """As `torch.nn.Module`."""
@@ -70,45 +70,45 @@ class Network(Protocol):
 
 
 class Coefficients(Protocol):
-    """Of f = skip x + out F [+ shift b]: float64 [B] each, `Coeffs` in harness.api."""
+    """Coefficients of f = skip x + out F [+ shift b], float64 [B] each; `Coeffs` in harness.api."""
 
     @property
     def skip(self) -> Tensor:
-        """Of x."""
+        """Coefficient of x."""
 
     @property
     def out(self) -> Tensor:
-        """Of the network's output."""
+        """Coefficient of the network's output F."""
 
     @property
     def shift(self) -> Tensor | None:
-        """Of the strategy's offset."""
+        """Coefficient of the strategy's offset b, or None."""
 
     def __iter__(self) -> Iterator[Tensor | None]:
-        """In that order."""
+        """Iterate over (skip, out, shift)."""
 
 
 class Strategy(Protocol):
-    """What a student asks of its `Preconditioning`."""
+    """The part of a `Preconditioning` that a student uses."""
 
     sigma_data: float
 
     @property
     def offset(self) -> Any:
-        """b, [*shape], or None."""
+        """The fixed tensor b [*shape] that shift multiplies, or None."""
 
     @property
     def basis(self) -> Any:
-        """`Basis` in harness.api, or None: coefficients may then be [B, bands]."""
+        """A `Basis` of harness.api, with which coefficients may be [B, bands]; or None."""
 
     def coeffs(self, t: Tensor, s: Tensor) -> Coefficients:
-        """Of the jump from t to s."""
+        """Coefficients of the jump from t to s."""
 
     def denoiser_coeffs(self, t: Tensor) -> Coefficients:
-        """Of the implied denoiser."""
+        """Coefficients of the implied denoiser."""
 
     def conditioning_sigma(self, t: Tensor, s: Tensor) -> Tensor:
-        """The noise level whose c_noise the network gets."""
+        """The noise level that the network is conditioned on."""
 
     def to(self, device: Any) -> Any:
-        """Move what was measured to a device."""
+        """Move the calibration to a device."""

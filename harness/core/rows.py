@@ -1,4 +1,4 @@
-"""Which samples of a batch a network is about to see, for draws that belong to samples."""
+"""The rows of the batch that a network is called with, so that random draws stay per sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _rows: Tensor | None = None
 
 @contextmanager
 def of_batch(rows: Tensor) -> Iterator[None]:
-    """Within, networks are called with these rows (int64 [k]) of the batch instead of all of it."""
+    """Within the `with` block, networks see only these rows (int64 [k]) of the batch."""
     global _rows
     before, _rows = _rows, rows
     try:
@@ -22,5 +22,5 @@ def of_batch(rows: Tensor) -> Iterator[None]:
 
 
 def select(values: Tensor) -> Tensor:
-    """What belongs to the samples at hand, of `values` [B, ...] that belong to the whole batch."""
+    """The entries of `values` [B, ...] for the rows set by `of_batch`; all if none are set."""
     return values if _rows is None else values[_rows]

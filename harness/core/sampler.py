@@ -1,6 +1,6 @@
-"""What a sampler is called: its kind and its times as one text, such as `gamma0.5@trained`.
+"""The specification of a sampler: its kind and times as one string, such as `gamma0.5@trained`.
 
-Imports no torch: grids, rows and reports name samplers; harness/core/sampling.py walks them.
+Imports no torch, as grids, rows and reports use it; harness/core/sampling.py implements sampling.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 Kind = Literal["exact", "gamma", "stochastic"]
-#: `karras`: n + 1 Karras nodes over the teacher's whole range; `trained`: nodes of the grid that
-#: the objective trains on; or the n levels at which the student is called, noisiest first
+#: `karras`: n + 1 Karras nodes over the teacher's whole range; `trained`: nodes of the objective's
+#: training grid; or a tuple of the n levels at which the student is called, noisiest first
 Times = Literal["karras", "trained"] | tuple[float, ...]
 
 TEXT = re.compile(r"(exact|gamma|stochastic)([0-9.e+-]*[0-9])?(-unclipped)?(?:@(.+))?")
@@ -24,7 +24,7 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Sampler:
-    """How a student is walked from sigma_max to sigma_min.
+    """How a student is sampled from sigma_max to sigma_min: kind of jumps, noise levels, clipping.
 
     `exact` jumps from level to level (CTM's gamma = 0); `gamma` jumps lower and adds fresh noise up
     to the next level (CTM's stochastic sampler, Kim et al. 2024, algorithm 3); `stochastic` jumps
@@ -38,7 +38,11 @@ class Sampler:
     clip: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what is no sampler; the range of levels is the teacher's affair (`misfit`)."""
+        """Validate the combination of fields; `misfit` checks levels against a noise range.
+
+        Raises:
+            ValueError: the fields contradict each other, or levels do not decrease.
+        """
         if (self.kind == "gamma") != (self.gamma is not None):
             raise ValueError(f"gamma goes with the sampler of that name: {FORMS}")
         if self.gamma is not None and not 0 < self.gamma < 1:
@@ -65,10 +69,10 @@ class Sampler:
 
     @classmethod
     def read(cls, text: str) -> Sampler:
-        """The sampler of that name.
+        """Parse the name of a sampler.
 
         Raises:
-            ValueError: there is none; the sentence says what can be written.
+            ValueError: it is not valid; the message lists the valid forms.
         """
         match = TEXT.fullmatch(text)
         if match is None:
@@ -85,11 +89,11 @@ class Sampler:
             raise ValueError(f"{text!r} is no sampler: {error}") from None
 
     def serves(self, nfe: int) -> bool:
-        """Whether it samples in `nfe` steps; a list of levels is for as many as it has."""
+        """Whether it can sample in `nfe` steps: a list of n levels serves n steps only."""
         return not isinstance(self.times, tuple) or len(self.times) == nfe
 
     def misfit(self, sigma_min: float, sigma_max: float) -> str:
-        """Why its levels do not suit a teacher's range; empty if they do."""
+        """Reason why its levels do not fit the noise range of a teacher; empty if they do."""
         if not isinstance(self.times, tuple):
             return ""
         if not math.isclose(self.times[0], sigma_max, rel_tol=1e-6):

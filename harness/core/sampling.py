@@ -2,8 +2,8 @@
 
 Each sampler is a generator of the states [B, *shape] that a sample passes through, one for every
 level of `times` [n + 1] after the first, so that the last one is the sample. `fresh(k)` gives the
-noise, standard normal, that is added after jump k. Reference numbers of the published samplers:
-tests/unit/test_sampling.py.
+standard normal noise that is scaled and added after jump k. tests/unit/test_sampling.py compares
+the samplers with the published implementations.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Fresh = Callable[[int], Tensor]
 def initial_noise(
     seed: int, indices: Tensor, shape: tuple[int, ...], sigma_max: float, dtype: torch.dtype
 ) -> Tensor:
-    """x at sigma_max for sample indices [B]: the same for every strategy, NFE and batch size."""
+    """x [B, *shape] at sigma_max for sample indices [B]; the same for all strategies and NFE."""
     return sigma_max * normal(seed, "evaluation noise", 0, indices, shape, dtype)
 
 
 def fresh_noise(
     seed: int, indices: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
 ) -> Fresh:
-    """The noise of stochastic samplers: a function of (seed, jump, sample index) alone."""
+    """Noise of stochastic samplers, k -> [B, *shape], determined by (seed, k, sample index)."""
     return lambda jump: normal(seed, "sampler noise", jump, indices, shape, dtype)
 
 
@@ -49,7 +49,7 @@ def evaluation_labels(seed: int, indices: Tensor, classes: int) -> Tensor | None
 def exact(
     student: StudentLike, x: Tensor, times: Tensor, labels: Tensor | None = None
 ) -> Iterator[Tensor]:
-    """From level to level without fresh noise or clipping: CTM's sampler with gamma = 0."""
+    """Jump from level to level without fresh noise or clipping: CTM's sampler with gamma = 0."""
     for t, s in pairwise(times.tolist()):
         x = _jump(student, x, t, s, labels)
         yield x
@@ -66,8 +66,9 @@ def gamma(
     """CTM's stochastic sampler: jump below the next level, add noise up to it.
 
     The jump from t_k ends at s = sigma_min + sqrt(1 - gamma^2) (t_{k+1} - sigma_min), noise of
-    standard deviation sqrt(t_{k+1}^2 - s^2) brings it to t_{k+1}; the last jump adds none. So the
-    reference computes it (sony/ctm), where the paper writes sqrt(1 - gamma^2) t_{k+1}.
+    standard deviation sqrt(t_{k+1}^2 - s^2) brings it to t_{k+1}; no noise follows the last jump.
+    This is the formula of the reference code (sony/ctm); the paper has s = sqrt(1 - gamma^2)
+    t_{k+1}.
     """
     low, below = float(times[-1]), math.sqrt(1 - gamma**2)
     for k, (t, u) in enumerate(pairwise(times.tolist())):
@@ -84,10 +85,10 @@ def stochastic(
     labels: Tensor | None = None,
     clip: bool = True,
 ) -> Iterator[Tensor]:
-    """Multi-step sampling of consistency models: to sigma_min each time, then up to t_{k+1}.
+    """Multi-step sampling of consistency models: jump to sigma_min, then add noise up to t_{k+1}.
 
-    With `clip` what a jump gives is clipped to [-1, 1] before noise is added, as in
-    openai/consistency_models; the last jump's too.
+    With `clip` the result of each jump, the last included, is clipped to [-1, 1] before noise is
+    added, as in openai/consistency_models.
     """
     low = float(times[-1])
     for k, (t, u) in enumerate(pairwise(times.tolist())):
@@ -97,13 +98,13 @@ def stochastic(
 
 
 def nodes(sampler: Sampler, nfe: int, spec: NoiseRange, trained: Tensor | None = None) -> Tensor:
-    """The levels that a sampler passes in `nfe` steps, [nfe + 1] float64, down to sigma_min.
+    """Noise levels of a sampler with n = `nfe` steps, float64 [n + 1], from sigma_max to sigma_min.
 
-    `trained` is the objective's own grid (`Objective.trained_times`), N levels: of these n + 1 are
-    taken, index round((N - 1) k / n).
+    `trained` is the objective's training grid (`Objective.trained_times`) of N levels, of which
+    those of index round((N - 1) k / n), k = 0..n, are used by `@trained`.
 
     Raises:
-        ValueError: `trained` times of an objective without a grid, or of more steps than it has.
+        ValueError: `@trained` without a training grid, or with more steps than the grid has.
     """
     if isinstance(sampler.times, tuple):
         levels = [spec.sigma_max, *sampler.times[1:], spec.sigma_min]
@@ -126,7 +127,7 @@ def nodes(sampler: Sampler, nfe: int, spec: NoiseRange, trained: Tensor | None =
 
 @dataclass(frozen=True)
 class Walk:
-    """One way of sampling in `nfe` steps: the sampler, its levels, whether samples are images."""
+    """A sampler with its noise levels [nfe + 1]; `images` enables clipping to [-1, 1]."""
 
     sampler: Sampler
     times: Tensor
@@ -134,7 +135,7 @@ class Walk:
 
     @classmethod
     def of(cls, text: str, nfe: int, spec: NoiseRange, trained: Tensor | None = None) -> Walk:
-        """The walk of the sampler of that name over a noise range; see `nodes`."""
+        """Build it from a sampler's name, the number of steps and a noise range; see `nodes`."""
         sampler = Sampler.read(text)
         return cls(sampler, nodes(sampler, nfe, spec, trained), len(spec.shape) == 3)
 
@@ -152,7 +153,7 @@ class Walk:
     def end(
         self, student: StudentLike, x: Tensor, fresh: Fresh, labels: Tensor | None = None
     ) -> Tensor:
-        """The samples [B, *shape], made without a graph."""
+        """The samples [B, *shape] at sigma_min, computed under `no_grad`."""
         with torch.no_grad():
             for state in self.states(student, x, fresh, labels):
                 x = state
@@ -166,5 +167,5 @@ def _jump(student: StudentLike, x: Tensor, t: float, s: float, labels: Tensor | 
 
 
 def _raised(x: Tensor, low: float, high: float, fresh: Fresh, jump: int) -> Tensor:
-    """x of level `low` with noise up to level `high`; as it is where they are equal."""
+    """Add noise to x at level `low` to reach level `high`; unchanged if the levels are equal."""
     return x + math.sqrt(high**2 - low**2) * fresh(jump) if high > low else x

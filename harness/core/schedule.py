@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-PLAIN = 100.0  # rho up to which the formula is computed as it is written
+PLAIN = 100.0  # largest rho for which the formula is evaluated directly
 
 
 def karras(
@@ -18,8 +18,8 @@ def karras(
 ) -> Tensor:
     """`nodes` levels from sigma_max down to sigma_min, float64, both ends exact.
 
-    A student that takes n steps walks `karras(n + 1)`; a distillation grid of N levels is
-    `karras(N)`. Zero is never on the grid: sigma_min is what "clean" means.
+    A sampler of n steps uses `karras(n + 1)`; a distillation grid of N levels is `karras(N)`.
+    The grid does not contain zero: data at sigma_min count as clean.
     """
     if nodes < 2:
         raise ValueError(f"a schedule needs at least 2 nodes, got {nodes}")
@@ -30,10 +30,10 @@ def karras(
 
 
 def warped(ramp: Tensor, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
-    """Levels at places `ramp` in 0..1 of the rho-schedule, float64; geometric at rho = infinity.
+    """Levels at positions `ramp` in [0, 1] of the rho-schedule, float64; geometric for rho = inf.
 
-    (a + ramp (b - a))^rho with a = sigma_max^(1/rho), b = sigma_min^(1/rho). For rho far from 1,
-    where that cancels or overflows, the same as sigma_max exp(rho log(1 + ramp (b/a - 1))).
+    (a + ramp (b - a))^rho with a = sigma_max^(1/rho), b = sigma_min^(1/rho). For rho below 1 or
+    above `PLAIN`, where this overflows or cancels, sigma_max exp(rho log(1 + ramp (b/a - 1))).
     """
     if 1 <= rho <= PLAIN:
         high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)

@@ -19,7 +19,7 @@ def per_sample(value: Tensor, like: Tensor) -> Tensor:
 
 
 def heun(denoise: Denoise, x: Tensor, times: Tensor) -> Tensor:
-    """Heun's second-order method from times[0] to times[-1], two evaluations at every step.
+    """Heun's second-order method from times[0] to times[-1], two evaluations per step.
 
     Args:
         denoise: D(x, t) with t scalar or [B].
@@ -36,7 +36,7 @@ def heun(denoise: Denoise, x: Tensor, times: Tensor) -> Tensor:
 
 
 def unipc(denoise: Denoise, x: Tensor, times: Tensor) -> Tensor:
-    """UniPC of order 2 (Zhao et al. 2023, B_2, data prediction), one evaluation at every step.
+    """UniPC of order 2 (Zhao et al. 2023, B_2, data prediction), one evaluation per step.
 
     In lambda = -log t the ODE is dx/dlambda = D - x, linear in x, so that over a step of width h
 
@@ -83,10 +83,10 @@ SOLVERS: dict[str, Solver] = {"heun": heun, "unipc": unipc}
 
 
 def solve(denoise: Denoise, x: Tensor, times: Tensor, substeps: int = 16) -> Tensor:
-    """A fine Heun solution through `times` (float64 [K + 1]), `substeps` each, geometric in t.
+    """Heun solution at times[-1] with `substeps` geometric steps per interval of `times` [K + 1].
 
-    Used as the exact ODE in diagnostics and trajectory alignment; in float64 its error on the
-    8-mode ring is far below what any student reaches.
+    Computed in float64 and used as the exact ODE solution in diagnostics and trajectory alignment;
+    on the 8-mode ring its error is far below that of any student.
     """
     x = x.double()
     fraction = torch.linspace(0, 1, substeps + 1, dtype=torch.float64, device=times.device)

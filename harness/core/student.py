@@ -1,4 +1,4 @@
-"""The student: a backbone seen through a preconditioning."""
+"""The student: a backbone combined with a preconditioning."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Term = tuple["Tensor | None", "Tensor | None"]
 class Student:
     """f(x, t, s) = skip x + out F(x, t, s) [+ shift b]: coefficients in float64, cast last.
 
-    Coefficients by band multiply the coordinates in the strategy's basis.
+    Coefficients per band multiply the coordinates in the strategy's basis.
 
-    `tells_s`: whether the network is told s; published consistency models are not.
+    `tells_s`: whether the network is conditioned on s; published consistency models are not.
     """
 
     def __init__(self, backbone: Network, precond: Strategy, *, tells_s: bool = True) -> None:
@@ -58,7 +58,7 @@ class Student:
                 for each in self.precond.coeffs(moving_t, s)
             ]
         (skip, d_skip), (out, d_out), (shift, d_shift) = pairs
-        # x^ shrinks by t dt/(t^2 + sd^2) of itself, and a grows by as much
+        # relative change: x^ shrinks by t dt/(t^2 + sd^2), and a grows by as much
         growth = per_sample(t * dt / (t * t + self.precond.sigma_data**2), x)
         offset = self.precond.offset
         value = [(skip, x), (out, output), (shift, offset)]
@@ -78,7 +78,7 @@ class Student:
         return self.backbone.c_noise(t)
 
     def _sum(self, x: Tensor, terms: Iterable[Term]) -> Tensor:
-        """The sum of coefficients times what they multiply, [B, *shape] in the dtype of x."""
+        """Sum of coefficient times tensor over `terms`, [B, *shape] in the dtype of x."""
         terms = [(scale, each) for scale, each in terms if scale is not None and each is not None]
         if all(scale.dim() <= 1 for scale, _ in terms):
             first, *rest = (per_sample(scale, x) * each.to(x.dtype) for scale, each in terms)
@@ -92,11 +92,11 @@ class Student:
         return basis.samples(total).to(x.dtype)
 
     def _raw(self, x: Tensor, t: Tensor, s: Tensor, labels: Tensor | None) -> Tensor:
-        """F as it comes out of the network."""
+        """The raw network output F."""
         return self.backbone(*self._shown(x, t, s), s if self.tells_s else None, labels)
 
     def _shown(self, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """x, brought to the scale of the conditioning sigma, and that sigma."""
+        """x rescaled to the conditioning sigma, and that sigma [B]."""
         level = self.precond.conditioning_sigma(t, s)
         if level is t:
             return x, t
@@ -106,10 +106,10 @@ class Student:
 def rescaled(
     x: Tensor, t: Tensor, level: Tensor, sigma_data: float, mean: Tensor | None = None
 ) -> Tensor:
-    """x [B, *shape] of noise level t brought to the scale that it would have at another level.
+    """x [B, *shape] at noise level t rescaled to the magnitude it has at noise level `level`.
 
-    (x - m) sqrt((level^2 + sd^2)/(t^2 + sd^2)) + m, which is also where the ODE leads if data are
-    Gaussian around m; that is 0, or the mean that a strategy writes its jumps around.
+    (x - m) sqrt((level^2 + sd^2)/(t^2 + sd^2)) + m, the solution of the ODE for Gaussian data with
+    mean m; m is 0, or the `offset` of a strategy.
     """
     var = sigma_data**2
     scale = per_sample(((level * level + var) / (t * t + var)).sqrt(), x)

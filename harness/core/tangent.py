@@ -1,4 +1,4 @@
-"""A jump and its derivative, as objectives that differentiate the student see them."""
+"""A jump and its directional derivative, for objectives that differentiate the student."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class JumpTangent(NamedTuple):
-    """f(x, t, s) with its graph, and its derivative along a direction, without one.
+    """f(x, t, s) with its autograd graph, and its derivative along (dx, dt), detached.
 
     With x^ = x/sqrt(t^2 + sd^2), the state in the scale that the network sees, a jump is
     f = a x^ + out F + shift b. Its derivative along (dx, dt) is `carried` + `changed`:

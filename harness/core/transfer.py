@@ -1,4 +1,4 @@
-"""From the host to the device without waiting for it, so that the host can run ahead."""
+"""Asynchronous copies from host to device."""
 
 from __future__ import annotations
 

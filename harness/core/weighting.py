@@ -1,4 +1,4 @@
-"""A weighting over noise levels that is learned with a student."""
+"""A loss weighting over noise levels that is learned with the student."""
 
 from __future__ import annotations
 

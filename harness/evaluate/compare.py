@@ -1,4 +1,4 @@
-"""Comparing two sets that lie on disk: each is decoded and extracted once, for every metric."""
+"""Compare two sets of images on disk: each is decoded and extracted once for all metrics."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from harness.evaluate.reference import Reference, describe, is_statistics, load_
 from harness.evaluate.sources import Source, open_images
 
 Side = Source | Reference
-#: wraps an iterable of batches to show how far it is: (batches, how many images, of what)
+#: wraps an iterable of batches to show progress: (batches, number of images, name of the set)
 Progress = Callable[[Iterable[Tensor], int, str], Iterable[Tensor]]
 
 
 @dataclass
 class Comparison:
-    """Scores by metric, and what has to be said beside them."""
+    """Scores by metric, with sample sizes, notes for the reader, and seconds taken."""
 
     extractor: str
     n: int
@@ -36,17 +36,17 @@ class Comparison:
 
 
 def open_side(path: str | Path, extractor: Extractor, n: int | None = None) -> Side:
-    """Open images, or statistics if the file holds them; `n` is told for mu and sigma alone."""
+    """Open images, or a file of statistics; `n` is needed for files with mu and sigma only."""
     if is_statistics(path):
         return load_reference(Path(path), extractor, n)
     return open_images(path)
 
 
 def check(metrics: Mapping[str, Metric], extractor: Extractor, sides: list[Side]) -> None:
-    """Refuse what could not be computed, before any work.
+    """Check before any work that every metric can be computed on the given sides.
 
     Raises:
-        ConfigError: the first reason found.
+        ConfigError: the first reason why one cannot.
     """
     for name, metric in metrics.items():
         if metric.needs == "trajectory":
@@ -69,7 +69,7 @@ def check(metrics: Mapping[str, Metric], extractor: Extractor, sides: list[Side]
 
 
 def _shape(side: Side) -> tuple[int, ...]:
-    """[C, H, W] of the images of a side; empty where its statistics do not say."""
+    """[C, H, W] of the images of a side; empty if its statistics do not contain it."""
     return side.shape if isinstance(side, Source) else tuple(side.meta.get("shape", ()))
 
 
@@ -81,7 +81,7 @@ def _say(shape: tuple[int, ...]) -> str:
 def extract(
     side: Side, extractor: Extractor, keep: bool, batch: int, device: Any, progress: Progress
 ) -> Features:
-    """Features of one side, on `device`; those of statistics are only restored."""
+    """Features of one side, extracted on `device`; for statistics, only their moments."""
     if isinstance(side, Reference):
         return Features.restored(extractor, side.moments)
     features = Features(extractor, keep)
@@ -91,7 +91,7 @@ def extract(
 
 
 def _images(side: Side, batch: int) -> Tensor:
-    """The images of a side themselves, uint8 [n, C, H, W]; of statistics there are none."""
+    """All images of a side, uint8 [n, C, H, W]; the side must not be statistics."""
     assert isinstance(side, Source)
     return torch.cat(list(side.batches(batch)))
 
@@ -105,12 +105,12 @@ def compare(
     device: Any = "cpu",
     progress: Progress = lambda batches, n, what: batches,
 ) -> tuple[Comparison, Features]:
-    """Score the first side against the last; also return the last one's features.
+    """Score the first side against the last; also return the features of the last.
 
-    With one side alone (to make statistics) there are no scores.
+    With a single side (to make statistics) there are no scores.
 
     Raises:
-        HarnessError: a metric gave a value that is not finite.
+        HarnessError: the value of a metric is not finite.
     """
     started = time.perf_counter()
     keep = any(metric.needs in ("features", "logits") for metric in metrics.values())
@@ -137,7 +137,7 @@ def compare(
 
 
 def notes(sides: list[Side], extractor: Extractor) -> list[str]:
-    """What a reader of the numbers should know: conversions, grey against colour."""
+    """Notes for the reader of the scores: conversions of images, grey against colour."""
     sources = [side for side in sides if isinstance(side, Source)]
     said = [note for source in sources for note in source.notes]
     channels = [source.shape[0] for source in sources]
@@ -150,5 +150,5 @@ def notes(sides: list[Side], extractor: Extractor) -> list[str]:
 
 
 def statistics(source: Source, features: Features) -> Reference:
-    """What `fid --save` writes of a source that has been extracted."""
+    """The statistics that `fid --save` writes, from a source and its features."""
     return Reference(features.moments, describe(features.extractor, source))

@@ -1,7 +1,7 @@
-"""Samples of a student as files: drawn block by block, kept as they come, put together at the end.
+"""Draw samples of a student to files: block by block, stored at once, merged at the end.
 
-Sample k is a function of (seed, k) and the student alone, and blocks are always the same, so that
-neither the number of processes nor an interruption changes a bit.
+Sample k is a function of (seed, k) and the student alone, and the blocks are fixed, so that results
+are bitwise independent of the number of processes and of interruptions.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Order:
-    """What is drawn: samples 0..n-1 of a student (its digest), `block` of them at a time.
+    """A request for samples 0..n-1 of a student (given by its digest), in blocks of `block`.
 
-    `labels`: classes that samples take in turn; None draws them at random, as an evaluation does.
+    `labels`: classes that samples take in turn; None draws them at random, as in an evaluation.
     """
 
     student: str
@@ -48,15 +48,15 @@ class Order:
 
     @property
     def starts(self) -> range:
-        """The first sample of every block."""
+        """Index of the first sample of every block."""
         return range(0, self.n, self.block)
 
 
 def check_order(order: Order, spec: StudentSpec) -> None:
-    """Refuse what the student cannot be asked for.
+    """Check that the student can be sampled as ordered.
 
     Raises:
-        ConfigError: a sampler or labels that do not fit it.
+        ConfigError: the sampler or the labels do not fit the student.
     """
     spec.walk(order.sampler, order.nfe)
     if order.labels is not None and not spec.classes:
@@ -66,7 +66,11 @@ def check_order(order: Order, spec: StudentSpec) -> None:
 
 
 def draw_block(student: TrainedStudent, order: Order, start: int) -> dict[str, Array]:
-    """Samples `start` to `start + block`: `x`, uint8 [B, H, W, C] or float32 [B, d]; `y` [B]."""
+    """Draw the block from sample `start`: `x`, uint8 [B, H, W, C] or float32 [B, d]; `y` int64 [B].
+
+    Raises:
+        ConfigError: a sample is not finite.
+    """
     spec, count = student.spec, min(order.block, order.n - start)
     indices = torch.arange(start, start + count)
     if order.labels is None:
@@ -84,10 +88,10 @@ def draw_block(student: TrainedStudent, order: Order, start: int) -> dict[str, A
 
 
 class Parts:
-    """Blocks that are drawn already, in a folder beside what they become.
+    """The blocks drawn so far, in the folder OUT.parts beside the output OUT.
 
     Raises:
-        ConfigError: the folder holds blocks of other samples, or the target is there already.
+        ConfigError: the folder holds blocks of another order, or the output exists already.
     """
 
     def __init__(self, out: Path, order: Order) -> None:
@@ -105,11 +109,11 @@ class Parts:
 
     @property
     def missing(self) -> list[int]:
-        """The first samples of blocks that are still to be drawn."""
+        """Indices of the first samples of blocks that are still to be drawn."""
         return [start for start in self.order.starts if not self._path(start).exists()]
 
     def keep(self, start: int, block: dict[str, Array]) -> None:
-        """Write a block, whole or not at all."""
+        """Write a block atomically."""
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **block)
         write_atomic(self._path(start), buffer.getvalue())
@@ -121,7 +125,7 @@ class Parts:
                 yield dict(file)
 
     def finish(self) -> None:
-        """Write the target from all blocks and remove them."""
+        """Write the output (.npz, .zip, or a folder of PNGs) from all blocks and remove them."""
         aside = self.folder / "out"
         if self.out.suffix.lower() == ".npz":
             _write_npz(aside, list(self.blocks()))
@@ -144,7 +148,7 @@ class Parts:
 
 
 def _write_npz(path: Path, blocks: list[dict[str, Array]]) -> None:
-    """arr_0: the samples, arr_1: their classes, if any; as ADM's evaluation and `fid` read them."""
+    """Write arr_0, the samples, and arr_1, their classes if any, as ADM's evaluation reads them."""
     names = {"x": "arr_0", "y": "arr_1"}
     arrays = {names[key]: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
     with path.open("wb") as file:
@@ -152,7 +156,7 @@ def _write_npz(path: Path, blocks: list[dict[str, Array]]) -> None:
 
 
 def _files(blocks: Iterator[dict[str, Array]]) -> Iterator[tuple[str, bytes]]:
-    """One PNG a sample, and dataset.json with classes as EDM's tools write it."""
+    """Yield (name, bytes) of one PNG per sample, and of dataset.json with classes as in EDM."""
     from PIL import Image
 
     labels: list[list[Any]] = []

@@ -1,4 +1,4 @@
-"""Evaluating one cell: samples once per sampler and NFE, every metric on them, references once."""
+"""Evaluation of a cell: samples are drawn once per sampler and NFE and serve all metrics."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from harness.store.records import Measure, Request, Rounding
 
 log = logging.getLogger(__name__)
 
-#: samples drawn and extracted together. Ranks take whole blocks of the one list of samples, so that
-#: not even rounding, which depends on a batch's size, changes with the number of processes.
+#: samples drawn and extracted together. Ranks take whole blocks of the list of samples, so that
+#: rounding, which depends on the batch size, is the same for any number of processes.
 BLOCK = 1024
 IMAGE_BLOCK = 256
 
 
 class Evaluator:
-    """Draws samples by index, slice by slice of the process group, and measures them.
+    """Draws the samples of an evaluation, divided over processes, and computes metrics on them.
 
-    The noise of sample k depends on (evaluation seed, k) only, and what stochastic samplers add on
-    (evaluation seed, jump, k): the same for every strategy, budget, process count and batch size.
-    Each block goes through every extractor as soon as it is drawn, on the device where it lies;
-    images are quantised to uint8 first.
+    The initial noise of sample k depends on (evaluation seed, k) only, and that of stochastic
+    samplers on (evaluation seed, jump, k): both are the same for every strategy, budget, number of
+    processes and batch size. Each block goes through every extractor as soon as it is drawn, on the
+    device where it was computed; images are quantised to uint8 first.
 
     Args:
-        accelerator: or a `Machine` (harness/train), which has what is asked for here.
-        results: the folder whose artifacts hold references and the teacher's solutions, if any.
-        trained_times: the objective's own grid, for samplers that walk on it.
-        sigma_min: where samples end; the teacher's, unless a student has its own.
+        accelerator: an `Accelerator`, or a `Machine` (harness/train) for a single process.
+        results: results folder whose artifacts store references and ODE solutions; None: no store.
+        trained_times: the objective's training grid, for samplers with `@trained` times.
+        sigma_min: noise level at which sampling ends; default: the teacher's.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Evaluator:
         self._ends: Tensor | None = None
 
     def protocol(self, measure: Measure) -> tuple[str | None, int]:
-        """What a number is compared through and with: extractor id, number of references."""
+        """(extractor id or None, number of reference samples) of a measure, as in its row."""
         if self.metrics[measure.metric].needs == "trajectory":
             return None, measure.n
         if self.metrics[measure.metric].needs == "samples":
@@ -110,12 +110,15 @@ class Evaluator:
 
     @property
     def _data_n(self) -> int:
-        """How many data samples generated ones are compared with."""
+        """Number of data samples that serve as the reference."""
         data = self.dataset.spec
         return data.references or data.size or self.request.samples
 
     def measure(self, student: StudentLike, measures: Iterable[Measure]) -> dict[Measure, Score]:
-        """Scores of measures of one step; every rank must call it, the main one gets them."""
+        """Compute the scores of the measures of one step; collective.
+
+        Only the main process gets scores. A score is NaN if a sample is not finite.
+        """
         groups: dict[tuple[str, int], list[Measure]] = {}
         for measure in measures:
             groups.setdefault((measure.sampler, measure.nfe), []).append(measure)
@@ -139,7 +142,7 @@ class Evaluator:
             )
             for name in dict.fromkeys(m.extractor_name for m in group if needs[m] in EXTRACTED)
         }
-        #: samples as they are and as extractors see them, where a metric asks for them
+        #: samples as drawn (`trajectory`) and as extractors see them (`samples`), if needed
         kept: dict[str, list[Tensor]] = {
             what: [] for what in ("trajectory", "samples") if what in needs.values()
         }
@@ -162,14 +165,14 @@ class Evaluator:
         return {measure: self._score(measure, whole, drawn) for measure in group}
 
     def _together(self, parts: list[Tensor]) -> Tensor:
-        """The samples of all processes in order; every rank must call it."""
+        """Concatenate the samples of all processes in order; collective."""
         shares = self._gather([torch.cat(parts) if parts else None])
         return torch.cat([share for share in shares if share is not None])
 
     def _score(
         self, measure: Measure, whole: dict[str, Features], drawn: dict[str, Tensor]
     ) -> Score:
-        """What a metric is given, by what it needs, and the value it makes of that."""
+        """Compute one metric from the input that its `needs` selects."""
         metric = self.metrics[measure.metric]
         if metric.needs == "trajectory":
             generated = drawn["trajectory"].flatten(1).double()
@@ -184,7 +187,7 @@ class Evaluator:
 
     @cached_property
     def _data(self) -> Tensor:
-        """The reference samples themselves, as extractors see them, on the host."""
+        """The reference samples in the form that extractors take, on the CPU."""
         return torch.cat([seen.cpu() for seen in self._reference_blocks()])
 
     def _reference_blocks(self) -> Iterator[Tensor]:
@@ -196,9 +199,9 @@ class Evaluator:
             yield self._seen(data)
 
     def _seen(self, samples: Tensor, rounding: Rounding = "edm") -> Tensor:
-        """Samples as extractors see them: images as uint8, other data as they are.
+        """Samples in the form that extractors take: images as uint8, other data unchanged.
 
-        Data, which come from bytes, are those bytes again whatever the rounding of samples.
+        Reference data use the default rounding, which restores their original bytes exactly.
         """
         return quantise(samples, rounding) if self._images else samples
 
@@ -206,7 +209,7 @@ class Evaluator:
         return torch.arange(n).split(self.batch)
 
     def _my_blocks(self, what: str) -> Iterator[Tensor]:
-        """This process's share of all blocks, on its device; `what` they are for is told."""
+        """Yield this process's blocks of sample indices, and report progress as the task `what`."""
         blocks = self._blocks(self.request.samples)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         mine = torch.arange(len(blocks)).tensor_split(world)[rank].tolist()
@@ -216,14 +219,14 @@ class Evaluator:
             yield blocks[k].to(self.accelerator.device)
 
     def _draw_mine(self, student: StudentLike, walk: Walk) -> Iterator[Tensor]:
-        """This rank's share of all samples, block by block, in order of index."""
+        """Yield this process's share of the samples, block by block, in order of index."""
         for indices in self._my_blocks(f"sampling, NFE {len(walk.times) - 1}"):
             x = self._noise(indices, torch.float32)
             fresh = fresh_noise(self.request.evaluation_seed, indices, self.teacher.spec.shape)
             yield walk.end(student, x, fresh, self._labels(indices))
 
     def _gather(self, share: list) -> list:
-        """The lists of all ranks, one after the other."""
+        """All-gather: the lists of all ranks, concatenated."""
         return share if self.accelerator.num_processes == 1 else gather_object(share)
 
     def _noise(self, indices: Tensor, dtype: torch.dtype) -> Tensor:
@@ -236,7 +239,7 @@ class Evaluator:
         return evaluation_labels(self.request.evaluation_seed, indices, self.teacher.spec.classes)
 
     def _reference(self, name: str, needs: str) -> Features:
-        """Features of the data, or only their moments, made once per data set and extractor."""
+        """Features of the data, or only their moments; computed once per dataset and extractor."""
         what = "moments" if needs == "moments" else "features"
         if (name, what) not in self._references:
             extractor = self.extractors[name]
@@ -272,7 +275,10 @@ class Evaluator:
         return {field: value.numpy() for field, value in arrays.items()}
 
     def _trajectory(self) -> Tensor:
-        """The teacher's fine ODE solution from the evaluation noise, flattened, float64."""
+        """The teacher's ODE solution from the evaluation noise, float64 [n, d]; collective.
+
+        Processes other than the main one get an empty tensor.
+        """
         if self._ends is None:
             spec, request = self.teacher.spec, self.request
             key = {

@@ -1,4 +1,4 @@
-"""Features of one set of samples, taken in batch by batch, shared by every metric and process."""
+"""Features of a set of samples, accumulated batch by batch and shared by metrics and processes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from harness.evaluate.moments import Accumulator, Moments, fold
 
 
 class Features:
-    """Moments always, the vectors themselves only where a metric asks for them.
+    """Features of a set of samples: their moments, and with `keep` the vectors themselves.
 
-    50,000 vectors of Inception take 410 MB, their moments 32 MB.
+    50,000 Inception vectors take 410 MB, their moments 32 MB.
     """
 
     def __init__(self, extractor: Extractor, keep: bool) -> None:
@@ -31,7 +31,7 @@ class Features:
     def restored(
         cls, extractor: Extractor, moments: Moments, vectors: Tensor | None = None
     ) -> Features:
-        """Features that were extracted earlier."""
+        """Make an object from moments, and vectors if any, that were extracted earlier."""
         made = cls(extractor, vectors is not None)
         made._moments, made._vectors = moments, vectors
         return made
@@ -40,7 +40,7 @@ class Features:
         """Extract a batch [B, *shape] on the device it lies on.
 
         Raises:
-            HarnessError: the extractor gave something else than finite vectors [B, d].
+            HarnessError: the extractor did not return finite vectors [B, d].
         """
         found = self.extractor(samples)
         if found.dim() != 2 or len(found) != len(samples) or not found.is_floating_point():
@@ -67,9 +67,9 @@ class Features:
         return self
 
     def gather(self, gather: Callable[[list], list] = gather_object) -> Features:
-        """Put the shares of all processes together, in rank order; every rank must call it.
+        """Merge the features of all processes in rank order; collective.
 
-        Exact: each sample is counted once, whatever the number of processes.
+        Each sample is counted exactly once, for any number of processes.
         """
         vectors = torch.cat(self._kept) if self._kept else None
         shares = gather([(self._accumulator.moments(), vectors)])
@@ -79,7 +79,7 @@ class Features:
 
     @property
     def moments(self) -> Moments:
-        """Moments of what was taken in."""
+        """Moments of all features added so far."""
         if self._moments is None:
             self._moments = fold([self._accumulator.moments()])
         return self._moments
@@ -102,17 +102,17 @@ class Features:
         return self._vectors
 
     def of_kind(self, needs: str) -> Moments | Tensor:
-        """What a metric with this `needs` computes from."""
+        """The input of a metric with this `needs`: moments, logits or vectors."""
         if needs == "moments":
             return self.moments
         return self.extractor.logits(self.vectors) if needs == "logits" else self.vectors
 
 
 def check_pair(metric: Metric, extractor: Extractor, images: bool) -> None:
-    """Refuse, before any work, what could not be computed.
+    """Check before any work that a metric can be computed with an extractor on these data.
 
     Raises:
-        ConfigError: a metric that needs a classifier on an extractor without, or images needed.
+        ConfigError: the extractor has no classifier that the metric needs, or either needs images.
     """
     if reason := misfit(type(metric), type(extractor), images):
         raise ConfigError(reason)
@@ -122,7 +122,7 @@ def score(metric: Metric, generated: Features, reference: Features) -> Score:
     """A metric's value on two sets of features.
 
     Raises:
-        HarnessError: it takes more memory than there is; fewer samples at a time are no help.
+        HarnessError: out of memory, which a smaller batch size cannot mend.
     """
     needs = metric.needs
     other = reference.of_kind(needs) if needs != "logits" else None
@@ -139,12 +139,12 @@ def score(metric: Metric, generated: Features, reference: Features) -> Score:
 
 
 def as_score(value: float | Score) -> Score:
-    """A plain number is a score without a spread."""
+    """Convert a plain number to a `Score` without a standard deviation."""
     return value if isinstance(value, Score) else Score(float(value))
 
 
 def few(n: int, dim: int) -> str | None:
-    """A warning where n samples cannot fill dim dimensions, else None."""
+    """A warning if there are fewer samples than feature dimensions, else None."""
     if n >= dim:
         return None
     return (

@@ -1,14 +1,14 @@
-"""What a strategy is like before any training: consistency gap and error of the untrained student.
+"""Diagnostics of a strategy before training: consistency gaps and error of the untrained student.
 
-For a jump t -> s of the teacher's own ODE, x_t -> x_s, let D* be the denoiser that would make the
-student exact: x_s = skip x_t + out F* [+ shift b] and D* = c_skip x_t + c_out F*. Reported are, as
-RMS over data and coordinates,
+For a jump t -> s of the teacher's ODE, x_t -> x_s, let D* be the denoiser output that makes the
+student exact: x_s = skip x_t + out F* [+ shift b] and D* = c_skip x_t + c_out F*. Reported are the
+RMS over data and coordinates of
 
     gap to t   D* - D(x_t, t)     what the network must learn away from its teacher
     gap to s   D* - D(x_s, s)     the same, seen from the end of the jump
     untrained  f(x_t, t, s) - x_s with F the teacher's own raw output, at the conditioning sigma
 
-and of the coefficients, over coordinates,
+and the RMS over coordinates of
 
     amplification  out: the error of x_s that an error of 1 in F makes
 """
@@ -28,7 +28,7 @@ from harness.core.student import rescaled
 
 
 class Gap(NamedTuple):
-    """RMS values, see the module's docstring; `size` is that of x_s."""
+    """RMS values, see the module's docstring; `size` is the RMS of x_s."""
 
     to_t: float
     to_s: float
@@ -79,7 +79,7 @@ def measure_gaps(
 
 
 def _raw(D: Tensor, x: Tensor, t: Tensor, precond: Preconditioning) -> Tensor:
-    """The F that makes D."""
+    """The raw output F of EDM's denoiser, from D = c_skip x + c_out F."""
     c_skip, c_out = edm_inner(t, precond.sigma_data)
     return (D - c_skip * x) / c_out
 

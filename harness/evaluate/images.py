@@ -1,4 +1,4 @@
-"""What an image is between a sampler and an extractor: uint8 [B, C, H, W], C = 1 or 3."""
+"""Conversion of samples to the images that extractors take: uint8 [B, C, H, W], C = 1 or 3."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from harness.store.records import Rounding
 
 
 def quantise(x: Tensor, rounding: Rounding = "edm") -> Tensor:
-    """Samples in [-1, 1] to uint8: clip(127.5 x + 128, 0, 255), truncated.
+    """Convert samples in [-1, 1] to uint8: clip(127.5 x + 128, 0, 255), truncated.
 
-    EDM's own rule (generate.py of github.com/NVlabs/edm), so published FIDs mean the same; a pixel
-    u stored as u / 127.5 - 1 comes back as u. `ctm` truncates clip(127.5 (x + 1), 0, 255) instead,
-    as the code of consistency models and CTM does: half a grey level darker on average.
+    This is EDM's rule (generate.py of github.com/NVlabs/edm), so that FIDs are comparable with
+    published ones; it maps u / 127.5 - 1 back to u. Rounding `ctm` truncates clip(127.5 (x + 1), 0,
+    255) instead, as the code of consistency models and CTM does: half a grey level darker on
+    average.
     """
     shift = 128 if rounding == "edm" else 127.5
     return (x * 127.5 + shift).clip(0, 255).to(torch.uint8)
@@ -29,7 +30,7 @@ def check_images(x: Tensor, who: str) -> Tensor:
     """Return x if it is uint8 [B, 1 or 3, H, W].
 
     Raises:
-        ConfigError: it is something else, e.g. vectors given to an image extractor.
+        ConfigError: it is not, e.g. vectors given to an image extractor.
     """
     if x.dtype != torch.uint8 or x.dim() != 4 or x.shape[1] not in (1, 3):
         raise ConfigError(
@@ -41,7 +42,7 @@ def check_images(x: Tensor, who: str) -> Tensor:
 
 
 def to_rgb(x: Tensor) -> Tensor:
-    """Grey images repeated to three channels; RGB as it is."""
+    """Repeat grey images to three channels; RGB images are returned unchanged."""
     return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
 
 

@@ -45,20 +45,20 @@ class Moments:
 
     @functools.cached_property
     def root(self) -> Tensor:
-        """Symmetric root of the covariance; kept, because a reference is compared with often."""
+        """Symmetric square root of the covariance; cached, as references are used repeatedly."""
         values, vectors = torch.linalg.eigh(self.covariance)
         return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
 class Accumulator:
-    """Moments of batches as they come, in place: memory is that of one M2, whatever n is."""
+    """Accumulates the moments of batches in place, in the memory of one M2."""
 
     def __init__(self) -> None:
         self._n = 0
         self._mean = self._m2 = torch.empty(0)
 
     def add(self, features: Tensor) -> None:
-        """Take in features [B, d]; the same update as `Moments.merge`."""
+        """Add features [B, d]; the same update as `Moments.merge`."""
         batch = features.double()
         if not self._n:
             d, device = batch.shape[1], batch.device
@@ -72,12 +72,16 @@ class Accumulator:
         self._n = n
 
     def moments(self) -> Moments | None:
-        """What was taken in, on the CPU; None where nothing was."""
+        """Moments of all batches, on the CPU; None if there were none."""
         return Moments(self._n, self._mean.cpu(), self._m2.cpu()) if self._n else None
 
 
 def fold(parts: Iterable[Moments | None]) -> Moments:
-    """Merge the shares of several processes, in the order given."""
+    """Merge the moments of several processes, in the order given.
+
+    Raises:
+        ConfigError: there are none.
+    """
     whole: Moments | None = None
     for part in parts:
         if part is not None:
@@ -91,12 +95,12 @@ def frechet(a: Moments, b: Moments) -> float:
     """|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Heusel et al. 2017, eq. 6).
 
     The trace of the root is the nuclear norm of C_a^(1/2) C_b^(1/2), from two symmetric
-    eigendecompositions: no square root of tiny eigenvalues of a product, no epsilon on the
-    diagonal, exact on rank-deficient covariances. It is a distance, so what rounding leaves below
-    zero (of the order 1e-14 of the traces) is zero.
+    eigendecompositions. This avoids square roots of tiny eigenvalues of a product and an epsilon on
+    the diagonal, and is exact for rank-deficient covariances. Negative values, which are rounding
+    (of the order 1e-14 of the traces), are set to zero.
 
     Raises:
-        ConfigError: a sample of one has no covariance, or the features differ in length.
+        ConfigError: there are fewer than two samples on a side, or features differ in length.
     """
     if min(a.n, b.n) < 2:
         raise ConfigError(f"a Fréchet distance needs 2 samples on each side, got {a.n} and {b.n}")

@@ -1,10 +1,10 @@
-"""What a number may be called: FID only where the literature would call it so."""
+"""Display names of metrics: a distance is called FID only with the official Inception weights."""
 
 from __future__ import annotations
 
-#: beginning of the sha256 of torch-fidelity's file, the only weights whose distance is FID
+#: beginning of the sha256 of torch-fidelity's weights, the only ones whose distance is called FID
 OFFICIAL = "@6726825d/"
-#: preprocessing -> what it adds to the name
+#: preprocessing -> suffix of the name
 CLEAN = {"tf1-bilinear": "", "pil-bicubic": " (clean)"}
 SHORT = {"frechet": "FID", "frechet-infinity": "FID-infinity", "kid": "KID"}
 LONG = {

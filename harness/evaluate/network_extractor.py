@@ -1,4 +1,4 @@
-"""What extractors share whose features a network computes, its weights being a file to be found."""
+"""Base class of extractors that run a network with weights from a file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class NetworkExtractor(Extractor):
-    """Features of images from a network that is read when it is first needed.
+    """Features of images from a network that is loaded on first use.
 
-    A subclass gives `file`, the weights it wants, and `load`. A parameter `weights` of its own, if
-    it has one, is where the user keeps them.
+    A subclass defines `file`, the weights file it needs, and `load`. If it has a parameter
+    `weights`, that is the user's path to the file.
     """
 
     file: ClassVar[WeightFile]
@@ -29,7 +29,7 @@ class NetworkExtractor(Extractor):
         self._device: Any = "cpu"
 
     def load(self, path: Path) -> nn.Module:
-        """The network with the weights of a file whose hash is right."""
+        """Build the network with the weights of a file whose hash has been checked."""
         raise self.lacks("load(self, path)")
 
     def ready(self, *, allow_download: bool = False) -> Self:
@@ -47,7 +47,7 @@ class NetworkExtractor(Extractor):
 
     @property
     def network(self) -> Any:
-        """The network, made on first use."""
+        """The network, loaded on first use."""
         if self._network is None:
             if self._path is None:
                 self.ready()

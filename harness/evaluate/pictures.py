@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from harness.api import StudentLike, TeacherSpec
     from harness.core.sampling import Walk
 
-#: path of a file with samples, without its ending -> the student and how it is sampled
+#: path of a file with samples, without suffix -> the student and how it is sampled
 Walks = dict[Path, tuple["StudentLike", "Walk"]]
 COUNT, COLUMNS, GAP = 64, 8, 2
-SMALLEST = 32  # tiny images are enlarged by a whole factor, so that a person can see them
+SMALLEST = 32  # smaller images are enlarged by an integer factor, for visibility
 
 
 def save_pictures(walks: Walks, spec: TeacherSpec, seed: int, device: Any) -> None:
-    """Write PATH.png for every way of sampling, unless it is there.
+    """Write PATH.png for every entry of `walks`, unless the file exists.
 
-    Samples 0..63 of the evaluation of this `seed`: noise and labels are the same for every
-    strategy and budget. Nothing is written for samples that are not grey or RGB images.
+    It shows samples 0..63 of the evaluation with this `seed`: noise and labels are the same for
+    every strategy and budget. Nothing is written for samples that are not grey or RGB images.
     """
     if len(spec.shape) != 3 or spec.shape[0] not in (1, 3):
         return
@@ -40,7 +40,7 @@ def save_pictures(walks: Walks, spec: TeacherSpec, seed: int, device: Any) -> No
 
 
 def save_picture(path: Path, samples: Tensor) -> None:
-    """Write `samples` [B, 1 or 3, H, W] in [-1, 1] eight a row, white between."""
+    """Write `samples` [B, 1 or 3, H, W] in [-1, 1] as a PNG with eight images per row."""
     import numpy as np
     from PIL import Image
 

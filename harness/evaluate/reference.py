@@ -1,9 +1,9 @@
-"""Reference statistics in a file: mean and scatter of features, and all that they depend on.
+"""Files of reference statistics: mean and scatter of features, and the metadata that defines them.
 
 An .npz with `n` (int64), `mean` [d] and `m2` [d, d] (float64), `meta` (UTF-8 JSON as bytes) and
-`key`, the hash of `meta` without library versions. M2 is kept rather than a covariance because it
-can be merged. Nothing is ever computed again because a file does not fit: the user is told how it
-differs.
+`key`, the hash of `meta` without library versions. The scatter M2 is stored rather than a
+covariance because it can be merged. A file that does not match is never recomputed silently: the
+error lists the differences.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from harness.evaluate.sources import Source, npz_names, read_npz
 from harness.store.files import write_atomic
 
 FORMAT = 1
-#: what is told beside the identity, and so is no part of the key
+#: fields of the metadata that are for information only, and are not part of the key
 ASIDE = ("versions", "source", "imported")
-#: eigenvalues of a scatter down to this part of the largest are rounding, of files in float32 too
+#: negative eigenvalues of a scatter up to this fraction of the largest count as float32 rounding
 NEGATIVE = 1e-6
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Moments, what they are moments of, and the file they were read from."""
+    """Moments of features, their metadata, and the file they were read from."""
 
     moments: Moments
     meta: dict[str, Any]
@@ -41,7 +41,7 @@ class Reference:
 
     @property
     def key(self) -> str:
-        """Hash of the identity: extractor, preprocessing, content, n."""
+        """Hash of the metadata except `ASIDE`: extractor with preprocessing, content, n."""
         return content_digest({k: v for k, v in self.meta.items() if k not in ASIDE}, length=64)
 
     @property
@@ -51,7 +51,11 @@ class Reference:
         return f"{Path(self.meta['source']).stem}-{name}-{self.key[:12]}.npz".replace(":", "_")
 
     def save(self, path: Path) -> Path:
-        """Write to `path`, or into it under `file_name` if it is a folder; returns the file."""
+        """Write to the file `path`, or as `file_name` if it is a folder; return the file's path.
+
+        Raises:
+            ConfigError: `path` is neither a folder nor ends in .npz.
+        """
         if path.is_dir():
             path = path / self.file_name
         elif path.suffix != ".npz":
@@ -70,7 +74,7 @@ class Reference:
 
 
 def describe(extractor: Extractor, source: Source) -> dict[str, Any]:
-    """The metadata of statistics of a source, once its pixels have been read."""
+    """Metadata of the statistics of a source, whose pixels must have been read for the digest."""
     return {
         "format": FORMAT,
         "extractor": extractor.id,
@@ -96,17 +100,16 @@ def load_reference(
 ) -> Reference:
     """Read statistics for use with an extractor.
 
-    Files of EDM, ADM and clean-fid (`mu`, `sigma`) do not say of how many images they are: `n`
-    does. They are taken to be of official Inception features, which is what those projects publish,
-    resized as the extractor at hand does; for any other weights they are refused.
+    Files of EDM, ADM and clean-fid (`mu`, `sigma`) do not contain the number of images, which must
+    be given as `n`. They are assumed to be of official Inception features, as those projects
+    publish, with the resize of `extractor`; extractors with other weights are refused.
 
     Args:
-        n: how many images, where the file does not say; where it does they have to agree.
-        expected: further fields of the metadata that have to agree, where they are known, e.g.
-            `content` or `shape`.
+        n: number of images; needed if the file does not contain it, else it must agree.
+        expected: further fields of the metadata that must agree, e.g. `content` or `shape`.
 
     Raises:
-        ConfigError: damaged, not statistics, or of something else; differing fields are listed.
+        ConfigError: the file is damaged, has no statistics, or does not match; lists differences.
     """
     arrays = read_npz(path)
     if not {"mean", "m2", "n", "meta", "key"} <= set(arrays):
@@ -197,6 +200,6 @@ def _moments(path: Path, n: int, mean: np.ndarray, m2: np.ndarray) -> Moments:
 
 
 def _least_variance(m2: np.ndarray) -> float:
-    """The smallest eigenvalue of a scatter in parts of the largest in size, 0 where all are 0."""
+    """Smallest eigenvalue of a scatter over the largest in modulus; 0 for a zero matrix."""
     values = torch.linalg.eigvalsh(torch.from_numpy(m2).double())
     return float(values[0] / values.abs().max().clamp_min(1e-300)) if len(values) else 0.0

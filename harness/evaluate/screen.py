@@ -1,14 +1,14 @@
-"""Which strategies of a grid are worth training, by two numbers that need no training.
+"""Rank the strategies of a grid by two quantities that need no training.
 
-Over the jumps of an exact sampler of n steps, both over the RMS of x_s, RMS over jumps, as ratios
-to the grid's baseline:
+Both are relative to the RMS of x_s, averaged (RMS) over the jumps of an exact sampler of n steps,
+and given as ratios to the grid's baseline:
 
-- the error before training goes with the error at the start of training, and not with the end;
-- amplification goes with the error at the end, for few steps: the network's error comes out times
-  `out`, and what it cannot learn stays.
+- the error before training correlates with the error early in training, but not at its end;
+- the amplification correlates with the error at the end of training, for few steps: the error of
+  the network is multiplied by `out`, and the part that it cannot learn remains.
 
-`ACCURACY` is how well they did on the published studies, results/prediction.csv; a test compares
-them.
+`ACCURACY` holds the correlations on the published studies (results/prediction.csv, checked by a
+test).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.evaluate.gap import Gap, measure_gaps
 
 
 class Screened(NamedTuple):
-    """Of one strategy and number of steps; below 1 is better than the baseline."""
+    """Both ratios to the baseline for one strategy and number of steps; below 1 is better."""
 
     precond: str
     nfe: int
@@ -33,12 +33,12 @@ class Screened(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """Spearman's rank correlation of one number with the error at NFE 1, 2 and 5.
+    """Spearman's rank correlation of one quantity with the error at NFE 1, 2 and 5.
 
-    `part` is of training, start or end. `study` is short: 150 steps of a grid of six mixtures;
-    long: 3,000 to 10,000 steps of the ring, the ring off centre and patches of photographs; or
-    held-out: long ones that came after both numbers had been chosen, 32 dimensions and patches with
-    a student twice as wide.
+    `part`: the error is taken at the start or at the end of training. `study`: short, 150 steps on
+    a grid of six mixtures; long, 3,000 to 10,000 steps on the ring, the ring off centre and patches
+    of photographs; held-out, long studies made after both quantities had been chosen (32
+    dimensions, and patches with a student twice as wide).
     """
 
     number: str
@@ -56,12 +56,12 @@ def screen(
     steps: Sequence[int],
     samples: int,
 ) -> list[Screened]:
-    """Both numbers of every strategy for every number of steps, best at the start first.
+    """Both ratios for every strategy and number of steps, sorted by the error before training.
 
     Args:
-        preconds: calibrated strategies by label, the baseline among them.
-        steps: numbers of steps of the sampler, at Karras' noise levels.
-        samples: of the data.
+        preconds: calibrated strategies by label, including the baseline.
+        steps: numbers of steps of the sampler, on Karras noise levels.
+        samples: number of data samples.
     """
     spec, found = teacher.spec, []
     for nfe in steps:
@@ -81,7 +81,7 @@ def screen(
 
 
 def relative(gaps: Sequence[Gap], name: str) -> float:
-    """RMS over jumps of a quantity over the RMS of x_s."""
+    """RMS over jumps of the quantity `name` divided by the RMS of x_s."""
     return math.sqrt(sum((getattr(gap, name) / gap.size) ** 2 for gap in gaps) / len(gaps))
 
 

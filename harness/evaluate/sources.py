@@ -1,10 +1,10 @@
 """Sets of images on disk: a folder or a zip of image files, or an .npz array.
 
-Which files of a folder or a zip count, and how they are decoded, is the business of
-`harness.data.images`: the same as for training data.
+`harness.data.images` determines which files of a folder or zip are used and how they are decoded,
+as for training data.
 
-Everything that can be wrong is found when a source is opened, by reading every header, before any
-network is loaded; pixels are decoded later, a batch ahead of whoever uses them.
+Opening a source reads every header, so that errors appear before any network is loaded; pixels are
+decoded later, one batch ahead of their use.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Source:
     def batches(self, size: int) -> Iterator[Tensor]:
         """Yield uint8 [B, C, H, W] in order, decoded one batch ahead by another thread.
 
-        Afterwards `digest` is the hash of all pixels, whatever container they came in.
+        Afterwards `digest` is the hash of all pixels, independent of the container.
         """
         content = hashlib.sha256(repr((self.n, self.shape)).encode())
         starts = range(0, self.n, size)
@@ -76,7 +76,7 @@ def open_images(path: str | Path) -> Source:
     """Open a folder, a zip, or an .npz with images in `arr_0`.
 
     Raises:
-        ConfigError: missing, empty, damaged, of mixed sizes, or not images at all.
+        ConfigError: it is missing, empty or damaged, has images of several sizes, or no images.
     """
     path = Path(path)
     if not path.exists():
@@ -100,7 +100,7 @@ def read_npz(path: Path) -> dict[str, Images]:
     """All arrays of an .npz; nothing in it is unpickled.
 
     Raises:
-        ConfigError: it is no .npz, is damaged, or holds Python objects.
+        ConfigError: it is not an .npz, is damaged, or contains Python objects.
     """
     with _reading(path), np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
@@ -108,7 +108,7 @@ def read_npz(path: Path) -> dict[str, Images]:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what numpy raises into a sentence."""
+    """Turn numpy's exceptions on damaged files into a `ConfigError`."""
     try:
         yield
     except FileNotFoundError:

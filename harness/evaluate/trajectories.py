@@ -1,4 +1,4 @@
-"""Trajectories in the plane: the teacher's ODE from a few noises, and the student's jumps."""
+"""Trajectories of 2-D data: the teacher's ODE and the student's jumps from a few noise samples."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LEVELS, SUBSTEPS = (
 
 
 def save_trajectories(walks: Walks, teacher: Teacher, seed: int, device: Any) -> None:
-    """Write PATH.json for every way of sampling, unless it is there.
+    """Write PATH.json for every entry of `walks`, unless the file exists.
 
-    Noises 0..11 of the evaluation of this `seed`, the same for every strategy. The file holds
-    `sigma_data`; the student's `nodes` [N + 1] and `student` [12, N + 1, 2]; and the teacher's
-    `levels` [61] and `teacher` [12, 61, 2], a fine Heun solution from the same noises. Nothing is
-    written where data are not points in the plane.
+    Starts from noise 0..11 of the evaluation with this `seed`, the same for every strategy. The
+    file holds `sigma_data`; the student's `nodes` [N + 1] and `student` [12, N + 1, 2]; and the
+    teacher's `levels` [61] and `teacher` [12, 61, 2], a fine Heun solution from the same noise.
+    Nothing is written unless samples have shape [2].
     """
     spec = teacher.spec
     if spec.shape != (2,):
@@ -64,7 +64,7 @@ def save_trajectories(walks: Walks, teacher: Teacher, seed: int, device: Any) ->
 
 
 def _rounded(values: Tensor) -> Any:
-    """Five digits: these numbers are drawn, nothing is computed from them; None if not finite."""
+    """Nested lists of numbers with five digits, enough for plots; None for those not finite."""
     if values.ndim:
         return [_rounded(value) for value in values]
     return float(f"{float(values):.5g}") if values.isfinite() else None

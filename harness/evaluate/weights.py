@@ -1,8 +1,7 @@
-"""Weight files of extractors: where they are looked for, how they are checked, never trusted.
+"""Find the weight files of extractors, and check their hash.
 
-Looked for in this order: a path given by the user, an environment variable, the cache, an
-installed package; downloaded only when that was asked for. The hash is checked before any loader
-sees a byte of the file.
+Places, in this order: a path given by the user, an environment variable, the cache, an installed
+package; a file is downloaded only on request. The hash is checked before the file is loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ TIMEOUT = 10  # seconds without an answer; a firewall that drops packets would o
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One file of weights. `sha256` is its hash or the beginning of it; `size` in bytes."""
+    """A file of weights: `sha256` is its hash or a prefix of it; `size` in bytes."""
 
     name: str
     sha256: str
@@ -33,10 +32,10 @@ class WeightFile:
     package: tuple[str, str, str] | None = None
 
     def find(self, path: str | None = None, *, allow_download: bool = False) -> Path:
-        """Return the path of a file whose hash is right.
+        """Return the path of the file, after checking its hash.
 
         Raises:
-            ConfigError: missing, truncated or another file; the sentence says where was looked.
+            ConfigError: it is missing (the message lists the places searched) or its hash is wrong.
         """
         given = path or os.environ.get(self.environment)
         if given:
@@ -58,7 +57,7 @@ class WeightFile:
         """Return `path` if its hash is right.
 
         Raises:
-            ConfigError: it is not, with both hashes and both sizes.
+            ConfigError: the hash is wrong; the message has both hashes and both sizes.
         """
         found = sha256(path)
         if found.startswith(self.sha256):
@@ -94,7 +93,7 @@ class WeightFile:
         )
 
     def _download(self, place: Path) -> Path:
-        """Fetch into the cache; the file gets its name only once its hash is right."""
+        """Download into the cache; the file gets its final name after its hash is checked."""
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_name(f".{place.name}.{os.getpid()}.part")
         try:

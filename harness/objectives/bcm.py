@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 class BCMParams(Params):
     """Defaults as in the authors' training from data.
 
-    - `nodes`, `rho`: the Karras grid; `P_mean`, `P_std`: of the log-normal that weighs its nodes;
-    - `path`: from x_t to x_t' by the same noise (`data`) or by a Heun step of the teacher's ODE;
-    - `c`: of the pseudo-Huber distance, which is divided by sqrt(d);
-    - `weighting`: of the first term; the second's is 1/|t'' - t|.
+    - `nodes`, `rho`: the Karras grid;
+    - `P_mean`, `P_std`: parameters of the log-normal by which its nodes are drawn;
+    - `path`: x_t' from x_0 with the noise of x_t (`data`), or by a Heun step of the teacher's ODE;
+    - `c`: constant of the pseudo-Huber distance, which is divided by sqrt(d);
+    - `weighting`: weighting of the first term; that of the second is 1/|t'' - t|.
     """
 
     nodes: int = Field(default=321, ge=4)
@@ -42,11 +43,13 @@ class BCMParams(Params):
 
 @register_objective("bcm")
 class BidirectionalConsistency(Objective):
-    """w(t, t') h(f(x_t, t -> 0), y) + h(f_target(f(x_t, t -> t''), t'' -> 0), y) / |t'' - t|.
+    """Bidirectional consistency (arXiv 2403.18035): jumps to clean data and towards noise.
 
-    y = sg f_target(x_t', t' -> 0), 0 being sigma_min; t' is the node below t, and t'' any other, so
-    that half of the second jumps go towards noise. The gradient goes through f_target, whose
-    weights are the target's: those of the student as published, with `train.ema: 0`.
+        w(t, t') h(f(x_t, t -> 0), y) + h(f_target(f(x_t, t -> t''), t'' -> 0), y) / |t'' - t|
+
+    with y = sg f_target(x_t', t' -> 0), 0 being sigma_min; t' is the node below t, and t'' is any
+    node but t, below or above it. The gradient passes through f_target to its input; its weights
+    are those of the target network, with `train.ema: 0` those of the student, as published.
     """
 
     Params = BCMParams
@@ -73,7 +76,7 @@ class BidirectionalConsistency(Objective):
         return {1: 1.0} if self.params.path == "teacher" else {}
 
     def evaluations(self, spec: TeacherSpec, step: int = 0) -> float:
-        """See `Objective.evaluations`: no pass of the target at sigma_min."""
+        """See `Objective.evaluations`; jumps from sigma_min cost no pass."""
         import torch
 
         u = (torch.arange(256, dtype=torch.float64) + 0.5) / 256
@@ -83,7 +86,7 @@ class BidirectionalConsistency(Objective):
         return 6 + near + 2 * end + 2 * (self.params.path == "teacher")
 
     def levels(self, u: Tensor, v: Tensor, spec: TeacherSpec) -> tuple[Tensor, Tensor, Tensor]:
-        """(t, t', t'') from two uniforms, float64 [B]; the noisiest node is drawn for none."""
+        """(t, t', t''), float64 [B] each, from uniforms u and v."""
         import torch
 
         p = self.params

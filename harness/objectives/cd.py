@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 
 @register_objective("cd")
 class ConsistencyDistillation(Objective):
-    """d( f(x_t, t -> sigma_min), sg f_target(x_u, u -> sigma_min) ), u `steps` nodes below t.
+    """Consistency distillation: d( f(x_t, t -> sigma_min), sg f_target(x_u, u -> sigma_min) ).
 
-    x_u comes from x_t by the teacher's ODE solver; weighting is uniform by default, as in
-    the published commands. Where u is sigma_min the target is x_u itself and costs no network pass.
+    u is `steps` nodes below t, and x_u the teacher's ODE solution from x_t. The default weighting
+    is uniform, as in the published commands. If u is sigma_min, the target is x_u itself and costs
+    no network pass.
     """
 
     class Params(DistanceParams):
         """`nodes`: levels of the Karras grid; `steps`: teacher steps between t and u.
 
-        `solver`: `heun`, two teacher evaluations a step, or `unipc`, one (docs/speed.md). A single
-        step of `unipc` is Euler's (DDIM).
+        `solver`: `heun` with two teacher evaluations per step, or `unipc` with one (docs/speed.md).
+        A single step of `unipc` is a DDIM step.
         """
 
         nodes: int = Field(default=18, ge=2)
@@ -60,7 +61,7 @@ class ConsistencyDistillation(Objective):
         return {min(self.params.steps, self.params.nodes - 1): 1.0}
 
     def evaluations(self, spec: TeacherSpec, step: int = 0) -> float:
-        """See `Objective.evaluations`: no pass where the target is x_u itself."""
+        """See `Objective.evaluations`; targets at u = sigma_min cost no pass."""
         (steps,) = self.solver_steps()
         jumps = 1 - 1 / (self.params.nodes - steps)
         return (2 if self.params.solver == "heun" else 1) * steps + jumps + 3

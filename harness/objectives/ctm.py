@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 
 @register_objective("ctm")
 class ConsistencyTrajectory(Objective):
-    """Both ways from x_t to s are compared at sigma_min, after projection by the EMA network.
+    """CTM: soft consistency compared at sigma_min by the EMA network, plus denoising (DSM).
 
         estimate = f_ema( f(x_t, t -> s),            s -> sigma_min )    gradient through f_ema
         target   = f_ema( sg f(Solver_h(x_t, t -> u), u -> s), s -> sigma_min )
 
     with t = t(i), u = t(i + h), s = t(j) on a Karras grid, h shared by the batch, i and j drawn per
-    sample, plus the denoising loss (sigma^2 + sd^2)/(sigma sd)^2 (D(x_0 + sigma eps) - x_0)^2 on
-    the implied denoiser, weighted so that its gradient at the last layer is as long as the first.
+    sample, plus the denoising loss (sigma^2 + sd^2)/(sigma sd)^2 (D(x_0 + sigma eps) - x_0)^2 of
+    the implied denoiser, with a weight that gives it the same gradient norm at the last layer.
 
-    Where the reference spends passes on identities this does not: no projection where s is
-    sigma_min (half of all samples at the published setting), no jump of the target where s = u.
-    With `project: false` both are compared at s itself ("local" matching), which saves three more
-    passes for every other sample and weighs an error by the scale of s, not of clean data.
+    Network passes that are identities in the reference code are skipped: no projection if s is
+    sigma_min (half of all samples at the published setting), no jump of the target if s = u.
+    With `project: false` estimate and target are compared at s itself ("local" matching), which
+    saves three more passes per projected sample and measures the error at level s, not sigma_min.
     """
 
     class Params(DistanceParams):
-        """`nodes` N and `steps` H of the grid and the solver; `project`; see the class.
+        """`nodes` N of the grid, `steps` H of the solver, `project`: see the class.
 
-        `solver`: `heun` as published, two teacher evaluations a step, or `unipc`, one: half the
-        teacher's cost, at 0.8 to 2.4 times the error (docs/speed.md).
+        `solver`: `heun` as published, two teacher evaluations per step, or `unipc`, one per step:
+        half the teacher's cost, at 0.8 to 2.4 times the error (docs/speed.md).
 
-        `adaptive_batch`: samples that the weight of the denoising loss is measured on, whatever the
-        micro-batch; by default the global batch. The reference code measures on each micro-batch
-        of each process (16 on CIFAR-10, 18 on ImageNet-64).
+        `adaptive_batch`: number of samples on which the weight of the denoising loss is measured,
+        whatever the micro-batch; by default the global batch. The reference code measures it on
+        each micro-batch of each process (16 on CIFAR-10, 18 on ImageNet-64).
         """
 
         nodes: int = Field(default=18, ge=3)
@@ -93,7 +93,7 @@ class ConsistencyTrajectory(Objective):
         return terms
 
     def solver_steps(self) -> Mapping[int, float]:
-        """See `Objective.solver_steps`: the law of `draw_steps`."""
+        """See `Objective.solver_steps`: the distribution of `draw_steps`."""
         most = min(self.params.steps or self.params.nodes - 1, self.params.nodes - 1)
         if self.params.steps_drawn == "fixed":
             return {most: 1.0}
@@ -107,7 +107,7 @@ class ConsistencyTrajectory(Objective):
         return fixed
 
     def evaluations(self, spec: TeacherSpec, step: int = 0) -> float:
-        """See `Objective.evaluations`: passes on identities are not made, see the class."""
+        """See `Objective.evaluations`; passes that are identities are not counted."""
         solver, last = 2 if self.params.solver == "heun" else 1, self.params.nodes - 1
         rest = 0.0
         for h, share in self.solver_steps().items():

@@ -1,4 +1,4 @@
-"""What objectives share: the solver's name, and the distance (LPIPS from weights on disk)."""
+"""Shared by objectives: names of solvers, and the distance with weighting, bands and LPIPS."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ NEEDED = (
 class DistanceParams(Params):
     """`distance`, and for lpips two weights files, whose digests become part of the run's identity.
 
-    `lpips_sha256` is filled in from the files; given, it must be theirs. `weighting` is a factor of
-    each sample by its level t, as consistency models have them: 1/t^2 for `snr`, and so on, see
+    `lpips_sha256` is filled in from the files; if given, it must match them. `weighting` is a
+    factor w(t) of each sample as in consistency models, 1/t^2 for `snr`, and so on, see
     harness/objectives/tuning.py.
 
-    `bands: whitened` weighs errors by frequency: both samples are brought to the basis of a
-    strategy that has one, and their coordinates divided by the standard deviation of clean data in
-    their band, times sigma_data.
+    `bands: whitened` weights errors by frequency: both samples are transformed to the strategy's
+    basis, and each coordinate is multiplied by sigma_data over the standard deviation of clean data
+    in its band.
     """
 
     distance: Literal["l2", "l1", "pseudo-huber", "lpips"] = "l2"
@@ -76,7 +76,7 @@ class DistanceParams(Params):
 
 
 class Distance:
-    """The distance that `params` ask for; LPIPS is read once, on first use."""
+    """The distance selected by `params`; LPIPS weights are loaded on first use."""
 
     def __init__(self, params: DistanceParams) -> None:
         self.params = params
@@ -98,11 +98,11 @@ class Distance:
         """Weighted mean over the batch, a scalar, for a and b [B, *shape] and their levels t [B].
 
         Args:
-            student: whose strategy's bands are to be weighed, if they are.
+            student: needed for `bands: whitened`, which uses the basis of its strategy.
 
         Raises:
-            ConfigError: LPIPS is asked of what is no image, or its weights cannot be read; bands
-                are to be weighed and there are none.
+            ConfigError: LPIPS of samples that are not images, or with unreadable weights;
+                `bands: whitened` for a strategy without bands.
         """
         from harness.core.distances import distance, distances
         from harness.objectives.tuning import weights
@@ -136,7 +136,7 @@ class Distance:
 
 
 def _whitened(x: Tensor, sigma_data: float, basis: Basis | None) -> Tensor:
-    """Coordinates of x in units in which each band of clean data has deviation sigma_data."""
+    """Coordinates of x scaled such that clean data have deviation sigma_data in every band."""
     if basis is None or basis.deviations is None:
         raise ConfigError(
             "bands: whitened weighs the bands of a strategy that has some, and this one has none;"

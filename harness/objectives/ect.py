@@ -1,4 +1,4 @@
-"""Consistency tuning and training: no teacher in the loss, which is only where students start.
+"""Consistency tuning and training: the loss uses no teacher, which only initialises the student.
 
 Easy consistency tuning (Geng et al. 2024, arXiv 2406.14548) and improved consistency training (Song
 & Dhariwal 2023, arXiv 2310.14189), in their notation.
@@ -36,15 +36,16 @@ if TYPE_CHECKING:
 
 
 class TuningParams(MappingParams):
-    """How pairs r < t are drawn, and how their misfit is measured.
+    """How pairs r < t are drawn, and how their distance is measured.
 
-    - `schedule`: `ect`, r a function of t that nears it by stages (see the map's parameters), t
-      log-normal with `P_mean` and `P_std` in sigma_min..sigma_max; or `ict`, neighbours on a Karras
-      grid of N(k) = min(s0 2^floor(k/K'), s1) + 1 nodes, K' = floor(total / (log2(s1/s0) + 1)),
-      drawn by the mass of their interval under the same log-normal;
-    - `total`: steps of a training by `ict`, over which N grows; no budget may be larger;
-    - `distance`, summed over coordinates; `c`: of the pseudo-Huber one, by default ECT's 0 (the
-      norm), or iCT's 0.00054 sqrt(d);
+    - `schedule: ect`: t is log-normal with `P_mean` and `P_std`, truncated to sigma_min..sigma_max,
+      and r a function of t that approaches it in stages (see `MappingParams`);
+    - `schedule: ict`: r, t are neighbours on a Karras grid of N(k) = min(s0 2^floor(k/K'), s1) + 1
+      nodes at step k, K' = floor(total / (floor(log2(s1/s0)) + 1)), drawn by the mass of their
+      interval under the same log-normal;
+    - `total`: number of training steps over which `ict` increases N; no budget may be larger;
+    - `distance`, summed over coordinates; `c`: constant of the pseudo-Huber distance, by default 0
+      for `ect` (the norm) and 0.00054 sqrt(d) for `ict`;
     - `weighting`: w(t, r), see harness/objectives/tuning.py; `gap` is 1/(t - r).
     """
 
@@ -74,11 +75,11 @@ class TuningParams(MappingParams):
 
 @register_objective("ect")
 class ConsistencyTuning(Objective):
-    """w(t, r) d( f(x_t, t), sg f(x_r, r) ),  x_t = y + t eps,  x_r = y + r eps, of the same eps.
+    """Consistency tuning or training, without a teacher: w(t, r) d( f(x_t, t), sg f(x_r, r) ).
 
-    f jumps to sigma_min with the student's own weights on both sides. Where r is sigma_min the
-    target is x_r itself and costs no pass. With `schedule: ict` and `train.init: random` it is
-    consistency training.
+    x_t = y + t eps and x_r = y + r eps with the same eps. f jumps to sigma_min with the student's
+    own weights on both sides. If r is sigma_min, the target is x_r itself and costs no pass. With
+    `schedule: ict` and `train.init: random` this is consistency training (iCT).
     """
 
     Params = TuningParams
@@ -102,14 +103,14 @@ class ConsistencyTuning(Objective):
         return f"its schedule ends at step {total}, and budgets go to {steps}: give a larger total"
 
     def evaluations(self, spec: TeacherSpec, step: int = 0) -> float:
-        """See `Objective.evaluations`: as many targets as there are r above sigma_min."""
+        """See `Objective.evaluations`; targets at r = sigma_min cost no pass."""
         import torch
 
         u = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
         return 3 + float((self.times(u, step, spec)[1] > spec.sigma_min).double().mean())
 
     def times(self, u: Tensor, step: int, spec: TeacherSpec) -> tuple[Tensor, Tensor]:
-        """(t, r) of this step from uniforms, float64 [B] each."""
+        """(t, r) of training step `step` from uniforms u [B], float64 [B] each."""
         from harness.core.schedule import karras
 
         p = self.params
@@ -122,13 +123,13 @@ class ConsistencyTuning(Objective):
         return grid[k + 1], grid[k]
 
     def constant(self, spec: TeacherSpec) -> float:
-        """c of the pseudo-Huber distance."""
+        """The constant c of the pseudo-Huber distance."""
         if self.params.c is not None:
             return float(self.params.c)
         return ict_constant(spec.shape) if self.params.schedule == "ict" else 0.0
 
     def nodes(self, step: int) -> int:
-        """N(k) of iCT's schedule."""
+        """N(k), the number of grid nodes of iCT's schedule at step k."""
         p = self.params
         stage = max(1, math.floor((p.total or 1) / (math.floor(math.log2(p.s1 / p.s0)) + 1)))
         return int(min(p.s0 * 2 ** (step // stage), p.s1) + 1)

@@ -1,7 +1,7 @@
-"""The adversarial stage of CTM (Kim et al. 2024, section 4), for every objective of the harness.
+"""The adversarial loss of CTM (Kim et al. 2024, section 4), added to any objective of the harness.
 
-From a step on, jumps to clean data also learn to fool a projected discriminator that learns beside
-them; all else is as in the objective that a class here is made from.
+From step `start`, jumps to clean data are also trained against a projected discriminator; all else
+is as in the objective that a class here extends.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ if TYPE_CHECKING:
 
     from harness.api import Preconditioning
 
-#: of the generator's loss, as in the authors' code
+#: bounds of the adaptive weight of the generator's loss, as in the authors' code
 WEIGHT_LIMITS = {"gan": (0.01, 10.0)}
-#: levels at which fakes start, where the objective has no grid
+#: nodes of the Karras grid from which generated samples start, if the objective has no grid
 NODES = 18
 
 
 class GanParams(Params):
-    """The stage, beside the parameters of the objective.
+    """Parameters of the adversarial stage, in addition to those of the objective.
 
-    - `start`: the step at which it begins;
-    - `features`: the extractor whose feature maps the discriminator sees; `feature_weights`: the
-      file of its weights, if it is not found without;
-    - `width`: channels of the discriminator's finest mixture; `critic_lr` of its optimizer, RAdam
-      with betas (0.5, 0.9);
-    - `fake`: what it judges: the `jump` t -> sigma_min, or as `projected` what `ctm` compares,
-      f_ema(f(x_t, t -> s), s -> sigma_min), which trains jumps to all s.
+    - `start`: the training step at which it begins;
+    - `features`: the extractor whose feature maps the discriminator takes; `feature_weights`: path
+      of its weights, if they are not found otherwise;
+    - `width`: channels of the discriminator's finest mixture; `critic_lr`: learning rate of its
+      optimizer, RAdam with betas (0.5, 0.9);
+    - `fake`: the generated sample: `jump`, f(x_t, t -> sigma_min), or `projected`, the estimate of
+      `ctm`, f_ema(f(x_t, t -> s), s -> sigma_min), which trains jumps to all s.
     """
 
     start: int = Field(default=0, ge=0)
@@ -64,15 +64,15 @@ class GanParams(Params):
 
 
 class Adversarial(Objective):
-    """Two terms more, l of the student and h of the discriminator D alone, y of the batch:
+    """Adds a generator loss l for the student and a hinge loss h for the discriminator D:
 
         l = -E[D(fake)],    h = E[max(0, 1 - D(y))] + E[max(0, 1 + D(sg fake))]
 
-    l is scaled so that its gradient at the last layer is as long as that of the first term, by a
-    factor from 0.01 to 10. t is uniform on the objective's grid, or on Karras' of 18 nodes, and s
-    on the nodes below, as with `gan_specific_time`. The authors' code learns l and h in turns, with
-    two backbones of features and augmented images; here both are learned in every step, from the
-    same fakes, with one backbone and no augmentation.
+    with y the clean data of the batch. The adaptive weight of l equates its gradient norm at the
+    last layer to that of the first term, within 0.01..10. t is uniform on the objective's grid, or
+    on a Karras grid of 18 nodes, and s on the nodes below, as with `gan_specific_time`. The
+    authors' code alternates l and h, with two feature networks and augmented images; here every
+    step trains both on the same fakes, with one feature network and no augmentation.
     """
 
     weight_limits = WEIGHT_LIMITS
@@ -83,7 +83,7 @@ class Adversarial(Objective):
 
     @property
     def extractor(self) -> Extractor:
-        """Whose feature maps the discriminator sees."""
+        """The extractor whose feature maps the discriminator takes."""
         if self._extractor is None:
             path = self.params.feature_weights
             given = {"weights": path} if path else {}
@@ -91,14 +91,14 @@ class Adversarial(Objective):
         return self._extractor
 
     def ready(self) -> Self:
-        """See `Objective.ready`: the extractor, its weights, and that it has maps."""
+        """See `Objective.ready`; checks that the extractor has its weights and feature maps."""
         import torch
 
         self.extractor.ready().maps(torch.zeros(1, 3, 8, 8))
         return super().ready()
 
     def unsuited(self, spec: TeacherSpec, precond: Preconditioning) -> str:
-        """See `Objective.unsuited`: a discriminator sees images."""
+        """See `Objective.unsuited`; a discriminator needs images."""
         if len(spec.shape) != 3 or spec.shape[0] not in (1, 3):
             return (
                 f"{self.name!r} has a discriminator that sees grey or RGB images, not samples of"
@@ -116,7 +116,7 @@ class Adversarial(Objective):
         )
 
     def modules(self, spec: TeacherSpec) -> Mapping[str, Trained]:
-        """See `Objective.modules`: those of the objective, and the discriminator."""
+        """See `Objective.modules`; those of the objective, and the discriminator."""
         import torch
 
         from harness.core.projected import Discriminator
@@ -154,7 +154,7 @@ class Adversarial(Objective):
         return {**terms, "gan": generator, "critic": critic}
 
     def evaluations(self, spec: TeacherSpec, step: int = 0) -> float | None:
-        """See `Objective.evaluations`: passes of the discriminator and its features count none."""
+        """See `Objective.evaluations`; discriminator and feature network are not counted."""
         stated = super().evaluations(spec, step)
         if stated is None or step < self.params.start:
             return stated
@@ -165,7 +165,7 @@ class Adversarial(Objective):
     def fake(
         self, student: StudentInTraining, target: StudentInTraining, teacher: Teacher, batch: Batch
     ) -> Tensor:
-        """Clean data of the student's, [B, *shape], from noisy data of the batch."""
+        """Samples generated by the student from noised data of the batch, [B, *shape]."""
         import torch
 
         from harness.core.random import integers, normal
@@ -202,7 +202,7 @@ class Adversarial(Objective):
 
 @register_objective("ctm-gan")
 class AdversarialTrajectory(Adversarial, ConsistencyTrajectory):
-    """`ctm` with the adversarial stage, which judges projected jumps, as published."""
+    """`ctm` with CTM's adversarial stage, applied to projected jumps, as published."""
 
     class Params(GanParams, ConsistencyTrajectory.Params):
         """Those of `ctm` and of the stage."""
@@ -212,7 +212,7 @@ class AdversarialTrajectory(Adversarial, ConsistencyTrajectory):
 
 @register_objective("cd-gan")
 class AdversarialDistillation(Adversarial, ConsistencyDistillation):
-    """`cd` with the adversarial stage."""
+    """`cd` with CTM's adversarial stage."""
 
     class Params(GanParams, ConsistencyDistillation.Params):
         """Those of `cd` and of the stage."""
@@ -220,7 +220,7 @@ class AdversarialDistillation(Adversarial, ConsistencyDistillation):
 
 @register_objective("ect-gan")
 class AdversarialTuning(Adversarial, ConsistencyTuning):
-    """`ect` with the adversarial stage."""
+    """`ect` with CTM's adversarial stage."""
 
     class Params(GanParams, ConsistencyTuning.Params):
         """Those of `ect` and of the stage."""
@@ -228,7 +228,7 @@ class AdversarialTuning(Adversarial, ConsistencyTuning):
 
 @register_objective("tcm-gan")
 class AdversarialTruncated(Adversarial, TruncatedConsistency):
-    """`tcm` with the adversarial stage."""
+    """`tcm` with CTM's adversarial stage."""
 
     class Params(GanParams, TruncatedConsistency.Params):
         """Those of `tcm` and of the stage."""
@@ -236,7 +236,7 @@ class AdversarialTruncated(Adversarial, TruncatedConsistency):
 
 @register_objective("scm-gan")
 class AdversarialContinuous(Adversarial, ContinuousConsistency):
-    """`scm` with the adversarial stage."""
+    """`scm` with CTM's adversarial stage."""
 
     class Params(GanParams, ContinuousConsistency.Params):
         """Those of `scm` and of the stage."""
@@ -244,7 +244,7 @@ class AdversarialContinuous(Adversarial, ContinuousConsistency):
 
 @register_objective("meanflow-gan")
 class AdversarialMeanFlow(Adversarial, MeanFlow):
-    """`meanflow` with the adversarial stage."""
+    """`meanflow` with CTM's adversarial stage."""
 
     class Params(GanParams, MeanFlow.Params):
         """Those of `meanflow` and of the stage."""
@@ -252,7 +252,7 @@ class AdversarialMeanFlow(Adversarial, MeanFlow):
 
 @register_objective("bcm-gan")
 class AdversarialBidirectional(Adversarial, BidirectionalConsistency):
-    """`bcm` with the adversarial stage."""
+    """`bcm` with CTM's adversarial stage."""
 
     class Params(GanParams, BidirectionalConsistency.Params):
         """Those of `bcm` and of the stage."""

@@ -1,4 +1,4 @@
-"""Jumps of part of a batch: samples that are already where they should be cost no network pass."""
+"""Jumps of part of a batch: rows whose jump is the identity cost no network pass."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ if TYPE_CHECKING:
     from harness.api import StudentLike
 
 
-#: numbers of rows that a network sees on a GPU, at most
+#: on a GPU, numbers of rows are rounded up to multiples of 1/PORTIONS of the batch
 PORTIONS = 8
 
 
 def portioned(rows: Tensor, x: Tensor) -> Tensor:
-    """The rows of x [B, *shape] to compute where `rows` [k] are needed; those come first.
+    """`rows` [k], on a GPU padded by repetition to a multiple of an eighth of the batch x.
 
-    On a GPU some are computed twice to fill up k to a multiple of an eighth of the batch:
-    convolutions are planned anew for each number of rows that was not seen before, which takes the
-    host longer than the pass.
+    cuDNN selects convolution algorithms anew for each new batch size, which takes the host longer
+    than the pass; padding bounds the number of sizes. The first k entries are `rows` itself.
     """
     import torch
 

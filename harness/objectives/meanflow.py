@@ -1,4 +1,4 @@
-"""Mean flows: the average velocity of a jump, from the student's own derivative along the ODE."""
+"""MeanFlow (arXiv 2505.13447): match the average velocity of a jump, from its own derivative."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 class MeanFlowParams(Params):
     """Defaults as in the authors' code for CIFAR-10 in pixels.
 
-    - `velocity`: of the ODE, the teacher's (distillation) or the data's, eps - y;
-    - `pairs`: logit tau and logit rho are normal with `P_mean_*`, `P_std_*`; rho is cut off at tau
-      (`clipped`) or the two are `sorted`;
-    - `ratio`: share of samples that are not drawn with rho = tau;
-    - `p`, `eps`: of the adaptive weight.
+    - `velocity`: v of the ODE, from the teacher (distillation) or from the data, e - y;
+    - `pairs`: logit tau and logit rho are normal with `P_mean_*`, `P_std_*` (t for tau, r for rho);
+      rho is limited to tau (`clipped`) or the two are `sorted`;
+    - `ratio`: share of samples whose rho is drawn; the others have rho = tau;
+    - `p`, `eps`: exponent and offset of the adaptive weight.
     """
 
     velocity: Literal["teacher", "data"] = "teacher"
@@ -44,7 +44,7 @@ class MeanFlowParams(Params):
 
 @register_objective("meanflow")
 class MeanFlow(Objective):
-    """|| u - sg(v - (tau - rho) du/dtau) ||^2 / sg(|| . ||^2 + eps)^p  (arXiv 2505.13447).
+    """MeanFlow: || u - sg(v - (tau - rho) du/dtau) ||^2 / sg(|| . ||^2 + eps)^p, arXiv 2505.13447.
 
     On the straight path z = (1 - tau) y + tau e = x_t/(1 + t), tau = t/(1 + t), a jump from t to s
     has the average velocity u = (z_t - z_s)/(tau - rho), rho = s/(1 + s), and along the ODE
@@ -52,8 +52,8 @@ class MeanFlow(Objective):
 
         u - sg(...) = -(1 + t) [ (f - sg f)/(t - s) + (1 + t)/(1 + s) df/dt ],
 
-    summed over coordinates. At s = t, where a jump has no length, u is the velocity of the implied
-    denoiser D, and it is -(1 + t)/t (D - D_teacher), without a derivative.
+    summed over coordinates. At s = t, u is the velocity of the implied denoiser D, and the error is
+    (1 + t)/t (D - D_teacher) up to its sign, without a derivative.
     """
 
     Params = MeanFlowParams
@@ -71,7 +71,7 @@ class MeanFlow(Objective):
         return {"meanflow": lambda: self._mean_velocity(student, teacher, batch)}
 
     def evaluations(self, spec: TeacherSpec, step: int = 0) -> float:
-        """See `Objective.evaluations`: no derivative where s = t."""
+        """See `Objective.evaluations`; samples with s = t need no derivative."""
         import torch
 
         normal = torch.special.ndtri((torch.arange(256, dtype=torch.float64) + 0.5) / 256)
@@ -83,7 +83,7 @@ class MeanFlow(Objective):
     def levels(
         self, z_t: Tensor, z_r: Tensor, u: Tensor, spec: TeacherSpec
     ) -> tuple[Tensor, Tensor]:
-        """(t, s), s <= t, from two normals and a uniform, float64 [B] each."""
+        """(t, s) with s <= t, float64 [B] each, from normals z_t, z_r and a uniform u."""
         import torch
 
         p = self.params

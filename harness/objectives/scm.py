@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 class SCMParams(Params):
     """Defaults as in FastGen's sCM, after Lu & Song 2024.
 
-    - `velocity`: of the ODE, the teacher's (distillation, sCD) or the data's, x_t - y (sCT);
-    - `P_mean`, `P_std`: log t is normal with these, t truncated to sigma_min..sigma_max;
-    - `warmup`: steps over which r grows to 1;
-    - `c`: of the tangent's normalisation g / (|g| + c), |g| being the root mean square over
-      coordinates, or with `norm: l2` the norm;
-    - `learned`: whether the weighting lv(t) is learned, or 0;
-    - `prior`: w(t) = 1/t, or 1.
+    - `velocity`: dx/dlog t of the ODE, from the teacher (distillation, sCD) or from the data,
+      x_t - y (sCT);
+    - `P_mean`, `P_std`: mean and deviation of log t, normal, truncated to sigma_min..sigma_max;
+    - `warmup`: steps over which r grows linearly to 1;
+    - `c`: constant of the tangent normalisation g / (|g| + c), |g| being the root mean square over
+      coordinates, or with `norm: l2` the Euclidean norm;
+    - `learned`: whether the weighting lv(t) is learned; otherwise it is 0;
+    - `prior`: whether w(t) is 1/t; otherwise it is 1.
     """
 
     velocity: Literal["teacher", "data"] = "teacher"
@@ -47,17 +48,18 @@ class SCMParams(Params):
 
 @register_objective("scm")
 class ContinuousConsistency(Objective):
-    """w(t) e^-lv(t) | F - sg F - g/(|g| + c) |^2 + lv(t), mean over coordinates (arXiv 2410.11081).
+    """Continuous-time consistency (sCM): w(t) e^-lv(t) | F - sg F - g/(|g| + c) |^2 + lv(t).
 
-    In TrigFlow's coordinates, t = sd tan(theta), x^ = x cos(theta), f = cos(theta) x^ -
-    sin(theta) sd F, the tangent is g = cos(theta) df/dtheta along the ODE, by parts:
+    arXiv 2410.11081; |.|^2 is the mean over coordinates. In TrigFlow's coordinates, t = sd
+    tan(theta), x^ = x cos(theta), f = cos(theta) x^ - sin(theta) sd F, the tangent is
+    g = cos(theta) df/dtheta along the ODE, in two parts:
 
         g = -cos^2 (sd F - dx^/dtheta) - r cos sin (x^ + sd dF/dtheta),    r = min(1, step/warmup).
 
     Here f = a(t) x^ + out(t) F is any strategy's jump to sigma_min, and both parts follow from its
     skip and out: g = (R_t/t) [a dx^ + d(out) F + r (d(a) x^ + out dF)] along d(log t), with R_t =
-    sqrt(t^2 + sd^2). What is squared is (f - sg f)/c_out + g/(|g| + c), c_out = sd t/R_t, so that
-    all strategies have one loss; for TrigFlow's (`trigflow`, and `ctm`) it is the one above.
+    sqrt(t^2 + sd^2). The squared error is that of (f - sg f)/c_out + g/(|g| + c), c_out = sd t/R_t,
+    for all strategies; for TrigFlow (`trigflow`, or `ctm`) it is the loss above.
     """
 
     Params = SCMParams
@@ -65,7 +67,7 @@ class ContinuousConsistency(Objective):
     differentiates = True
 
     def modules(self, spec: TeacherSpec) -> Mapping[str, Trained]:
-        """See `Objective.modules`: the learned weighting, at the student's rate."""
+        """See `Objective.modules`; the learned weighting, with the student's learning rate."""
         if not self.params.learned:
             return {}
         from harness.core.weighting import LearnedWeighting

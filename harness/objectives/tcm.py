@@ -1,7 +1,7 @@
-"""Truncated consistency models (Lee et al. 2024, arXiv 2410.14895): a stage for noisy levels.
+"""Truncated consistency models (Lee et al. 2024, arXiv 2410.14895): a second stage for high noise.
 
-The first stage is `ect`; at the switch the target is frozen, and from then on the student learns
-the jumps from t >= t' alone and leaves those below to the frozen model.
+The first stage is `ect`. At step `switch` the target network is frozen; from then on the student is
+trained on jumps from t >= t' only, and the frozen network gives the targets below t'.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class TruncatedParams(TuningParams):
-    """Those of `ect`, which hold for both stages, and of the second one, as in the authors' code.
+    """Parameters of `ect` for both stages, and of the second stage, as in the authors' code.
 
-    - `switch`: the step at which it begins;
-    - `transition`: t', the lowest level that the student is responsible for;
-    - `df`, `mean`, `std`: log t is Student-t with these, truncated to t'..sigma_max;
-    - `boundary`: share of samples at t' itself, `boundary_weight` the weight of their mean.
+    - `switch`: the training step at which the second stage begins;
+    - `transition`: t', the lowest noise level that the student is trained on in it;
+    - `df`, `mean`, `std`: parameters of the Student-t law of log t, truncated to t'..sigma_max;
+    - `boundary`: share of samples at t' itself, and `boundary_weight` the weight of their mean.
     """
 
     switch: int = Field(default=25_000, ge=1)
@@ -40,10 +40,12 @@ class TruncatedParams(TuningParams):
 
 @register_objective("tcm")
 class TruncatedConsistency(ConsistencyTuning):
-    """`ect`, and from `switch` on  E_t>t'[w d( f(x_t, t), sg f'(x_r, r) )] + lambda_b E_t=t'[...],
+    """Truncated consistency: `ect`, and from step `switch` a stage on noise levels t >= t' only.
 
-    where f' is the student for r >= t' and the frozen first stage below. Both parts are means, of
-    the share of the batch that has log t Student-t and of the share at t'.
+        E_t>t'[w d( f(x_t, t), sg f'(x_r, r) )] + lambda_b E_t=t'[w d( f(x_t, t), sg f'(x_r, r) )]
+
+    where f' is the student for r >= t' and the frozen network of the first stage below. The two
+    expectations are means over the samples with Student-t log t and over those at t'.
     """
 
     Params = TruncatedParams
@@ -63,7 +65,7 @@ class TruncatedConsistency(ConsistencyTuning):
         )
 
     def unsuited(self, spec: TeacherSpec, precond: object) -> str:
-        """See `Objective.unsuited`: t' is a level of the teacher's."""
+        """See `Objective.unsuited`; t' must lie within the teacher's noise range."""
         if spec.sigma_min < self.params.transition < spec.sigma_max:
             return ""
         return (
@@ -94,12 +96,12 @@ class TruncatedConsistency(ConsistencyTuning):
         return 3 + float((self.params.nearer(t, step, spec) > spec.sigma_min).double().mean())
 
     def at_boundary(self, batch_index: Tensor) -> Tensor:
-        """Which samples of the global batch are at t': evenly spaced, so that shares are exact."""
+        """Bool [B]: samples placed at t', evenly spaced in the global batch for an exact share."""
         share = self.params.boundary
         return ((batch_index + 1) * share).floor() > (batch_index * share).floor()
 
     def noisy_times(self, u: Tensor, batch_index: Tensor, spec: TeacherSpec) -> Tensor:
-        """t of the second stage from uniforms, float64 [B]."""
+        """Noise levels t of the second stage from uniforms u [B], float64 [B]."""
         import torch
         from scipy.special import stdtr, stdtrit
 

@@ -1,4 +1,4 @@
-"""What consistency tuning and training share: pairs of noise levels, distances, weightings."""
+"""Shared by consistency tuning and training: pairs of noise levels, distances, weightings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Misfit = Literal["pseudo-huber", "l2", "l1"]
-#: w(t, r) of a pair r < t, see `weights`
+#: names of the weightings w(t, r) of a pair r < t, see `weights`
 Weighting = Literal[
     "gap",
     "sqrt-gap",
@@ -28,12 +28,12 @@ Weighting = Literal[
 
 
 class MappingParams(Params):
-    """The map from t to r (Geng et al. 2024, section 3) and how far it goes, by stages.
+    """The map from t to r (Geng et al. 2024, section 3), which approaches t in stages.
 
         r = t (1 - n(t) / q^(stage + 1)),    n(t) = 1 + k sigmoid(-b t),    stage = step // double
 
-    - `q`, `k`, `b` as published; `double`: steps of a stage, 25,000 of batch 128 as published;
-    - `ratio_limit`: the largest 1 - q^-(stage + 1).
+    - `q`, `k`, `b`: as published; `double`: steps per stage, as published 25,000 at batch size 128;
+    - `ratio_limit`: upper limit of 1 - q^-(stage + 1).
     """
 
     q: float = Field(default=2.0, gt=1)
@@ -43,13 +43,13 @@ class MappingParams(Params):
     ratio_limit: float = Field(default=1.0, gt=0, le=1)
 
     def nearer(self, t: Tensor, step: int, spec: TeacherSpec) -> Tensor:
-        """r of every t, float64, no less than sigma_min."""
+        """r(t) at training step `step`, float64 like t, at least sigma_min."""
         gap = max(self.q ** -(step // self.double + 1), 1 - self.ratio_limit)
         return (t * (1 - gap * (1 + self.k * (-self.b * t).sigmoid()))).clamp_min(spec.sigma_min)
 
 
 def lognormal(u: Tensor, mean: float, std: float, low: float, high: float) -> Tensor:
-    """Levels with log t ~ N(mean, std^2) truncated to low..high, from uniforms, float64."""
+    """Noise levels with log t ~ N(mean, std^2) truncated to low..high, from uniforms u, float64."""
     import torch
 
     ends = torch.tensor([low, high], dtype=torch.float64).log().sub(mean).div(std)
@@ -58,7 +58,7 @@ def lognormal(u: Tensor, mean: float, std: float, low: float, high: float) -> Te
 
 
 def discrete_lognormal(levels: Tensor, mean: float, std: float) -> Tensor:
-    """Mass of each interval of increasing levels [N] under N(mean, std^2) of log t, [N - 1]."""
+    """Normalised mass [N - 1] of the intervals of increasing levels [N], log t ~ N(mean, std^2)."""
     import torch
 
     mass = torch.special.ndtr((levels.log() - mean) / std).diff()
@@ -66,7 +66,7 @@ def discrete_lognormal(levels: Tensor, mean: float, std: float) -> Tensor:
 
 
 def misfit(name: Misfit, a: Tensor, b: Tensor, c: float) -> Tensor:
-    """For every sample, [B], in float32 or better, sums over coordinates:
+    """Distance of each pair of samples, [B], in float32 or better, summed over coordinates.
 
     pseudo-huber: sqrt(||a - b||^2 + c^2) - c, at c = 0 the norm itself, whose gradient is taken as
     zero where a = b; l2: ||a - b||^2; l1: the sum of |a - b|.
@@ -89,7 +89,7 @@ def ict_constant(shape: tuple[int, ...]) -> float:
 
 
 def weights(name: Weighting, t: Tensor, r: Tensor, sigma_data: float) -> Tensor:
-    """w(t, r), float64 [B]: as iCT and ECT have it (gap), or one of those compared with it."""
+    """The weighting w(t, r), float64 [B]: `gap` as in iCT and ECT, or one of the alternatives."""
     c_out = t * sigma_data / (t * t + sigma_data**2).sqrt()
     return {
         "gap": 1 / (t - r),

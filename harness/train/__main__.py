@@ -1,8 +1,8 @@
 """One rank of one cell: `python -m harness.train RUN_FOLDER [--attached]`.
 
-Started by the runner, one process a rank. With --attached the process ends at once when its
-standard input closes, which happens when the runner dies however it dies: no orphan keeps training.
-That is watched from the first moment on, before torch takes its seconds to import.
+Started by the runner, one process per rank. With --attached the process exits at once when its
+standard input closes, which happens whenever the runner dies, so that no orphan keeps training.
+A thread watches for this from the start, before torch is imported.
 """
 
 import os
@@ -11,7 +11,7 @@ import threading
 
 
 def main(folder: str, *flags: str) -> int:
-    """Do everything the run still owes; return the exit code."""
+    """Do all training and evaluation that is missing in the run; return the exit code."""
     if "--attached" in flags:
         threading.Thread(target=_end_with_runner, daemon=True).start()
     from harness.train import worker

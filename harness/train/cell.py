@@ -27,11 +27,11 @@ from harness.train.owned import Owned, own_modules
 
 @dataclass
 class Cell:
-    """The living objects of a cell. `target` is the EMA of `network` that the objective uses.
+    """The objects of a cell. `target` is the EMA of `network` that the objective uses.
 
-    It is also what is evaluated, unless other `averages` of the network are kept for that: by rate.
-    `owned` are the modules that the objective trains beside it, by name, and `frozen` is the copy
-    that it asked to be kept from some step on.
+    The target is also evaluated, unless `averages`, further EMAs of the network by rate, are asked
+    for. `owned` are the modules that the objective trains beside the network, by name; `frozen` is
+    the copy of the target that the objective asked for (`Objective.freezes_at`).
     """
 
     spec: RunSpec
@@ -48,30 +48,30 @@ class Cell:
 
     @property
     def student(self) -> Student:
-        """The network in training, seen through the preconditioning."""
+        """The network in training, with the preconditioning."""
         return Student(self.network, self.precond)
 
     @property
     def ema_student(self) -> Student:
-        """The EMA network, seen through the same preconditioning."""
+        """The EMA network, with the same preconditioning."""
         return Student(self.target, self.precond)
 
     @property
     def networks(self) -> list[Backbone]:
-        """Those that a step runs, the teacher's apart."""
+        """The networks that a training step runs, without the teacher's."""
         return [self.network, self.target, *([self.frozen] if self.frozen else [])]
 
     def freeze(self, step: int) -> None:
-        """Keep the target for the objective if it asked for that at this step."""
+        """Copy the target's weights to `frozen` if the objective asked for it at this step."""
         if self.frozen and step == self.objective.freezes_at():
             self.frozen.load_state_dict(self.target.state_dict())
 
     def average(self, ema: float | None) -> Backbone:
-        """The network whose weights are averaged at that rate; the target for None."""
+        """The EMA network of rate `ema`; the target for None."""
         return self.target if ema is None else self.averages[ema]
 
     def restart(self) -> None:
-        """Every average as it is at step 0: the network itself."""
+        """Reset the target and every average to the weights of the network, as at step 0."""
         for network in (self.target, *self.averages.values()):
             network.load_state_dict(self.network.state_dict())
 
@@ -79,16 +79,17 @@ class Cell:
 def build_cell(
     spec: RunSpec, results: Path | None, device: torch.device, *, fit: bool = True
 ) -> Cell:
-    """Make everything a cell needs, in one way for who trains it, times it or looks into it.
+    """Make all objects of a cell; used by training, benchmarks and diagnostics alike.
 
     Args:
-        results: the folder whose artifacts hold calibration and fitted backbone; None keeps
-            neither.
-        fit: whether the network of a teacher that has none is fitted to it; else its weights are
-            drawn, for whoever does not mind what they are.
+        results: the results folder whose artifacts hold calibrations and fitted backbones; None
+            stores neither.
+        fit: whether a backbone is fitted to a teacher that is not a network; if false, its weights
+            are random, for callers to which they do not matter.
 
     Raises:
-        ConfigError: the teacher or the data are no longer those the run was planned with.
+        ConfigError: the teacher or dataset has changed since the run was planned, or a plugin
+            breaks its contract.
     """
     teacher: Teacher = api.create("teacher", spec.teacher.name, spec.teacher.params)
     dataset = resolve_dataset(spec.dataset, teacher)
@@ -133,7 +134,7 @@ def build_cell(
 
 
 def _told_smoothly(network: Backbone, teacher: Teacher) -> bool:
-    """Whether what a network is told of a noise level moves with it; iDDPM's does in steps."""
+    """Whether c_noise(t) is continuous in t; iDDPM's is rounded to the nearest discrete level."""
     t = torch.tensor([teacher.spec.sigma_data], dtype=torch.float64)
     return network.c_noise(t).item() != network.c_noise(1.0001 * t).item()
 
@@ -145,11 +146,11 @@ def calibrated(
     results: Path | None,
     device: torch.device,
 ) -> tuple[Preconditioning, Artifact | None]:
-    """A preconditioning ready to give coefficients, with the artifact it was calibrated from.
+    """A calibrated preconditioning, and the artifact of its calibration (None for a closed form).
 
-    The artifact's key is what was measured and on what, so seeds, budgets, objectives and
-    strategies that differ only in what they make of the measurement share it. In a process group
-    every process must call this: they measure together.
+    The artifact's key is `Preconditioning.measured`, teacher, dataset and noise range. Seeds,
+    budgets, objectives, and strategies with the same `measured`, share one calibration. In a
+    process group every process must call this: the calibration is collective.
     """
     sigma = {
         "sigma_data": teacher.spec.sigma_data,
@@ -180,10 +181,10 @@ def calibrated(
 
 
 def _array(precond: Preconditioning, name: str, value: torch.Tensor) -> np.ndarray:
-    """What a calibration found as an array that can be kept.
+    """One tensor of a calibration as a numpy array.
 
     Raises:
-        ConfigError: it is no tensor, or of a dtype that numpy does not have.
+        ConfigError: it is not a dense tensor, or has a dtype that numpy lacks.
     """
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
         kind = getattr(value, "layout", type(value).__name__)
@@ -197,7 +198,7 @@ def _array(precond: Preconditioning, name: str, value: torch.Tensor) -> np.ndarr
 
 
 def empty_network(spec: RunSpec, teacher: Teacher) -> Backbone:
-    """The student's network, on the host, for weights that are about to be read into it."""
+    """The student's network on the CPU, whose weights are yet to be loaded."""
     network = make_backbone(teacher, spec.backbone) if spec.backbone else teacher.network()
     assert network is not None
     if spec.student:
@@ -215,8 +216,8 @@ def _initial_network(
 ) -> Backbone:
     """The student at step 0: the teacher's own network, or a backbone fitted to it.
 
-    What is drawn at random is drawn from the run's seed. A fit is none of that: it stands for a
-    teacher's weights, and all seeds start from the same.
+    Random initial weights depend on the run's seed. A fitted backbone does not: it takes the place
+    of a teacher's weights, and all seeds start from the same one.
     """
     network = None if spec.backbone else teacher.network()
     random = spec.train["init"] == "random"

@@ -1,8 +1,8 @@
-"""Checkpoints that survive a kill at any moment: safetensors and JSON, written aside, renamed.
+"""Checkpoints that survive a kill at any time: safetensors and JSON in a temporary folder, renamed.
 
-No pickle anywhere. Every file's sha256 stands in state.json, that of the rest of state.json too; a
-checkpoint that does not match is passed over for the one before, and said so. Evaluation weights
-carry their digest in their own header.
+No pickle is used. state.json holds the sha256 of every file and of its own content; a checkpoint
+that does not match is skipped for the one before, with a warning in the log. Files of evaluation
+weights hold their digest in their header.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ KEEP = 2
 
 
 class HasState(Protocol):
-    """An optimizer, as far as checkpoints are concerned: torch's own, or the harness's."""
+    """The part of an optimizer, torch's or the harness's, that checkpoints use."""
 
     def state_dict(self) -> dict[str, Any]:
-        """State by number of parameter, and settings, as `torch.optim` lays them out."""
+        """State by parameter index, and settings, in the layout of `torch.optim`."""
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
@@ -46,16 +46,16 @@ class Companion(Protocol):
 
     @property
     def module(self) -> nn.Module:
-        """Its weights."""
+        """The module."""
 
     @property
     def optimizer(self) -> HasState:
-        """What steps them."""
+        """Its optimizer."""
 
 
 @dataclass
 class TrainingState:
-    """Everything a step reads and writes; draws need no state, they are counter-based."""
+    """All state of the training loop; random draws are counter-based and have none."""
 
     network: nn.Module
     target: nn.Module
@@ -68,7 +68,7 @@ class TrainingState:
 
 
 def save_checkpoint(folder: Path, state: TrainingState) -> Path:
-    """Write checkpoints/step-NNNNNNNN, flushed and renamed; older ones but one are removed."""
+    """Write the folder step-NNNNNNNN in `folder` atomically, and keep the newest `KEEP` of them."""
     final = folder / f"step-{state.step:08d}"
     temporary = folder / f".step-{state.step:08d}.{os.getpid()}.tmp"
     for leftover in folder.glob(".*.tmp"):
@@ -107,12 +107,12 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
 
 
 def load_checkpoint(folder: Path, state: TrainingState, *, at_most: int) -> None:
-    """Fill `state` from the newest whole checkpoint not past step `at_most`; untouched if none.
+    """Load the newest intact checkpoint up to step `at_most` into `state`; unchanged if none.
 
     A damaged checkpoint is reported in the log and the one before is used.
 
     Raises:
-        ConfigError: it was written without one of the state's averages or modules.
+        ConfigError: the checkpoint lacks one of the averages or modules of `state`.
     """
     for path in sorted(folder.glob("step-*"), reverse=True):
         if int(path.name.removeprefix("step-")) > at_most:
@@ -128,9 +128,9 @@ def load_checkpoint(folder: Path, state: TrainingState, *, at_most: int) -> None
 
 
 def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU, each C-contiguous in memory of its own, which safetensors asks for.
+    """Copies on the CPU, C-contiguous and without shared memory, as safetensors requires.
 
-    Weights may share memory (tied layers), lie in another order (channels last) or be views.
+    The originals may share memory (tied layers), have another layout (channels last) or be views.
     """
     return {
         key: value.detach()
@@ -143,7 +143,7 @@ def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_ema(path: Path, network: nn.Module) -> None:
-    """Write the evaluation weights of a budget, so that later questions need no training."""
+    """Write the evaluation weights of a budget, for later evaluations without training."""
     weights = plain(network.state_dict())
     digest = hashlib.sha256(save(weights)).hexdigest()
     write_atomic(path, save(weights, metadata={"sha256": digest}))
@@ -153,7 +153,7 @@ def load_ema(path: Path, network: nn.Module) -> None:
     """Read weights written by `save_ema`, strictly.
 
     Raises:
-        ArtifactError: damaged file.
+        ArtifactError: the file is damaged.
     """
     try:
         with safe_open(path, "pt") as file:

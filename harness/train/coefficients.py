@@ -1,4 +1,4 @@
-"""What a report needs to know of a strategy: which ones are equal, and what was measured."""
+"""The coefficients and calibration curves of a strategy, stored with a run for reports."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NODES = 12
 
 
 def fingerprint(precond: Preconditioning) -> dict[str, Any]:
-    """skip, out, shift and the level told on all pairs t > s of a 12-node Karras grid, as lists.
+    """Coefficients on all pairs t > s of a 12-node Karras grid, as lists for JSON.
 
-    Two strategies are the same function if these agree (harness/report/frame.py marks them).
-    `curves` holds what the strategy shows of its calibration (`Preconditioning.shown`). Of a
-    strategy with a basis these are means over the coordinates, and `bands` has each band's own,
-    with the number of its coordinates.
+    `skip`, `out`, `shift` (times the root mean square of the offset), and `told`, the conditioning
+    sigma. Strategies for which these agree are the same function (marked by
+    harness/report/frame.py). With a basis they are means over coordinates, and `bands` holds the
+    number of coordinates, skip and out of each band. `curves`: see `Preconditioning.shown`.
     """
     device = next((value.device for value in precond.artifact.values()), None)
     nodes = karras(NODES, precond.sigma_min, precond.sigma_max).to(device)
@@ -47,5 +47,5 @@ def fingerprint(precond: Preconditioning) -> dict[str, Any]:
 
 
 def _plain(values: torch.Tensor) -> list[float | None]:
-    """A curve as JSON can say it: None where it is not finite, and nothing is drawn."""
+    """A curve as a list for JSON, with None for values that are not finite and are not drawn."""
     return [value if math.isfinite(value) else None for value in values.tolist()]

@@ -1,4 +1,4 @@
-"""A network for a teacher that is none: a backbone fitted to its denoiser, once, for all cells."""
+"""The initial network for a teacher that is not one: a backbone fitted once to its denoiser."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Device = torch.device | str
 
 
 def make_backbone(teacher: Teacher, settings: dict, seed: int = 0) -> Backbone:
-    """The backbone of these settings, its initial weights drawn from `seed`.
+    """Build the backbone of a grid's `backbone` section, with initial weights drawn from `seed`.
 
     Args:
-        settings: `name` and parameters of an architecture; what belongs to the fit is skipped.
+        settings: `name` and parameters of an architecture; the keys of the fit are ignored.
 
     Raises:
-        ConfigError: the architecture's code raises, or builds no backbone.
+        ConfigError: the architecture's `build` raises, or does not return a `Backbone`.
     """
     cls = registry.get("backbone", settings["name"])
     params = {key: value for key, value in settings.items() if key in cls.Params.model_fields}
@@ -50,7 +50,7 @@ def fitted_backbone(
     results: Path | None,
     device: Device = "cpu",
 ) -> tuple[Backbone, Artifact]:
-    """The backbone whose denoiser approximates the teacher's, from the artifact store."""
+    """The backbone fitted to the teacher, from the artifact store, or fitted and stored now."""
     key = {
         "revision": REVISION,
         "teacher": teacher.spec.digest,
@@ -74,11 +74,11 @@ def fitted_backbone(
 
 
 def fit(teacher: Teacher, dataset: Dataset, settings: dict, device: Device = "cpu") -> Backbone:
-    """Regress F on (D - c_skip x)/c_out with the teacher's exact D: unit-variance targets.
+    """Fit a new backbone F to (D - c_skip x)/c_out by least squares, D the teacher's denoiser.
 
-    Noise levels are half EDM's training distribution (log t ~ N(-1.2, 1.2^2)), half log-uniform
-    over the whole range, because a student starts its jumps at sigma_max. The s branch is left
-    out of the fit: it stays at zero.
+    Half of the noise levels follow EDM's training distribution (log t ~ N(-1.2, 1.2^2)), half are
+    log-uniform over the whole range, because a student's jumps start at sigma_max. The branch for s
+    is not trained and stays at zero.
     """
     spec = teacher.spec
     backbone = make_backbone(teacher, settings).to(device)

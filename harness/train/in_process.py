@@ -25,20 +25,20 @@ def run_cell(
     results: Path | None = None,
     on_row: Callable[[EvalRow], object] = lambda row: None,
 ) -> list[EvalRow]:
-    """Build, train and evaluate a cell here and now: the rows that a worker would write.
+    """Build, train and evaluate a cell in this process; return the rows that a worker would write.
 
-    Equal to the last digit where one process of a worker has the same device and as many threads.
-    What was computed is gone afterwards, weights included.
+    They are bitwise equal to those of a single worker process with the same device and number of
+    threads. Nothing else is kept, neither weights nor checkpoints.
 
     Args:
         device: auto, cpu or cuda.
-        results: a folder whose artifacts hold calibrations, fitted backbones and references, which
-            are then made once for many cells; without, each cell makes its own.
+        results: a results folder whose artifacts (calibrations, fitted backbones, references) are
+            shared between cells; None computes them anew for each cell.
         on_row: called with each row as soon as it is known.
 
     Raises:
-        ConfigError: a plugin does not keep its contract, or there is no such device.
-        DivergedError: a loss, a weight or a number stopped being finite.
+        ConfigError: a plugin breaks its contract, or there is no such device.
+        DivergedError: a loss, a weight or a measured value is not finite.
     """
     machine = Machine.named(device, spec.train["precision"])
     request = replace(request, track=[])  # trackers show what is kept in a folder

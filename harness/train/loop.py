@@ -1,4 +1,4 @@
-"""The training loop: steps, EMA, a clock that counts training only, and stops at budgets."""
+"""The training loop: steps, logs, checkpoints at budgets, and a clock that counts training only."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from harness.train.tuning import arithmetic
 
 log = logging.getLogger(__name__)
 
-AGREE = 10  # steps between two times that processes ask each other whether to stop
+AGREE = 10  # steps between two times that processes agree whether to stop
 
 
 class Trainer:
     """Trains one cell from its newest checkpoint, stopping at budgets for evaluation.
 
     Args:
-        run: where checkpoints, evaluation weights and the log are kept; None keeps none of them.
-        heartbeat: called now and then with the current step, to show that the cell is alive.
-        stopping: asked after every step whether to save and raise `Interrupted`.
+        run: the run that stores checkpoints, evaluation weights and the log; None stores nothing.
+        heartbeat: called after every step with its number, to show that the process is alive.
+        stopping: returns whether to save and raise `Interrupted`; called after steps.
     """
 
     def __init__(
@@ -61,20 +61,20 @@ class Trainer:
         self._logs: list[dict[str, torch.Tensor]] = []
 
     def resume(self, at_most: int) -> None:
-        """Continue from the run's newest whole checkpoint not past `at_most`; from step 0 if none.
+        """Load the run's newest intact checkpoint up to step `at_most`, if there is one.
 
         Raises:
-            ConfigError: that checkpoint lacks an average which is asked for.
+            ConfigError: that checkpoint lacks an average or module that is needed.
         """
         if self.run:
             load_checkpoint(self.run.checkpoints, self.state, at_most=at_most)
 
     def train_to(self, budget: int) -> None:
-        """Train until `budget` steps are done; what a run keeps of them is then on disk.
+        """Train until step `budget`; checkpoint and evaluation weights are then on disk.
 
         Raises:
-            DivergedError: a loss or a weight stopped being finite.
-            Interrupted: `stopping` said so; a checkpoint was written first.
+            DivergedError: a loss or a weight is not finite.
+            Interrupted: `stopping` returned true; a checkpoint was written first.
         """
         cell, state, request = self.cell, self.state, self.request
         for network in cell.networks:
@@ -105,13 +105,17 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _must_stop(self) -> bool:
-        """Whether to save and end; processes agree on it now and then, which costs a message."""
+        """Whether to save and stop; several processes agree on it every `AGREE` steps only."""
         if self.accelerator.num_processes > 1 and self.state.step % AGREE:
             return False
         return self.stopping()
 
     def _write_log(self) -> None:
-        """Mean of each term since the last line; the first one that is not finite ends it all."""
+        """Log the mean of each loss term since the last line of the log.
+
+        Raises:
+            DivergedError: a term is not finite; names the first step and term.
+        """
         if not self._logs:
             return
         first = self.state.step - len(self._logs)

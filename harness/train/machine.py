@@ -1,6 +1,6 @@
-"""One process on one device: what a cell asks of an Accelerator, without its global state.
+"""A replacement of accelerate's `Accelerator` for one process on one device, without global state.
 
-An Accelerator fixes the device and the precision of a whole process; of these there may be several.
+An Accelerator sets device and precision of the whole process; there may be several `Machine`s.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from harness.errors import ConfigError
 
 @dataclass(frozen=True)
 class Machine:
-    """One process on one device, in a precision of `train.precision`."""
+    """One process on one device; `precision` as in `train.precision`."""
 
     device: torch.device
     precision: str = "fp32"
@@ -28,7 +28,7 @@ class Machine:
         """The device of `launch.device`: auto, cpu or cuda.
 
         Raises:
-            ConfigError: there is no GPU and one is asked for.
+            ConfigError: `cuda` is asked for and torch sees no GPU.
         """
         gpu = torch.cuda.is_available()
         if device == "cuda" and not gpu:
@@ -36,7 +36,7 @@ class Machine:
         return cls(torch.device("cuda" if gpu and device != "cpu" else "cpu"), precision)
 
     def wait_for_everyone(self) -> None:
-        """As `Accelerator.wait_for_everyone`; there is nobody else."""
+        """As `Accelerator.wait_for_everyone`; does nothing for a single process."""
 
     def autocast(self) -> AbstractContextManager:
         """As `Accelerator.autocast`."""

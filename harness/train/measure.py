@@ -1,4 +1,4 @@
-"""From weights to rows: what is asked of a budget, one way of sampling after the other."""
+"""Evaluate the weights of a budget and write the rows, sampler by sampler."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ def measure(
     status: Status,
     plugins: Mapping[str, str],
 ) -> None:
-    """Measure the students of one budget and append every row to the run as soon as it is known.
+    """Evaluate the students of one budget and append each row to the run as soon as it is known.
+
+    Pictures and trajectories of the samplers are saved first.
 
     Raises:
-        DivergedError: a number is not finite; no row is written for it.
-        Interrupted: a stop was asked for; the rows of the samplings so far are written.
+        DivergedError: a measured value is not finite; no row is written for it.
+        Interrupted: a stop was asked for; the rows of the samplers evaluated so far are written.
     """
     accelerator, groups = status.accelerator, by_sampling(measures)
     if accelerator.is_main_process:  # before the rows: who has those is never asked again
@@ -57,7 +59,7 @@ def measure(
 
 
 def by_sampling(measures: Iterable[Measure]) -> list[list[Measure]]:
-    """Measures of one budget in groups that are of the same samples."""
+    """Group measures of one budget by (EMA, sampler, NFE): each group uses the same samples."""
     groups: dict[tuple[float | None, str, int], list[Measure]] = {}
     for each in measures:
         groups.setdefault((each.ema, each.sampler, each.nfe), []).append(each)
@@ -65,7 +67,7 @@ def by_sampling(measures: Iterable[Measure]) -> list[list[Measure]]:
 
 
 def student_of(cell: Cell, measure: Measure) -> Student:
-    """The average of the weights that is measured, through the cell's preconditioning."""
+    """The student with the EMA weights that `measure` names, in eval mode."""
     return Student(cell.average(measure.ema).eval(), cell.precond)
 
 
@@ -76,13 +78,13 @@ def rows(
     seconds: float,
     plugins: Mapping[str, str],
 ) -> Iterator[EvalRow]:
-    """One row for each of a group of `by_sampling`; of several processes the main one has them.
+    """Evaluate one group of `by_sampling` and yield its rows, in the main process only.
 
-    The cell's weights are those of the group's budget, which was reached after `seconds` of
-    training; `plugins` are digests of the files of plugins from outside (`own_sources`).
+    The cell must hold the weights of the group's budget, reached after `seconds` of training;
+    `plugins` are digests of the source files of plugins that are not built in (`own_sources`).
 
     Raises:
-        DivergedError: a number is not finite; there is no row for it.
+        DivergedError: a measured value is not finite; there is no row for it.
     """
     for each, (value, std) in evaluator.measure(student_of(cell, group[0]), group).items():
         if value != value or abs(value) == float("inf"):
@@ -109,12 +111,12 @@ def rows(
 
 
 def seconds_at(run: Run, step: int) -> float:
-    """The train clock of a budget that was reached earlier, from its rows or its training log.
+    """Training seconds at a budget that was reached earlier, from its rows or the training log.
 
-    A run that is killed after training to a budget and before measuring it leaves the log alone.
+    A run that was killed between training and evaluation of a budget has the log only.
 
     Raises:
-        ArtifactError: neither says it.
+        ArtifactError: neither rows nor log contain it.
     """
     rows = [row.seconds for measure, row in run.rows().items() if measure.step == step]
     logged = run.clock().get(step)

@@ -23,7 +23,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def learning_rate(train: Mapping[str, Any], step: int) -> float:
-    """The rate of step number `step`, 0 the first, by the grid's `train` section.
+    """The learning rate of step `step` (the first is 0) by the grid's `train` section.
 
     Linear warm-up, times sqrt(n/step) from step n = `lr_sqrt_from` on (Karras et al. 2024, eq. 67)
     or half a cosine that is 0 at `lr_zero_at`.
@@ -41,7 +41,7 @@ def learning_rate(train: Mapping[str, Any], step: int) -> float:
 class Optimizer:
     """One optimizer for all parameters, with torch's default eps and weight decay.
 
-    `state_dict` has the layout of `torch.optim`, so that either can read what the other wrote.
+    `state_dict` has the layout of `torch.optim`, so that each can load the state of the other.
 
     Args:
         name: adam, adamw or radam.
@@ -77,7 +77,7 @@ class Optimizer:
             update(*lists, [], self.steps, fused=True, amsgrad=False, maximize=False, **shared)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of every parameter by its number, and the settings; no state before a step."""
+        """State of every parameter by index, and settings; the state is empty before a step."""
         numbers = range(len(self.parameters))
         state = {
             i: {"step": self.steps[i], **{name: self.moments[name][i] for name in MOMENTS}}
@@ -87,7 +87,7 @@ class Optimizer:
         return {"state": state, "param_groups": [group]}
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Continue from a state; the learning rate stays what it is here."""
+        """Load moments and step counts; learning rate and other settings are not loaded."""
         state = content["state"]
         self.steps, self.moments = [], {}
         if not state:
@@ -99,7 +99,7 @@ class Optimizer:
                 self.moments[name][int(i)].copy_(entry[name])
 
     def _start(self) -> None:
-        """Zero moments; fused kernels count steps where the parameters are, others on the host."""
+        """Zero the moments and step counts; fused kernels need the counts on the device."""
         self.steps = [
             torch.zeros((), device=p.device if self.fused else "cpu") for p in self.parameters
         ]

@@ -18,9 +18,9 @@ from harness.train.optimizer import Optimizer
 
 @dataclass(frozen=True)
 class Owned:
-    """A module of an objective: `by` is the one term that trains it, None all that reach it.
+    """A module of an objective: `by` names the term that trains it; None: trained with the student.
 
-    `follows`: its learning rate is the student's, warm-up included.
+    `follows`: whether its learning rate is the student's, warm-up included.
     """
 
     module: nn.Module
@@ -35,7 +35,7 @@ def own_modules(
     """Make the modules of an objective, their initial weights drawn from the run's seed.
 
     Raises:
-        ConfigError: what it gives says not how it is trained, or has nothing to train.
+        ConfigError: `modules` did not return {name: Trained}, or a module has no trainable weight.
     """
     cls = type(objective)
     with torch.random.fork_rng(devices=[]), blaming("objective", cls, "modules"):
@@ -61,11 +61,11 @@ def own_modules(
 
 
 def together(owned: Mapping[str, Owned]) -> list[Owned]:
-    """Those that learn by the same terms as the student."""
+    """The modules that are trained by the same loss terms as the student."""
     return [each for each in owned.values() if each.by is None]
 
 
 def alone(owned: Mapping[str, Owned], terms: Iterable[str]) -> list[Owned]:
-    """Those that learn by a term of their own, if it is among these."""
+    """The modules that are trained by a term of their own, if that is one of `terms`."""
     names = set(terms)
     return [each for each in owned.values() if each.by in names]

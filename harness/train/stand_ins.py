@@ -1,4 +1,4 @@
-"""What plugins are tried on where the real thing would take long: teachers, data, strategies."""
+"""Cheap stand-ins for teachers, data and students, on which plugins are tried before a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.core.student import Student
 
 
 class Banded(Student):
-    """A student with one band of coordinates in any strategy, for losses that weigh bands."""
+    """A student whose basis has a single band, for any strategy: for losses that weight bands."""
 
     shape: tuple[int, ...]
 
@@ -28,9 +28,9 @@ class Banded(Student):
 
 
 class StandIn:
-    """A teacher that is a network, except for the network: it denoises as for Gaussian data.
+    """Replaces a network teacher's `denoise` by the exact denoiser of Gaussian data N(0, sd^2 I).
 
-    D = sd^2/(sd^2 + sigma^2) x, exact for N(0, sd^2 I). All else is the teacher's own.
+    D = sd^2/(sd^2 + sigma^2) x. All other attributes are the teacher's own.
     """
 
     def __init__(self, teacher: Teacher) -> None:
@@ -51,7 +51,7 @@ class StandIn:
 
 
 class Noise(Dataset):
-    """Gaussian data of a teacher's shape, size and classes."""
+    """Gaussian data N(0, sigma_data^2 I) with a teacher's shape and classes."""
 
     def __init__(self, teacher: Teacher) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a worker says of itself: status.json while it lives, a note of why it failed."""
+"""The status that a worker writes: status.json while it runs, and a note of why it failed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from harness.store.run import Run
 log = logging.getLogger(__name__)
 
 BEAT = 0.5  # seconds between two writings of status.json
-#: how the libraries below torch sign their RuntimeErrors: a device, or the way to another process
+#: marks RuntimeErrors of the libraries below torch: a fault of a device or of communication
 BELOW = re.compile(r"\b(CUDA|CUDNN|CUBLAS|HIP|NCCL|gloo)\b|cuDNN|(CUDNN|CUBLAS)_STATUS")
 
-#: how they say that the device's memory is full, besides torch's own OutOfMemoryError
+#: marks those that mean out of memory, besides torch's own OutOfMemoryError
 FULL = re.compile(r"out of memory|_ALLOC_FAILED")
 
 
@@ -37,10 +37,10 @@ class Interrupted(HarnessError):
 
 
 class Status:
-    """status.json of a run, written by its main process, and the wish to stop.
+    """Writes status.json of a run (main process only) and handles requests to stop.
 
-    SIGTERM and SIGINT ask for a checkpoint, then an end. SIGUSR2, which a cluster sends before it
-    takes a machine away, is for the job's own process and not for us.
+    SIGTERM and SIGINT request a checkpoint and an exit. SIGUSR2, which a cluster sends before it
+    reclaims a machine, is handled by the job's own process and ignored here.
     """
 
     def __init__(self, run: Run, accelerator: Accelerator) -> None:
@@ -48,7 +48,7 @@ class Status:
         self.accelerator = accelerator
         self.step = 0
         self.phase = "preparing"
-        #: what could be halved where memory is short: phase -> field of the request, its value now
+        #: phase -> (field of the request, its value) to halve when out of memory
         self.sizes: dict[str, tuple[str, int]] = {}
         self.detail = ""
         self._pace = Pace()
@@ -60,22 +60,22 @@ class Status:
         self._write(State.RUNNING, "")
 
     def enter(self, phase: str, step: int) -> None:
-        """Say what comes now: `training` or `evaluating`; both have to show signs of life."""
+        """Begin the phase `training` or `evaluating`; in both, `beat` must be called regularly."""
         self.phase, self.step, self.detail = phase, step, ""
         self._write(State.RUNNING, "")
 
     def beat(self, step: int | None = None) -> None:
-        """A sign of life, and the step; status.json is rewritten twice a second at most."""
+        """Heartbeat with the current step; status.json is rewritten at most every `BEAT` s."""
         self.step = self.step if step is None else step
         if time.monotonic() - self._beaten > BEAT:
             self._write(State.RUNNING, "")
 
     def hear(self, what: str, done: int, total: int) -> None:
-        """A listener of harness/core/progress.py: says in status.json how far the phase is.
+        """Write a progress report of harness/core/progress.py to status.json.
 
         Raises:
-            Interrupted: the cell's only process was asked to stop and does not train: whatever
-                could be saved is.
+            Interrupted: a stop was requested, this is the cell's only process, and it is not in the
+                phase `training`, whose loop saves a checkpoint first.
         """
         if self._asked and self.phase != "training" and self.accelerator.num_processes == 1:
             raise Interrupted(f"stopped, {what}; `run` begins that anew")
@@ -83,14 +83,14 @@ class Status:
         self.beat()
 
     def stopping(self) -> bool:
-        """Whether any process of the cell was asked to stop; every one must ask at once."""
+        """Whether any process of the cell was asked to stop; collective with several processes."""
         if self.accelerator.num_processes == 1:
             return self._asked
         asked = torch.tensor(float(self._asked), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum") > 0)
 
     def fail(self, error: Exception) -> None:
-        """Leave a note of why this process ends; the main one tells status.json, too."""
+        """Write a note of why this process ends; the main process also writes status.json."""
         state, cause, reason = explain(error)
         log.error("%s: %s", state, reason)
         with contextlib.suppress(OSError):  # a full disk: the runner still sees the exit code
@@ -102,7 +102,7 @@ class Status:
         self._write(state, reason)
 
     def done(self) -> None:
-        """Everything that was asked for is on disk."""
+        """Set the state to done: all results are on disk."""
         self.detail = ""
         self._write(State.DONE, "")
 
@@ -120,7 +120,7 @@ class Status:
 
 
 def explain(error: Exception) -> tuple[State, str, str]:
-    """What an exception means: the state of the cell, a cause for the runner, a sentence."""
+    """Map an exception to (state of the cell, cause for the runner, message)."""
     sentence = str(error).splitlines()[0] if str(error) else ""
     if isinstance(error, DivergedError):
         return State.DIVERGED, "diverged", sentence

@@ -1,4 +1,4 @@
-"""One optimizer step: loss terms, their balance, the sum over micro-batches and processes."""
+"""One optimizer step: loss terms, their adaptive weights, sums over micro-batches and processes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from harness.train.optimizer import Optimizer, learning_rate
 from harness.train.owned import alone, together
 
 Gradients = list[Tensor]
-#: names the part of a step that is about to be done, for whoever measures it (harness/bench)
+#: called with the name of each part of a step; the context surrounds it, for timing (harness/bench)
 Watch = Callable[[str], AbstractContextManager]
 
 
 def unwatched(part: str) -> AbstractContextManager:
-    """Nobody measures."""
+    """The default `Watch`, which does nothing."""
     return nullcontext()
 
 
@@ -37,9 +37,9 @@ def take_step(
     accelerator: Accelerator,
     watch: Watch = unwatched,
 ) -> dict[str, Tensor]:
-    """Step number `step`: gradients, rate, optimizer, EMA. What to log stays on the device.
+    """Do training step `step`: gradients, learning rate, optimizer, EMA; return values to log.
 
-    Nothing in it waits for the device, so that the host can be a step ahead.
+    Nothing in it waits for the device, so that the host can run ahead; logs stay on the device.
     """
     train = cell.spec.train
     cell.freeze(step)
@@ -66,8 +66,8 @@ def batches(
 ) -> Iterator[Batch]:
     """This process's share of the global batch of `step`, in micro-batches.
 
-    Slot k of the global batch holds sample number step * batch + k whatever the number of
-    processes; a process takes one contiguous part of the batch.
+    Position k of the global batch holds sample step * batch + k for any number of processes; each
+    process takes one contiguous part of the batch.
     """
     share = batch // accelerator.num_processes
     first = accelerator.process_index * share
@@ -93,17 +93,17 @@ def gradients(
     accelerator: Accelerator,
     watch: Watch = unwatched,
 ) -> tuple[Gradients, dict[str, Tensor]]:
-    """Gradients of the combined loss over the global batch, and each term's mean for the log.
+    """Gradients of the combined loss over the global batch, and the mean of each term for the log.
 
-    They are those of the network's parameters, then of the objective's own modules: first those
-    that learn together with it, then those whose own terms there were in this step.
+    Gradients are listed in the order of the network's parameters, the modules trained with it, and
+    the modules whose own term occurred in this step.
 
-    The adaptive weight of a term is measured on the global batch, so it does not depend on
-    micro-batches or processes; or on `Objective.adaptive_batch` samples at a time, which no
-    micro-batch then exceeds.
+    The adaptive weight of a term is measured on the global batch, so that it does not depend on
+    micro-batches or processes; or on `Objective.adaptive_batch` samples at a time, which then also
+    limits the micro-batch.
 
     Raises:
-        ConfigError: this process's share of the batch is no multiple of `adaptive_batch`.
+        ConfigError: this process's share of the batch is not a multiple of `adaptive_batch`.
     """
     share = cell.spec.train["batch"] // accelerator.num_processes
     group = cell.objective.adaptive_batch or share
@@ -136,9 +136,9 @@ def _group_gradients(
 ) -> tuple[Gradients, dict[str, Tensor]]:
     """Gradients and logs of the next `count` micro-batches, which share their adaptive weights.
 
-    Terms are differentiated one after the other, so only one graph is alive at a time, and kept
-    apart until the end: the adaptive weight of a term is then read off the last layer's gradients,
-    with no sweep of its own through any network.
+    Terms are differentiated one after the other, so that only one graph is in memory, and their
+    gradients are kept apart: adaptive weights follow from those of the last layer, without a
+    backward pass of their own.
     """
     parameters = list(cell.network.parameters())
     last = next(i for i, p in enumerate(parameters) if p is cell.network.last_layer)
@@ -177,9 +177,9 @@ def _group_gradients(
 
 
 def _apart(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Gradients:
-    """Gradients that can be added to in place; zeros where there is none.
+    """Gradients as tensors with memory of their own, for in-place sums; None becomes zeros.
 
-    Autograd may give one tensor to two parameters that only occur as a sum, or an expanded one.
+    Autograd may return the same tensor for two parameters, or an expanded one.
     """
     taken: set[int] = set()
     grads = []
@@ -195,10 +195,11 @@ def _apart(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Grad
 def balance(
     last_layer: dict[str, Tensor], cell: Cell, accelerator: Accelerator
 ) -> dict[str, Tensor]:
-    """Weight of each term: |grad of the first| / (|its grad| + 1e-4), clamped to [0, 1e4].
+    """Adaptive weight of each term: |grad of the first| / (|its grad| + 1e-4), within [0, 1e4].
 
-    Esser et al. 2021 (VQGAN), eq. 7, with CTM's constants. Terms with `Objective.weight_limits` are
-    clamped to those; the others have weight 1 in an objective that is not adaptive.
+    Esser et al. 2021 (VQGAN), eq. 7, with CTM's constants; gradients at the last layer. Terms in
+    `Objective.weight_limits` are clamped to those limits instead; all others have weight 1 if the
+    objective is not adaptive.
     """
     one = torch.ones((), device=accelerator.device)
     names, limits = list(last_layer), cell.objective.weight_limits
@@ -218,7 +219,7 @@ def balance(
 
 
 def _mean_over_processes(grads: Gradients, accelerator: Accelerator) -> Gradients:
-    """All-reduce as one flat buffer: one message instead of one per parameter."""
+    """Average gradients over processes by one all-reduce of a flat buffer."""
     flat = accelerator.reduce(torch.cat([g.flatten() for g in grads]), "mean")
     parts = flat.split([g.numel() for g in grads])
     return [part.view_as(g) for part, g in zip(parts, grads, strict=True)]

@@ -1,4 +1,4 @@
-"""Showing a run in TensorBoard, W&B and others; the files in results/ stay the truth."""
+"""Logging of a run to TensorBoard, W&B and others, in addition to the files in results/."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.store.records import RunSpec
 
 
 def start_trackers(accelerator: Accelerator, spec: RunSpec) -> None:
-    """Open every tracker that `launch.track` names, under the run's id, with its settings."""
+    """Start the trackers named by `launch.track`, with the run's id and settings."""
     settings: dict[str, Any] = {
         "precond": spec.precond.label,
         "teacher": spec.teacher.label,

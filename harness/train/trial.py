@@ -1,7 +1,7 @@
-"""Plugins tried on a few samples before the first cell starts, so that what fails trains nothing.
+"""Run plugins on a few samples before the first cell starts, so that errors appear at once.
 
-What is the harness's own and used as it is shipped was tried by its tests. No network of a teacher
-is loaded: where a teacher is one, the exact denoiser of Gaussian data stands in for it.
+Built-in plugins with default settings are skipped: the test suite covers them. No network of a
+teacher is loaded; the exact denoiser of Gaussian data takes its place.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from harness.train.stand_ins import Banded, Noise, StandIn
 from harness.train.trial_metrics import try_extractor, try_metric
 
 SAMPLES = 4
-#: root mean square of data, in the teacher's sigma_data, above which a note asks for their scale
+#: largest root mean square of data, in units of the teacher's sigma_data, without a note
 TOO_LARGE = 10.0
-#: what modules of an objective are told of the grid's `train` section
+#: the part of the grid's `train` section that modules of an objective need
 TRAIN = {"optimizer": "adam", "lr": 1e-3}
-#: of a calibration: noise levels; samples, two for every coordinate between these limits
+#: calibration in a trial: noise levels, and limits of the number of samples (two per coordinate)
 LEVELS, FEWEST, MOST = 12, 32, 1024
 #: samples that a metric is tried on, at most
 FEATURES = 1024
@@ -60,7 +60,7 @@ UNET: dict[str, Any] = {"name": "unet", **SIZE}
 
 
 def failures(matrix: Matrix, specs: Iterable[RunSpec]) -> list[str]:
-    """One sentence for each plugin of these cells that fails: its name, file and line, and how."""
+    """One message for each plugin of these cells that fails, with its name, file and line."""
     tried: set[str] = set()
     wrong: dict[str, None] = {}
     for spec in specs:
@@ -82,7 +82,7 @@ def failures(matrix: Matrix, specs: Iterable[RunSpec]) -> list[str]:
 def _trials(
     matrix: Matrix, spec: RunSpec, ground: Ground
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What there is to be tried of a cell, each with what decides how it ends beside the ground."""
+    """Yield (key, trial) for each plugin of a cell to be tried; equal keys need one trial only."""
     if is_untried("teacher", spec.teacher.name) and not ground.own.is_network:
         yield "teacher", ground.try_teacher
     if spec.dataset.name != "teacher" and is_untried("dataset", spec.dataset.name):
@@ -106,37 +106,37 @@ def _trials(
 
 
 class Ground:
-    """What plugins of one problem are tried on: a teacher or its stand-in, data, a tiny network."""
+    """The setting of trials for one cell: a teacher or its stand-in, data, and a tiny network."""
 
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
 
     @cached_property
     def own(self) -> Teacher:
-        """The teacher of the cells, whose network is not asked for anything here."""
+        """The cell's own teacher; if it is a network, it is not run."""
         made: Teacher = create("teacher", self.spec.teacher.name, self.spec.teacher.params)
         return made
 
     @cached_property
     def teacher(self) -> Teacher:
-        """Who denoises."""
+        """The teacher that is run: the cell's own, or a stand-in if that is a network."""
         return cast(Teacher, StandIn(self.own)) if self.own.is_network else self.own
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Clean data: the cells' own where the teacher is no network, else of its shape."""
+        """Clean data: the cell's own, or Gaussian data if the teacher is a network."""
         return (
             Noise(self.own) if self.own.is_network else resolve_dataset(self.spec.dataset, self.own)
         )
 
     @cached_property
     def network(self) -> Backbone:
-        """A backbone of the teacher's shape; its weights are of no account."""
+        """A tiny backbone for the teacher's sample shape, with arbitrary weights."""
         shape = self.own.spec.shape
         return make_backbone(self.own, UNET if is_image(shape) else MLP)
 
     def student(self, precond: Preconditioning | None = None) -> Student:
-        """The tiny network through a strategy, `ctm` with one band unless another is given."""
+        """The tiny network with a strategy, by default `ctm` with a basis of one band."""
         if precond is not None:
             return Student(self.network, precond)
         student = Banded(self.network, create_precond("ctm", **self.range))
@@ -145,12 +145,12 @@ class Ground:
 
     @property
     def range(self) -> dict[str, float]:
-        """What a strategy is told of the teacher."""
+        """sigma_data, sigma_min and sigma_max of the teacher, as arguments of a strategy."""
         spec = self.own.spec
         return {key: getattr(spec, key) for key in ("sigma_data", "sigma_min", "sigma_max")}
 
     def try_teacher(self) -> None:
-        """D(x, sigma) of a few samples at the lowest and the highest noise level."""
+        """Check shape, dtype and finiteness of D(x, sigma) at the lowest and highest level."""
         spec, cls = self.own.spec, type(self.own)
         low, high = spec.sigma_min, spec.sigma_max
         sigma = torch.tensor([low, high] * (SAMPLES // 2), dtype=torch.float64)
@@ -168,7 +168,10 @@ class Ground:
             raise ConfigError(f"{where} values that are not finite, at sigma {low} and {high}")
 
     def try_dataset(self, *, any_shape: bool = False) -> tuple[int, ...]:
-        """A few samples of it, of the teacher's shape or of any; returns their shape."""
+        """Check shape, dtype and finiteness of a few samples; return the shape of one.
+
+        With `any_shape` it need not be that of the teacher.
+        """
         dataset = resolve_dataset(self.spec.dataset, self.own)
         cls, numbers = type(dataset), torch.arange(SAMPLES)
         with blaming("dataset", cls, "draw"):
@@ -195,7 +198,7 @@ class Ground:
         return own
 
     def try_precond(self, cell: RunSpec, walks: Iterable[tuple[str, int]]) -> None:
-        """Coefficients, a jump, the implied denoiser, and every walk that is asked of the cell."""
+        """Calibrate, and check coefficients, jump, implied denoiser and every (sampler, NFE)."""
         plugin = cell.precond
         cls = registry.get("precond", plugin.name)
         with blaming("precond", cls):
@@ -235,13 +238,13 @@ class Ground:
                 )
 
     def _trained(self, plugin: PluginSpec) -> Tensor | None:
-        """The objective's own grid; None where it has none, or what it gives is no grid."""
+        """`Objective.trained_times`; None if it does not return a tensor."""
         objective: Objective = create("objective", plugin.name, plugin.params)
         times: object = objective.trained_times(self.own.spec)
         return times if isinstance(times, Tensor) else None
 
     def try_backbone(self, settings: Mapping[str, Any]) -> None:
-        """Its contract, on samples of the teacher's shape."""
+        """Check the contract of a backbone on samples of the teacher's shape."""
         name = settings["name"]
         cls = registry.get("backbone", name)
         params = {key: value for key, value in settings.items() if key in cls.Params.model_fields}
@@ -250,7 +253,7 @@ class Ground:
                 raise ConfigError(f"backbone {name!r}: {finding.check}: {finding.detail}")
 
     def try_objective(self, plugin: PluginSpec) -> None:
-        """Its training grid, and every term of the loss with its gradient."""
+        """Check the training grid of an objective, and each loss term with its gradient."""
         cls = registry.get("objective", plugin.name)
         with blaming("objective", cls):
             objective: Objective = create("objective", plugin.name, plugin.params)
@@ -286,7 +289,7 @@ class Ground:
     def _try_term(
         self, cls: type[Objective], name: str, term: Any, learn: list[Tensor]
     ) -> set[Tensor]:
-        """Its loss and gradient; returns those of the weights that it depends on."""
+        """Check loss and gradient of one term; return the parameters that have a gradient."""
         where = f"objective {cls.name!r} ({place(cls, method='terms')}): term {name!r}"
         if not callable(term):
             raise ConfigError(

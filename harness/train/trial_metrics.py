@@ -1,4 +1,4 @@
-"""Extractors and metrics tried on a few samples before the first cell starts."""
+"""Run extractors and metrics on a few samples before the first cell starts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from harness.evaluate.moments import Moments
 from harness.registry import blaming, place, registry
 
 SAMPLES = 4
-#: length of the features that a metric is tried on, at most
+#: largest length of the feature vectors that a metric is tried on
 WIDTH = 2048
 
 
 def try_extractor(name: str, shape: Sequence[int]) -> int:
-    """Features of a few samples; returns how long they are."""
+    """Check the features of a few samples; return the length of a feature vector."""
     cls = registry.get("extractor", name)
     samples = normal(0, "trial", 0, torch.arange(SAMPLES), shape, torch.float32)
     with blaming("extractor", cls, "__call__"):
@@ -46,7 +46,7 @@ def try_extractor(name: str, shape: Sequence[int]) -> int:
 def try_metric(
     plugin: Mapping[str, Any], extractors: Iterable[str], n: int, shape: Sequence[int]
 ) -> None:
-    """A finite number for features that no extractor made, positive ones, of every length."""
+    """Check that a metric is finite on random positive features of each extractor's length."""
     cls = registry.get("metric", plugin["name"])
     with blaming("metric", cls):
         metric: Metric = create("metric", **plugin)
@@ -85,7 +85,7 @@ def try_metric(
 
 
 def _length(name: str, shape: Sequence[int]) -> int:
-    """Of an extractor's features."""
+    """Length of an extractor's feature vectors."""
     cls = registry.get("extractor", name)
     if is_untried("extractor", name):
         return try_extractor(name, shape)

@@ -1,6 +1,7 @@
-"""How torch computes a cell: repeatably, and with the switches of `train:` that change no number.
+"""Torch settings of a cell: determinism, TF32, compilation and memory layout.
 
-The switches alter rounding alone, so they are provenance and no part of a run's identity.
+`compile` and `channels_last` of the `train` section change rounding only; they are recorded as
+provenance and are not part of a run's identity.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ import torch
 if TYPE_CHECKING:
     from harness.train.cell import Cell
 
-#: of torch's compiler for one piece of code, eight by default: sizes, dtypes, in training or not
+#: recompilations of one function that torch's compiler may do (8 by default): sizes, dtypes, modes
 RECOMPILE_LIMIT = 256
 
 
 def repeatable() -> None:
-    """Same inputs, same bits, where torch has such an algorithm; else it warns."""
-    # float32 is float32, whatever it is by default: features of FID are no place for ten bits
+    """Use deterministic algorithms and full float32; torch warns where it has no such algorithm."""
+    # no TF32, whatever the default: its ten mantissa bits are too few for features of FID
     _allow_tf32(False)
     # torch.use_deterministic_algorithms asks for the same, but imports torch's compiler
     torch.set_deterministic_debug_mode("warn")
-    # nothing here reads what it has not written: spare a pass over all memory that is allocated
+    # no code here reads uninitialised memory, so filling it would only cost time
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 @contextmanager
 def repeatably() -> Iterator[None]:
-    """`repeatable` within; torch's settings are the caller's again afterwards."""
+    """`repeatable` within the `with` block; the caller's torch settings are restored afterwards."""
     backends, fill = (torch.backends.cudnn, torch.backends.cuda.matmul), torch.utils.deterministic
     mode, filled = torch.get_deterministic_debug_mode(), fill.fill_uninitialized_memory
     allowed = [backend.allow_tf32 for backend in backends]
@@ -46,7 +47,7 @@ def repeatably() -> Iterator[None]:
 
 @contextmanager
 def arithmetic(precision: str) -> Iterator[None]:
-    """Within, float32 convolutions and products are TF32 on a GPU if `train.precision` says so."""
+    """Within the `with` block, allow TF32 on a GPU if `precision` is `tf32`."""
     _allow_tf32(precision == "tf32")
     try:
         yield
@@ -59,9 +60,9 @@ def _allow_tf32(allowed: bool) -> None:
 
 
 def tune(cell: Cell, *, compile: bool, channels_last: bool) -> None:
-    """Fuse a cell's networks, its teacher's included, or lay them out with channels last.
+    """Compile a cell's networks, its teacher's included, and/or convert them to channels last.
 
-    What is compiled lies between convolutions (harness/backbones/fused.py) and takes any sizes.
+    Only the operations between convolutions are compiled (harness/backbones/fused.py).
     """
     for backbone in (*cell.networks, *cell.teacher.backbones()):
         if channels_last:

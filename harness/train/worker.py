@@ -1,7 +1,7 @@
-"""One rank of one cell, from its files to its exit code.
+"""One rank of a worker that trains and evaluates one cell.
 
-What to do is read from the run's folder (spec.json, request.json), what was done is written there;
-the exit code says how it ended.
+It reads spec.json and request.json in the run's folder and writes its results there; the exit code
+says how it ended.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from harness.train.status import Interrupted, Status, explain
 from harness.train.trackers import start_trackers
 from harness.train.tuning import repeatable, tune
 
-#: how long processes wait for one of theirs, which may be making an artifact alone or waiting for
-#: another runner to make it; one that hangs or dies is the runner's business and noticed at once
+#: timeout of collectives: a rank may be making an artifact alone, or waiting for another runner to
+#: make it; ranks that hang or die are detected by the runner
 PATIENCE = timedelta(days=1)
 
 
 def main(folder: str) -> int:
-    """Do everything the run still owes; return the exit code."""
+    """Do all training and evaluation that is missing in the run; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     run = Run(Path(folder))
     request = run.request
@@ -80,7 +80,7 @@ def main(folder: str) -> int:
 
 
 def work(run: Run, request: Request, accelerator: Accelerator, status: Status) -> None:
-    """Evaluate what has weights, train what has not, append every number as it comes."""
+    """Evaluate budgets whose weights exist, train and evaluate the others; append rows at once."""
     for plugin in request.plugins:
         registry.load_file(plugin)
     plugins = own_sources(run.spec, request)  # as they were loaded, whatever is edited meanwhile

@@ -23,13 +23,13 @@ class Point(NamedTuple):
 
 
 class Curves:
-    """Everything Analytic-Precond integrates, float64.
+    """The curves of Analytic-Precond and their integrals, float64.
 
-    l and log S are refined by a monotone cubic (no overshoot past the data, so l stays in [0, 1]),
-    then taken as linear within each sub-interval; log L is the *exact* integral of that l, so that
+    l and log S are refined by a monotone cubic (no overshoot, so that l stays in [0, 1]) and are
+    then linear in each sub-interval; log L is the exact integral of that l, so that
     d log L/dlambda = l everywhere and the strategy is exactly tangent. eta = int exp(log L - log S)
-    by three-point Gauss, tabulated at the sub-interval ends. Outside the measured range the end
-    values of l and S are held.
+    by three-point Gauss quadrature, tabulated at the ends of sub-intervals. Outside the measured
+    range l and S keep their end values.
     """
 
     def __init__(self, sigma: Tensor, l: Tensor, log_S: Tensor) -> None:
@@ -57,7 +57,7 @@ class Curves:
         self.eta = torch.cat([zero, self._integral(cell, self.lam[:-1], self.lam[1:]).cumsum(0)])
 
     def at(self, t: Tensor) -> Point:
-        """Read the curves at noise levels t."""
+        """Interpolate the curves at noise levels t."""
         lam = -t.log()
         inside = lam.detach().clamp(self.lam[0], self.lam[-1])
         cell = torch.searchsorted(self.lam, inside.contiguous(), right=True) - 1
@@ -77,9 +77,9 @@ class Curves:
     def step(
         self, t: Point, s: Point, *, S: Point, l: Point, implicit: bool
     ) -> tuple[Tensor, Tensor]:
-        """(alpha, beta) of one Euler step from t to s with S and l read at those points.
+        """(alpha, beta) of one Euler step from t to s, with S and l taken at the given points.
 
-        `implicit`: the x of g is at s, which is the backward form if S and l are read there too.
+        `implicit`: x in g is taken at s; the backward form if S and l are taken there too.
         """
         decay = (t.log_L - s.log_L).exp()
         c = self.eta_between(t, s) * (S.log_S - s.log_L).exp()

@@ -1,8 +1,8 @@
-"""Strategies given as two tables over pairs of noise levels: `ctm` and a measured correction.
+"""Base of strategies with two measured tables a(t, s), e(t, s), which generalise `ctm`.
 
 In the notation of preconds/calibration/trajectories.py, f = m + r_s [(cos + e sin) x^ + a sin F^].
-a = 1, e = 0 is `ctm`; that limit as s -> t makes a strategy tangent, and the factor sin makes the
-boundary exact whatever they are.
+a = 1, e = 0 is `ctm`. A strategy with this limit as s -> t is tangent; the factor sin makes the
+boundary condition exact for any a and e.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ if TYPE_CHECKING:
 
 
 class RotationParams(Params):
-    """The measurement: noise `levels` of the tables, and how many trajectories (`samples`)."""
+    """Parameters of the measurement: noise `levels` of the tables, `samples` trajectories."""
 
     levels: int = Field(default=40, ge=8)
     samples: int = Field(default=2048, ge=8)
 
 
 class ScalarParams(RotationParams):
-    """The measurement of strategies that have one number for all coordinates.
+    """Parameters of the measurement for strategies with scalar coefficients.
 
-    `tolerance`: measure until no jump has a larger standard error, in standard deviations of the
-    data at s, at most `samples`.
+    `tolerance`: sample until the standard error of every jump is below it, in standard deviations
+    of the data at s, using at most `samples`.
     """
 
     tolerance: float | None = Field(default=None, gt=0)
 
 
 class Rotation(DenoiserForm):
-    """Base of strategies that make a and e of the moments of the teacher's trajectories.
+    """Base of strategies that compute a and e from moments of the teacher's trajectories.
 
-    The measurement is the same for all of them, so they share one. Jumps are written around the
-    teacher's mean.
+    The measurement is the same for all of them and is shared. Jumps are centred at the teacher's
+    mean.
     """
 
     Params = ScalarParams
 
     def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
-        """(a, e) for s < t, [levels (t), levels (s)]; `way` is 1 - s/t. The rest is not read."""
+        """(a, e) [levels (t), levels (s)]; `way` is 1 - s/t. Only entries with s < t are used."""
         raise self.lacks("table(self, moments, way)")
 
     def diagonal(self, moments: Moments) -> tuple[Tensor, Tensor]:
-        """(a, e) at s = t, [levels]: those of `ctm` unless the strategy is not tangent."""
+        """(a, e) at s = t, [levels]: (1, 0) as for `ctm`; overridden if not tangent."""
         import torch
 
         zero = torch.zeros_like(moments.network_rms[:, 0])
@@ -82,10 +82,10 @@ class Rotation(DenoiserForm):
 
     @property
     def tables(self) -> Tensor:
-        """a and e at all pairs of levels, [2, levels, levels]; a is 1 where F is silent.
+        """a and e at all pairs of levels, [2, levels, levels]; a is 1 where RMS F is below SILENT.
 
-        Below the diagonal they are continued oddly, A(s, t) = A(t, t) + A(s, s) - A(t, s): what
-        interpolates symmetrically then meets the values on the diagonal, with its slope.
+        Entries with s > t continue the tables oddly, A(s, t) = A(t, t) + A(s, s) - A(t, s), so that
+        interpolation reproduces the values on the diagonal and the slope there.
 
         Raises:
             RuntimeError: the strategy was used before it was calibrated.
@@ -119,7 +119,7 @@ class Rotation(DenoiserForm):
         return way * a, 1 - way * (1 - (1 - a) * c_skip - e * c_out / radius)
 
     def denoiser_coeffs(self, t: Tensor) -> Coeffs:
-        """EDM's own denoiser if the strategy is tangent."""
+        """EDM's denoiser if the strategy is tangent, else see `Preconditioning`."""
         if not self.tangent:
             return super().denoiser_coeffs(t)
         return Coeffs(*edm_inner(t, self.sigma_data))

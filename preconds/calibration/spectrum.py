@@ -1,14 +1,14 @@
 """The teacher's trajectories by direction: a basis of the data, and second moments in it.
 
-Coordinates z = U (x - m) of small groups: one principal direction of vectors, or one ring of
-frequencies of an orthonormal cosine transform (DCT-II) in one principal colour of images. With the
-teacher's D in the same coordinates, less the mean, and
+The coordinates z = U (x - m) form groups: a principal direction of vectors, or a ring of
+frequencies of an orthonormal cosine transform (DCT-II) in a principal colour of images. With the
+teacher's D - m in the same coordinates, and
 
     G(t, s) = (z_s - (s/t) z_t) / (1 - s/t),
 
-the mean of D along the way from t to s, the moments of (G, D, z) decide what any strategy does that
-is linear by coordinate. None of them is a difference of large numbers, and groups are put together
-by adding them up (docs/mathematics.md, "Coefficients per frequency").
+the mean of D along the trajectory from t to s, the moments of (G, D, z) determine the error before
+training of any strategy that is linear in each coordinate. None of them is a difference of large
+numbers, and groups are merged by summation (docs/mathematics.md, "Coefficients per frequency").
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ from torch import Tensor
 from harness.api import Basis, edm_inner
 from harness.core.probe import Probe
 
-#: principal directions that are groups of their own, and groups that the others are divided into
+#: number of principal directions that form a group each, and of groups of the remaining directions
 SINGLE, OTHERS = 64, 64
 #: rings of frequencies up to this radius are one frequency wide
 NARROW = 8
 #: rings in each doubling of the frequency beyond that
 RINGS = 6
-#: values, trajectories times coordinates, that a band has to have: its variance is then known to
-#: sqrt(2/1024) = 4.4 %
+#: least number of values (trajectories times coordinates) in a band, so that its variance is known
+#: to sqrt(2/1024) = 4.4 %
 LEAST = 1024
-#: samples in a batch of those that directions are estimated from
+#: batch size of the samples from which directions are estimated
 BATCH = 1024
-#: names of what is measured by group and level, and by group and pair of levels
+#: names of the moments by group and level, and by group and pair of levels
 BY_LEVEL, BY_PAIR = ("zz", "Dz", "DD"), ("Gz", "GD", "GG")
 
 
 def principal_basis(probe: Probe, mean: Tensor, directions: int = 0) -> tuple[list[Tensor], Tensor]:
     """Matrices of a basis of the data, one for each axis, and the group of each coordinate.
 
-    No evaluation of the teacher: directions are those of clean samples around its mean, of as many
-    as `directions` that are measured for nothing else, or of those that are measured if 0. Then
-    what is measured along the last directions is too small: they were chosen for that.
+    Principal directions of clean samples around the teacher's mean, without teacher evaluations:
+    of `directions` separate samples, or, if 0, of the samples of the measurement. In the latter
+    case measured variances along the last directions are too small, since the directions were
+    selected to have small variance on these samples.
     """
     shape = probe.shape
     centre = mean.to(probe.device)
@@ -75,7 +76,7 @@ def principal_basis(probe: Probe, mean: Tensor, directions: int = 0) -> tuple[li
 
 
 def cosines(count: int) -> Tensor:
-    """The orthonormal DCT-II, float64 [count, count]; its rows are the cosines."""
+    """Matrix of the orthonormal DCT-II, float64 [count, count]; its rows are the cosines."""
     index = torch.arange(count, dtype=torch.float64)
     rows = (math.pi / count * index[:, None] * (index + 0.5)).cos() * math.sqrt(2 / count)
     rows[0] /= math.sqrt(2)
@@ -118,17 +119,17 @@ def sums_by_group(
 
 
 def merged(variance: Tensor, sizes: Tensor, samples: int, most: int, least: float) -> Tensor:
-    """The band of each group, int64 [groups], numbered from the largest variance down.
+    """The band of each group, int64 [groups], numbered in order of decreasing variance.
 
-    Groups of about the same variance have about the same coefficients: neighbours in that order
-    are put together, the nearest in log variance first, until every band holds `LEAST` values and
-    there are at most `most`.
+    Groups of similar variance have similar coefficients. Neighbours in order of variance are
+    merged, the closest in log variance first, until every band has `LEAST` values and there are at
+    most `most` bands.
 
     Args:
-        variance: of clean data, mean over a group's coordinates.
-        sizes: coordinates of each group.
-        samples: trajectories that were measured.
-        least: variance below which there is no difference, that of the lowest noise.
+        variance: variance of clean data, mean over a group's coordinates, [groups].
+        sizes: number of coordinates of each group, [groups].
+        samples: number of trajectories measured.
+        least: smaller variances are treated as equal to this one, that of the lowest noise level.
     """
     order = variance.argsort(descending=True, stable=True).tolist()
     bands = [[group] for group in order]
@@ -158,11 +159,11 @@ def merged(variance: Tensor, sizes: Tensor, samples: int, most: int, least: floa
 
 
 def of_band(artifact: dict[str, Tensor], members: Tensor, sd: float) -> dict[str, Tensor]:
-    """The moments of (Y, F^, x^) of some groups, as `trajectories.measure` gives them for all.
+    """The moments of (Y, F^, x^) of one band, in the form of `trajectories.measure`.
 
     Args:
-        members: bool [groups].
-        sd: the standard deviation that x^, F^ and Y are in units of, as sigma_data is for all.
+        members: groups in the band, bool [groups].
+        sd: standard deviation that takes the place of sigma_data in x^, F^ and Y.
     """
     count = artifact["sizes"][members].sum()
     zz, Dz, DD, Gz, GD, GG = (artifact[name][members].sum(0) / count for name in BY_LEVEL + BY_PAIR)

@@ -1,6 +1,6 @@
 """Estimators of Analytic-Precond's two curves, l and S, from a teacher (docs/mathematics.md).
 
-With x = x_0 + t eps and g = D - (1 - l) x, all sums over samples and coordinates:
+With x = x_0 + t eps and g = D - (1 - l) x; sums are over samples and coordinates:
 
 | `statistics` | l = 1 - | S |
 |---|---|---|
@@ -9,14 +9,14 @@ With x = x_0 + t eps and g = D - (1 - l) x, all sums over samples and coordinate
 | jvp | sum <v, (grad D) v> / sum <v, v> | exp(-int s), s = E<g, dg/dlambda> / E||g||^2 |
 
 The first two use Stein's lemma, E<eps, D> = t E[tr grad D], with x_0 as control variate; the ratio
-of `moments` removes the noise of <eps, eps>, which is all there is at small t. Both use that the
-ODE preserves the marginals, so that 2 E<g, dg/dlambda> = d/dlambda E||g||^2. `jvp` is the paper's:
-Hutchinson's trace, with random signs v on half of the samples, and dg/dlambda = J - (1 - l)(D - x)
-+ (dl/dlambda) x, J being the derivative of D along the ODE.
+of `moments` removes the noise of <eps, eps>, which dominates at small t. Both use that the ODE
+preserves the marginals, so that 2 E<g, dg/dlambda> = d/dlambda E||g||^2. `jvp` is the paper's
+estimator: Hutchinson's trace, with random signs v on half of the samples, and dg/dlambda =
+J - (1 - l)(D - x) + (dl/dlambda) x, J being the derivative of D along the ODE.
 
 Every inner product is accumulated in float64 and combined at the end, when l is known, so that one
-pass over the samples suffices. (At high noise g is a small difference of large terms: that is why
-the probe is antithetic and why nothing here is float32.)
+pass over the samples suffices. At high noise g is a small difference of large terms, hence the
+antithetic samples of the probe and float64 throughout.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from preconds.calibration.curves import Curves
 
 Statistics = Literal["moments", "stein", "jvp"]
 
-#: steepest |d log S/dlambda| that is believed. RMS(g) falls like t^-3 at high noise for centred,
-#: symmetric data, the fastest seen; a noisy Jacobian estimate can give 1000 there.
+#: bound of |d log S/dlambda|. RMS(g) falls like t^-3 at high noise for centred, symmetric data, the
+#: fastest decay observed; a noisy Jacobian estimate can give a slope of 1000 there.
 STEEPEST = 6.0
-#: ends the names of what is measured around the teacher's mean
+#: suffix of the names of quantities centred at the teacher's mean
 CENTRED = "_centred"
-#: a tolerance is about jumps between so many of Karras' levels, those of training
+#: a tolerance applies to jumps between this number of Karras levels, as in training
 NODES = 18
 
 
 def measure(probe: Probe, statistics: Statistics) -> dict[str, Tensor]:
-    """Measure l and log S at every noise level of the probe, S both as it is and centred.
+    """Measure l and log S at every noise level of the probe, S with and without centring.
 
     Returns:
         sigma, l, log_S, log_S_centred [levels], float64, noisiest first; `offset`, the teacher's
-        mean m that the centred g_c = (D - m) - (1 - l)(x - m) is taken around. For the record:
-        `clipped` (how far l was moved into [0, 1] at most, and at how many levels), `flat` and
-        `flat_centred` (levels where g vanishes and S is continued), `bounded` and
-        `bounded_centred` (how many slopes of log S were cut to `STEEPEST`).
+        mean m in the centred g_c = (D - m) - (1 - l)(x - m). Diagnostics: `clipped` (the largest
+        change of l when clipped to [0, 1], and the number of levels), `flat` and `flat_centred`
+        (1 at levels where g vanishes and S is continued), `bounded` and `bounded_centred` (number
+        of slopes of log S that were limited to `STEEPEST`).
 
     Raises:
         HarnessError: the teacher returned values that are not finite.
@@ -59,7 +59,7 @@ def measure(probe: Probe, statistics: Statistics) -> dict[str, Tensor]:
     mean = teacher_mean(probe)
 
     def jumps(sums: dict[str, Tensor]) -> Tensor:
-        """What a tolerance is about: the published jumps, as they are and centred."""
+        """Quantities whose standard error a tolerance bounds: jumps, with and without centring."""
         found = _curves(probe, sums, statistics)
         both = (Curves(found["sigma"], found["l"], found[f"log_S{kind}"]) for kind in ("", CENTRED))
         return torch.stack([_moved(curves, probe) for curves in both])
@@ -73,7 +73,7 @@ def measure(probe: Probe, statistics: Statistics) -> dict[str, Tensor]:
 
 
 def _curves(probe: Probe, sums: dict[str, Tensor], statistics: Statistics) -> dict[str, Tensor]:
-    """What `measure` returns, less the mean, from inner products summed over samples."""
+    """The result of `measure` without the mean, from inner products summed over samples."""
     norm = sums["samples"] * math.prod(probe.shape) if statistics == "stein" else sums["probe"]
     raw_l = 1 - sums["trace"] / norm
     l = raw_l.clamp(0, 1)
@@ -107,11 +107,11 @@ def _moved(curves: Curves, probe: Probe) -> Tensor:
 
 
 def teacher_mean(probe: Probe) -> Tensor:
-    """The mean of the data as the teacher has it, m = E[D(x, sigma_max)], [*shape] float64.
+    """The mean of the data according to the teacher, m = E[D(x, sigma_max)], [*shape] float64.
 
-    E[D] = E[x_0] at every level, for the exact denoiser; where noise is highest D hardly depends
-    on x. What is left of that, D = m + c (x - m) with c = c_skip(sigma_max), is solved for m, so
-    that the samples' own mean does not enter: m is good to the 1e-9 that g_c may be small there.
+    For the exact denoiser E[D] = E[x_0] at every level. At sigma_max D hardly depends on x; the
+    remaining dependence, D = m + c (x - m) with c = c_skip(sigma_max), is solved for m, so that the
+    mean of the samples does not enter. m is then accurate to 1e-9, as small as g_c can be there.
     """
     t = probe.sigma[0].to(probe.device)
     c, _ = edm_inner(t, probe.teacher.spec.sigma_data)
@@ -160,7 +160,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def _scale(
     sums: dict[str, Tensor], lam: Tensor, l: Tensor, by_slope: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log S relative to its middle, where g vanishes, and how many slopes were cut."""
+    """(log S relative to its middle level, 1 where g vanishes, number of limited slopes)."""
     gg = sums["DD"] - 2 * (1 - l) * sums["Dx"] + (1 - l) ** 2 * sums["xx"]
     flat = gg <= 1e-13 * sums["DD"]
     gg = gg.clamp_min(1e-300)

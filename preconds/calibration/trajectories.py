@@ -1,4 +1,4 @@
-"""How the teacher's own trajectories move, as a few numbers for every jump (docs/mathematics.md).
+"""Second moments of the teacher's trajectories for every jump (docs/mathematics.md).
 
 In r = sqrt(t^2 + sd^2) and theta = arctan(t/sd), with x^ = (x - m)/r and the teacher's raw output
 F^ = ((D - m) - c_skip (x - m))/c_out, the ODE is a rotation, dx^/dtheta = -F^, and `ctm` the step
@@ -6,8 +6,8 @@ x^_s = cos(theta_t - theta_s) x^_t + sin(theta_t - theta_s) F. So
 
     Y(t, s) = (x^_s - cos x^_t) / sin
 
-is what `ctm`'s network would have to say for the jump to be exact; Y -> F^ as s -> t. Everything
-that a strategy linear in x and F can do is decided by the second moments of (Y, F^, x^).
+is the network output for which `ctm`'s jump is exact; Y -> F^ as s -> t. The error before training
+of any strategy linear in x and F is determined by the second moments of (Y, F^, x^).
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from preconds.calibration.statistics import teacher_mean
 
 #: Heun steps between neighbouring levels, geometric in t
 SUBSTEPS = 2
-#: RMS of F below which it is rounding (Gaussian data): the teacher says nothing beyond x
+#: RMS of F below which F is rounding error (Gaussian data): D is then linear in x
 SILENT = 1e-10
-#: what is measured over all coordinates
+#: names of the moments over all coordinates
 OF_ALL = ("xx", "Fx", "FF", "Yx", "YF", "YY")
 
 
 def measure(probe: Probe, sigma_data: float, directions: int = 0) -> dict[str, Tensor]:
     """Second moments of (Y, F^, x^) along trajectories from sigma_max through all levels.
 
-    Started from x_0 + sigma_max eps, they have the teacher's marginal at every level. `directions`:
-    see `principal_basis`.
+    Trajectories start from x_0 + sigma_max eps and thus have the teacher's marginal at every level.
+    `directions`: see `principal_basis`.
 
     Returns:
         sigma [levels]; xx, Fx, FF [levels] and Yx, YF, YY [levels (t), levels (s)], means over
-        samples and coordinates, zero unless s < t; `offset`, the teacher's mean m. By direction of
-        the data, what preconds/calibration/spectrum.py says: the basis, the groups, their moments.
+        samples and coordinates, zero unless s < t; `offset`, the teacher's mean m. In addition the
+        basis, its groups of coordinates and their moments, see preconds/calibration/spectrum.py.
 
     Raises:
         HarnessError: a trajectory is not finite.
@@ -53,7 +53,7 @@ def measure(probe: Probe, sigma_data: float, directions: int = 0) -> dict[str, T
     turn = (angle[:, None] - angle).sin().triu(1)
 
     def jumps(sums: dict[str, Tensor]) -> Tensor:
-        """What a tolerance is about: b, R and phi, in standard deviations of the data at s."""
+        """Quantities whose standard error a tolerance bounds: b, R and phi, times sin."""
         found = moments({name: sums[name] / sums["samples"] / size for name in OF_ALL})
         parts = (found.target_slope, found.target_rms, found.network_rms)
         return torch.stack([turn * part for part in parts])
@@ -78,7 +78,7 @@ def measure(probe: Probe, sigma_data: float, directions: int = 0) -> dict[str, T
 def _products(
     probe: Probe, draw: Draw, mean: Tensor, sigma_data: float, basis: Basis
 ) -> dict[str, Tensor]:
-    """The same as `measure`, summed over a batch."""
+    """The moments of `measure`, summed over a batch."""
     sigma = probe.sigma.to(probe.device)
     radius = (sigma * sigma + sigma_data**2).sqrt()
     c_skip, c_out = edm_inner(sigma, sigma_data)
@@ -108,9 +108,9 @@ def _products(
 
 
 class Moments(NamedTuple):
-    """What decides jumps t -> s, per coordinate; [levels (t), levels (s)], read where s < t.
+    """Regressions that determine jumps t -> s, [levels (t), levels (s)], valid for s < t.
 
-    With F = F^ - k x^, what the teacher says beyond what is linear in x:
+    With F = F^ - k x^, the part of the teacher's output that is not linear in x:
 
     Attributes:
         target_slope: b, regression of Y on x^.
@@ -133,7 +133,7 @@ class Moments(NamedTuple):
 
 
 def moments(artifact: dict[str, Tensor]) -> Moments:
-    """The regressions and the correlation, from a measurement."""
+    """Compute the regressions and the correlation from a measurement."""
     xx, Fx, FF = (artifact[name][:, None] for name in ("xx", "Fx", "FF"))
     Yx, YF, YY = (artifact[name] for name in ("Yx", "YF", "YY"))
     network_rms = (FF - Fx * Fx / xx).clamp_min(0).sqrt()

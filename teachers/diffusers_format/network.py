@@ -1,7 +1,8 @@
 """A UNet2DModel as the network inside a `UNetBackbone`, with an embedding of s and in EDM's form.
 
-The embedding of s needs no hook and no copied forward: UNet2DModel adds `class_embedding(labels)`
-to its time embedding, so with an identity in that place whatever comes as labels is added.
+The embedding of s needs no hook and no copy of `forward`: UNet2DModel adds
+`class_embedding(labels)` to its time embedding. With an identity as `class_embedding`, the tensor
+passed as labels is added unchanged.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from harness.backbones.unet import UNetBackbone
 
 
 class DiscreteVP(InnerMap):
-    """A network trained at noise levels `levels`, told by their index, predicting noise or v.
+    """A network conditioned on the index of a discrete noise level, predicting noise or v.
 
-    The index of a level between two is interpolated, linearly in log sigma. With x' = x/sqrt(1 +
-    s^2), noise prediction means D = x - s raw, and v prediction D = x/(1 + s^2) - s/sqrt(1 + s^2)
-    raw (Salimans & Ho 2022).
+    Between levels the index is interpolated linearly in log sigma. At noise level s the input is
+    x' = x/sqrt(1 + s^2); noise prediction means D = x - s raw, and v prediction
+    D = x/(1 + s^2) - s/sqrt(1 + s^2) raw (Salimans & Ho 2022).
     """
 
     def __init__(self, levels: list[float], prediction: str, sigma_data: float) -> None:
@@ -51,7 +52,7 @@ class DiscreteVP(InnerMap):
         return (above - 1 + (log_t - low) / (high - low)).clamp(0, len(known) - 1)
 
     def edm_form(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """See `InnerMap.edm_form`; the difference of the two skips is worked out on paper."""
+        """See `InnerMap.edm_form`; the difference of the skips is in closed form."""
         sd, radius = self.sigma_data, (t.square() + self.sigma_data**2).sqrt()
         if self.velocity:
             unit = 1 + t.square()
@@ -60,7 +61,7 @@ class DiscreteVP(InnerMap):
 
 
 class DiffusersNet(nn.Module):
-    """A UNet2DModel with the face that `UNetBackbone` expects of its networks."""
+    """A UNet2DModel with the interface that `UNetBackbone` expects of its networks."""
 
     def __init__(self, unet: Any, classes: int) -> None:
         super().__init__()
@@ -72,14 +73,14 @@ class DiffusersNet(nn.Module):
 
     @property
     def output_layer(self) -> nn.Module:
-        """The convolution that makes the output."""
+        """The last convolution."""
         return self.unet.conv_out
 
     def add_s_embedding(self) -> None:
-        """Add the branch that reads s: a copy of the time embedding whose last layer is zero.
+        """Add the branch for s: a copy of the time embedding whose last layer is zero.
 
         Raises:
-            ValueError: it is there already.
+            ValueError: the network has one already.
         """
         if self.map_s is not None:
             raise ValueError("this network has its embedding of s already")
@@ -87,13 +88,13 @@ class DiffusersNet(nn.Module):
         self.zero_s_embedding()
 
     def zero_s_embedding(self) -> None:
-        """Set the last layer of the branch, if there is one, to zero."""
+        """Set the last layer of the branch for s, if there is one, to zero."""
         if self.map_s is not None:
             nn.init.zeros_(self.map_s.linear_2.weight)
             nn.init.zeros_(self.map_s.linear_2.bias)
 
     def described(self, inner: DiscreteVP) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What an exported folder says of this network, and the weights beside UNet2DModel's."""
+        """Description of this network for an export, and its weights outside UNet2DModel."""
         about = {
             "kind": "unet2d",
             "levels": inner.log_levels.double().exp().tolist(),
@@ -102,7 +103,7 @@ class DiffusersNet(nn.Module):
         return about, {k: v for k, v in self.state_dict().items() if k.startswith("map_s.")}
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write UNet2DModel's part as diffusers does, `unet/` of a pipeline's folder."""
+        """Write the UNet2DModel in diffusers' format, as `unet/` of a pipeline folder."""
         self.unet.class_embedding = self.class_embedding
         try:
             self.unet.save_pretrained(folder / "unet", safe_serialization=True)
@@ -132,7 +133,7 @@ def load(folder: Path, levels: list[float], spec: dict[str, Any]) -> UNetBackbon
     """The pipeline's network with its weights, frozen and in eval mode; nothing is downloaded.
 
     Raises:
-        ConfigError: diffusers is not installed, or the weights are not the network's.
+        ConfigError: diffusers is not installed, or the weights do not fit the network.
     """
     try:
         from diffusers import UNet2DModel

@@ -17,7 +17,7 @@ def levels(config: dict[str, Any]) -> list[float]:
     """Noise levels of timesteps 0..T-1, increasing.
 
     Raises:
-        ValueError: another kind of scheduler, or one whose levels are not finite and increasing.
+        ValueError: the scheduler is of another kind, or its levels are not finite and increasing.
     """
     if config.get("_class_name") not in SCHEDULERS:
         raise ValueError(f"the scheduler is {config.get('_class_name')}, not one of {SCHEDULERS}")

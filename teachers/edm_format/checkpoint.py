@@ -1,7 +1,7 @@
-"""What every reader returns: the configuration of a network, and where in the file its tensors lie.
+"""`Checkpoint`, the result of every reader: a network's configuration, and its tensors in the file.
 
-Opening a checkpoint reads no weights, so that a plan over many teachers costs nothing; each tensor
-is read when the network is filled, straight from the file into its own memory.
+Opening a checkpoint reads no weights, so that `plan` is fast for many teachers; each tensor is read
+when the network is filled, directly from the file into its own memory.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ TRAIN = "make it again with `python -m harness teacher train`"
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: `stored` elements of `dtype` from byte `start`, seen through strides.
+    """A tensor in a file: a strided view of `stored` elements of `dtype` from byte `start`.
 
-    `laid`, if given, is the shape that `stride` is about; `shape` is then what that is reshaped to,
-    which says any order of rows (see teachers/openai_format). `held`: the bytes, `start` counted in
-    them, where the file does not keep them as they are.
+    `laid`, if given, is the shape of the strided view, which is then reshaped to `shape`; this
+    expresses a permutation of rows (see teachers/openai_format). `held`: the bytes themselves, for
+    files that do not store them verbatim; `start` then counts in them.
     """
 
     path: Path
@@ -68,9 +68,9 @@ class StoredTensor:
         return math.prod(self.shape)
 
     def read(self) -> np.ndarray:
-        """Read the values into memory of their own, C-contiguous, in the dtype of the file.
+        """Read the values into a new C-contiguous array, in the dtype of the file.
 
-        bfloat16, which numpy does not have, becomes float32: the upper half of its bits.
+        bfloat16, which numpy lacks, is converted exactly to float32.
 
         Raises:
             ConfigError: the file has changed since it was opened.
@@ -106,7 +106,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Constant:
-    """A tensor that a file leaves out because its values follow from the architecture."""
+    """A tensor that a file omits because its values follow from the architecture."""
 
     values: np.ndarray
 
@@ -132,11 +132,10 @@ class Constant:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was opened: the network's configuration and its tensors by state-dict key.
+    """An opened checkpoint: the network's configuration and its tensors by state-dict key.
 
-    `notes` are sentences for the user about what was assumed; `training` is what a teacher that was
-    trained here says of its data and recipe; `reads_s` is whether the network is a student's, with
-    a branch for the end of its jump in every block.
+    `notes`: assumptions made, as sentences for the user; `training`: data and recipe of a teacher
+    trained by this harness; `reads_s`: whether the network is a student's, with a branch for s.
     """
 
     path: Path
@@ -148,16 +147,16 @@ class Checkpoint:
 
     @property
     def mend(self) -> str:
-        """What to do if the file turns out to be unusable: it is to be had where it came from."""
+        """Advice for an unusable file: where to get it again."""
         if self.training is not None:
             return TRAIN
         return CONVERT if self.path.suffix.lower() == ".safetensors" else again(self.path)
 
     def refuse_bad(self, name: str, values: np.ndarray, limit: float = math.inf) -> None:
-        """Refuse weights that are not finite, or whose size passes `limit`, the dtype's largest.
+        """Check that weights are finite, with absolute values up to `limit`, the dtype's largest.
 
         Raises:
-            ConfigError: names the file and the tensor.
+            ConfigError: they are not; names the file and the tensor.
         """
         import numpy as np
 
@@ -182,13 +181,13 @@ def contiguous(shape: Iterable[int]) -> tuple[int, ...]:
 
 
 def again(path: Path) -> str:
-    """Where to get a file again: NVIDIA's address for NVIDIA's files alone."""
+    """Advice where to get a file again; NVIDIA's address for NVIDIA's files only."""
     known = {Path(name).name: name for name in PUBLISHED}
     return f"get it again from {BASE_URL}{known[path.name]}" if path.name in known else AGAIN
 
 
 def refusal(path: Path, problem: str, mend: str) -> ConfigError:
-    """The error for a file that cannot be used: which, why, and what to do."""
+    """The ConfigError for an unusable file: path, problem and remedy."""
     return ConfigError(f"{path}: {problem}; {mend}")
 
 
@@ -196,7 +195,7 @@ def require(weights: str | Path) -> Path:
     """Return the path of a weights file.
 
     Raises:
-        ConfigError: there is none; the sentence says where to get it.
+        ConfigError: there is no such file; the message says where to get it.
     """
     path = Path(weights).expanduser()
     if path.is_file():
@@ -211,7 +210,7 @@ def require(weights: str | Path) -> Path:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; read in pieces, and once while it stays unchanged."""
+    """SHA-256 of a file in hexadecimal; cached while size and time of change stay the same."""
     status = path.stat()
     return _digest(path.resolve(), status.st_size, status.st_mtime_ns)
 

@@ -1,7 +1,7 @@
-"""The configuration of a checkpoint: EDM's constructor arguments, checked before anything is built.
+"""The configuration of a checkpoint: EDM's constructor arguments, validated before use.
 
-Defaults are those of EDM's constructors, because files record only what its caller passed. The
-bounds keep a damaged or hostile file from asking for a network no machine can hold.
+Defaults are those of EDM's constructors, because files record only the arguments that were passed.
+The bounds prevent a damaged or malicious file from requesting a network that fits no memory.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class EDMPrecond(_Config):
     noise_scale: float = Field(default=0.25, gt=0, allow_inf_nan=False)
 
     def range(self) -> tuple[float, float]:
-        """The noise levels the network knows: (lowest, highest)."""
+        """Noise range of the network: (lowest, highest)."""
         return self.sigma_min, self.sigma_max
 
 
@@ -136,7 +136,7 @@ _DEFAULT_NETWORK = {
 
 
 class NetworkConfig(_Config):
-    """Image size, classes, coefficients and network: what it takes to build an empty teacher."""
+    """Image size, classes, preconditioner and network: all that is needed to build the network."""
 
     img_resolution: int = Field(ge=1, le=4096)
     img_channels: int = Field(ge=1, le=64)
@@ -188,7 +188,7 @@ class NetworkConfig(_Config):
 
     @classmethod
     def validated(cls, values: Any) -> Self:
-        """`model_validate` with pydantic's report cut down to its first line.
+        """`model_validate`, with pydantic's report shortened to one phrase.
 
         Raises:
             ValueError: a value is missing or wrong; the message is one short phrase.

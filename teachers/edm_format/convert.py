@@ -1,4 +1,4 @@
-"""Opening a teacher's file whatever its format, and converting a .pkl into safetensors."""
+"""Open a teacher's file in any of EDM's formats, and convert it to safetensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def open_checkpoint(weights: str | Path) -> Checkpoint:
     """Open a .pkl or .safetensors file; no weights are read yet and torch is not imported.
 
     Raises:
-        ConfigError: there is no such file, or it is not a usable teacher; one sentence says why.
+        ConfigError: there is no such file, or it is not a usable teacher; the message says why.
     """
     path = require(weights)
     reader = _READERS.get(path.suffix.lower())
@@ -29,8 +29,8 @@ def open_checkpoint(weights: str | Path) -> Checkpoint:
 def convert(in_path: str | Path, out_path: str | Path) -> Path:
     """Write a teacher as safetensors and return the new file's path.
 
-    The tensors are the same bit for bit. The output appears under its name only when it is whole,
-    and the network is built once without memory first, so that no unusable file is made.
+    The tensors are bitwise the same. The output is written atomically, after a check against the
+    network built without memory, so that no unusable file is made.
 
     Raises:
         ConfigError: the input is not a usable teacher, or the output cannot be written.

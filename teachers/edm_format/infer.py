@@ -1,7 +1,7 @@
 """The architecture of a network, inferred from the names and shapes of its tensors.
 
-Needed for files that record no constructor arguments. What leaves no trace in shapes (dropout) is
-left at its default; it matters only to students that train with it.
+Needed for files that record no constructor arguments. Dropout cannot be inferred from shapes and
+keeps its default; it affects only students that train with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ENTRY = re.compile(r"model\.(enc|dec)\.(\d+)x\d+_(\w+)\.")
 
 
 def infer_arguments(shapes: Shapes) -> dict[str, Any]:
-    """Return constructor arguments of the preconditioner, model_type and the network's included.
+    """Return constructor arguments of the preconditioner, with `model_type` and the network's.
 
     Raises:
         ValueError: a tensor is missing that every such network has.

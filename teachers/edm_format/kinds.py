@@ -1,4 +1,4 @@
-"""What a file that is not what it should be seems to be, from its first bytes, and what to do."""
+"""Recognise files of the wrong kind by their first bytes, and say what to do."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _KINDS: dict[bytes, tuple[str, str]] = {
 
 
 def refuse_other_kinds(path: Path, expected: str) -> None:
-    """Refuse a file that its first bytes show to be of another kind than `expected` (in words).
+    """Check that the first bytes of a file are not those of another kind than `expected`.
 
     Raises:
-        ConfigError: what it seems to be instead, and what to do.
+        ConfigError: says what kind of file it seems to be, and what to do.
     """
     with path.open("rb") as file:
         head = file.read(512)
@@ -50,5 +50,5 @@ def refuse_other_kinds(path: Path, expected: str) -> None:
 
 
 def hostile(mend: str) -> str:
-    """The mend of a file that names what loading could run."""
+    """Advice for a file whose loading could execute code."""
     return _RUN + mend

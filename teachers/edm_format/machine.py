@@ -1,9 +1,9 @@
-"""A pickle reader that cannot run anything: opcodes in, plain values out.
+"""A pickle reader that cannot execute code: it interprets opcodes and returns plain values.
 
-It does not use the standard library's unpickler, whose opcodes call what a file names. Here a name
-is looked up in a table of stand-ins given by the caller and is never imported; opcodes a checkpoint
-does not need are refused; and long byte strings (the weights) are not read at all but returned as
-`Span`s of the file. The format is that of Python's `pickletools`, protocols 2 to 5.
+The standard library's unpickler calls whatever a file names. Here a name is looked up in a table of
+stand-ins given by the caller and is never imported; opcodes that checkpoints do not need are
+refused; and long byte strings (the weights) are returned as `Span`s of the file without reading
+them. The format is documented in Python's `pickletools`; protocols 2 to 5.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _PUT = {b"q": "<B", b"r": "<I"}
 
 
 class Refused(Exception):
-    """Why a file is not read, as the middle of a sentence."""
+    """A file is refused; the text is the reason, as part of a sentence."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Bytes of the file that were passed over: [start, start + length)."""
+    """A byte range of the file that was not read: [start, start + length)."""
 
     start: int
     length: int
@@ -41,19 +41,19 @@ class Span:
 
 @dataclass(frozen=True)
 class StandIn:
-    """What the table gives for a global name; the file can only call `make`."""
+    """The table's entry for a global name; the file can only call `make`."""
 
     make: Callable[..., Any]
 
 
 class Buildable:
-    """Base of stand-in objects that accept a state after they are made (opcode BUILD)."""
+    """Base of stand-in objects that accept a state after construction (opcode BUILD)."""
 
     def build(self, state: Any) -> None:
-        """Take the state, once.
+        """Set the state; allowed once.
 
         Raises:
-            Refused: it is not what this object expects.
+            Refused: the state is not of the expected form.
         """
         raise NotImplementedError
 
@@ -64,12 +64,12 @@ def short(text: object) -> str:
 
 
 class Machine:
-    """Reads the pickles within [start, stop) of `data`, one at each call of `load`.
+    """Reads the pickles in [start, stop) of `data`, one per call of `load`.
 
     Args:
-        data: the file, as anything that slices to bytes (a memory map).
+        data: the file, as an object that slices to bytes (a memory map).
         table: (module, name) -> stand-in; every other name is refused.
-        persistent: what a persistent id is resolved by; without it they are refused.
+        persistent: function that resolves persistent ids; if None, they are refused.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class Machine:
         self.table, self.persistent = table, persistent
 
     def load(self) -> Any:
-        """Return the next pickle's value and leave `position` behind it.
+        """Return the value of the next pickle and move `position` to its end.
 
         Raises:
-            Refused: it names, or does, something no checkpoint needs. Damage may also show as any
-                error of Python's own (struct, key, type, unicode), which the caller translates.
+            Refused: it contains a name or opcode that no checkpoint needs. A damaged file may also
+                raise Python's own errors (struct, key, type, unicode), which the caller translates.
         """
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
@@ -106,7 +106,7 @@ class Machine:
         return self.stack.pop()
 
     def take(self, count: int) -> Span:
-        """Pass over `count` bytes."""
+        """Return the `Span` of the next `count` bytes and skip them."""
         if not 0 <= count <= self.stop - self.position:
             raise Refused("ends early")
         self.position += count
@@ -181,7 +181,7 @@ class Machine:
         return items
 
     def _fill(self, opcode: bytes) -> None:
-        """APPEND, APPENDS, SETITEM, SETITEMS, ADDITEMS."""
+        """Execute the opcodes APPEND, APPENDS, SETITEM, SETITEMS, ADDITEMS."""
         if opcode in b"e\x90u":
             items = self._since_mark()
         else:

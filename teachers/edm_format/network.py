@@ -1,4 +1,4 @@
-"""From a checkpoint to a network that holds its weights."""
+"""Build the network of a checkpoint and fill in its weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FLOATS = ("<f2", "<f4", "<f8", BFLOAT16)
 def build(config: NetworkConfig, reads_s: bool = False) -> UNetBackbone:
     """An untrained backbone of this configuration, on torch's current default device.
 
-    `reads_s`: a student's, which reads s in every block.
+    `reads_s`: with a student's branch for s in every block.
     """
     mapping = _INNER[config.inner.class_name](**config.inner.model_dump(exclude={"class_name"}))
     net = _NETWORKS[config.model.model_type](
@@ -43,14 +43,12 @@ def build(config: NetworkConfig, reads_s: bool = False) -> UNetBackbone:
 def load(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> UNetBackbone:
     """The checkpoint's backbone with its weights, float32 on the CPU, in eval mode, frozen.
 
-    Its blocks compute in `dtype`.
-
-    Tensors are read one by one into the memory they stay in, so that the peak is about the size of
-    the network.
+    Its blocks compute in `dtype`. Tensors are read one by one into their final memory, so that the
+    peak memory is about the size of the network.
 
     Raises:
-        ConfigError: the file's tensors are not exactly those of the network it describes, or one
-            is not finite, or not in `dtype`.
+        ConfigError: the file's tensors are not exactly those of the network it describes, or a
+            weight is not finite or exceeds the range of `dtype`.
     """
     backbone = check(checkpoint)
     limit = min(torch.finfo(torch.float32).max, torch.finfo(dtype).max)
@@ -67,10 +65,10 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> UNetBack
 
 
 def check(checkpoint: Checkpoint) -> UNetBackbone:
-    """Build the described network without memory; compare its tensors with the file's.
+    """Build the network on the meta device and compare its tensors with those of the file.
 
     Raises:
-        ConfigError: keys, shapes or dtypes differ; the sentence names the first difference.
+        ConfigError: keys, shapes or dtypes differ; the message names the first difference.
     """
     try:
         with torch.device("meta"):
@@ -96,7 +94,7 @@ def check(checkpoint: Checkpoint) -> UNetBackbone:
 
 
 def _ours(key: str) -> str:
-    """The name in `UNetBackbone` of a tensor called `key` in an EDM file."""
+    """Map the name of a tensor in an EDM file to its name in `UNetBackbone`."""
     prefix, dot, rest = key.partition(".")
     return f"net.{rest}" if dot and prefix == "model" else f"inner.{key}"
 

@@ -1,8 +1,8 @@
-"""The harness's own form of a teacher: safetensors, with the configuration in its header.
+"""The harness's own format of a teacher: safetensors, with the configuration in its header.
 
 A safetensors file is a length (uint64), a JSON header {name: {dtype, shape, data_offsets}} and the
-raw elements. Its `__metadata__` holds our configuration as one JSON string, so that one file is
-the whole teacher; any other safetensors reader opens it too.
+raw elements. Its `__metadata__` holds the configuration as one JSON string, so that a single file
+is a complete teacher and remains readable by other safetensors readers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def read_safetensors(path: Path) -> Checkpoint:
     """Open a teacher written by `write_safetensors`; reads the header only.
 
     Raises:
-        ConfigError: the file is damaged, or holds no teacher of this harness.
+        ConfigError: the file is damaged, or is not a teacher of this harness.
     """
     try:
         size = path.stat().st_size
@@ -85,7 +85,7 @@ def _checkpoint(path: Path, header: Any, begin: int, size: int) -> Checkpoint:
 
 
 def _unwrapped(name: str) -> str:
-    """A tensor's name without what DistributedDataParallel and torch.compile put before it."""
+    """A tensor's name without the prefixes of DistributedDataParallel and torch.compile."""
     parts = [part for part in name.split(".") if part != "_orig_mod"]
     while parts[:1] == ["module"]:
         del parts[0]
@@ -105,7 +105,7 @@ def _tensor(path: Path, entry: Mapping[str, Any], begin: int, size: int) -> Stor
 
 
 def write_safetensors(checkpoint: Checkpoint, out: Path, source: str) -> None:
-    """Write a teacher, one tensor at a time, under a temporary name that becomes `out` at the end.
+    """Write a teacher, one tensor at a time, to a temporary file that is finally renamed to `out`.
 
     Args:
         checkpoint: what to write; its tensors are read as they are needed.
@@ -151,7 +151,7 @@ def _write(file: IO[bytes], header: bytes, checkpoint: Checkpoint) -> None:
 def write_trained(
     backbone: UNetBackbone, config: NetworkConfig, out: Path, training: dict[str, Any]
 ) -> None:
-    """Write a teacher that was trained here, float32; `training` says on what and how."""
+    """Write a teacher trained by this harness, float32; `training` holds its data and recipe."""
     from safetensors.torch import save
 
     from harness.store.files import write_atomic

@@ -1,9 +1,9 @@
-"""The names an EDM pickle may use, and the inert things that stand in for them.
+"""The names that an EDM pickle may use, and the inert stand-ins for them.
 
 A network is a persistent object: a record of class name, source text and state, nested for every
-layer. The official loader executes the source text; here it is passed over. Weights are legacy
-torch.save streams inside byte strings, which torch would unpickle without any restriction; here
-they are read by the same refusing machine, with a table of storage types only.
+layer. The official loader executes the source text; here it is ignored. Weights are legacy
+torch.save streams inside byte strings, which torch would unpickle without restriction; here they
+are read by the same restricted machine, with a table of storage types only.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Node(Buildable):
         self.state = state
 
     def entries(self, name: str) -> dict[str, Any]:
-        """One of torch's own dictionaries: _parameters, _buffers or _modules."""
+        """One of the dictionaries _parameters, _buffers or _modules of the torch module."""
         value = self.state.get(name, {})
         if type(value) is not dict or any(type(key) is not str for key in value):
             raise Refused(f"has a module whose {name} is no dictionary of names")
@@ -57,19 +57,19 @@ class Node(Buildable):
 
 @dataclass
 class ScalarType(Buildable):
-    """A numpy dtype; only the plain ones that constructor arguments are made of."""
+    """A numpy dtype; only those of plain constructor arguments are allowed."""
 
     form: str
 
     def build(self, state: Any) -> None:
-        """See `Buildable.build`; the state names the byte order."""
+        """See `Buildable.build`; the state contains the byte order."""
         if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", "|"):
             raise Refused("has numbers that are not little-endian")
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Raw elements in the file, or in `held` where the file keeps them as text."""
+    """Raw elements in the file, or in `held` if the file stores them as text."""
 
     dtype: str
     start: int
@@ -79,13 +79,13 @@ class Storage:
 
 @dataclass(frozen=True)
 class BoundMethod:
-    """A method of a module of the pickle, which nobody calls: a loss's schedule, in ECT's files."""
+    """A bound method in the pickle, never called: the schedule of a loss, in ECT's files."""
 
     name: str
 
 
 class StandIns:
-    """The allow-list of one file; tensors and storages need to know where in it they are."""
+    """The allow-list for one file, whose path and data tensors and storages refer to."""
 
     def __init__(self, path: Path, data: Any) -> None:
         self.path, self.data = path, data
@@ -96,7 +96,7 @@ class StandIns:
         }
 
     def _functions(self) -> dict[tuple[str, str], Callable[..., Any]]:
-        """The allow-list: every name a checkpoint may use, and what stands in for it."""
+        """The allow-list: every name that a checkpoint may use, and its stand-in."""
         return {
             ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent_object,
             ("collections", "OrderedDict"): new_dict,
@@ -116,7 +116,7 @@ class StandIns:
         }
 
     def _storage(self, source: Any) -> Storage:
-        """A legacy torch.save stream: five pickles, the number of elements, the elements."""
+        """Read a legacy torch.save stream: five pickles, the number of elements, the elements."""
         if type(source) not in (Span, bytes):
             raise Refused("has a storage that is not made of bytes")
         if source in self.storages:  # shared by two tensors: parse it once
@@ -185,10 +185,10 @@ def tensor(
     hooks: Any,
     metadata: Any = None,
 ) -> StoredTensor:
-    """Stands in for torch's `_rebuild_tensor_v2`: a tensor is a window on a storage.
+    """Stands in for torch's `_rebuild_tensor_v2`: a tensor is a strided view of a storage.
 
     Raises:
-        Refused: the window reaches out of the storage, or shows elements many times.
+        Refused: the view exceeds the storage, or repeats elements.
     """
     if type(storage) is not Storage or type(size) is not tuple or type(stride) is not tuple:
         raise Refused("has a tensor that is put together wrongly")

@@ -25,14 +25,14 @@ EXPECTED = "a pickle as EDM's training writes it (network-snapshot-*.pkl, edm-*.
 
 
 def read_pickle(path: Path, classes: Mapping[str, str] = TEACHERS) -> Checkpoint:
-    """Open an EDM .pkl without running, or yet reading the weights of, anything in it.
+    """Open an EDM .pkl without executing anything in it; weights are not read yet.
 
     Args:
         path: the file.
-        classes: class name of the network in the file -> the one of `INNER` whose arguments it has.
+        classes: class name of the network in the file -> the key of `INNER` with its arguments.
 
     Raises:
-        ConfigError: the file is hostile, damaged, foreign, or of a network that is not known here.
+        ConfigError: the file is malicious, damaged, of another kind, or has an unknown network.
     """
     return _opened(path, lambda reader: reader.checkpoint(classes))
 
@@ -41,7 +41,7 @@ def class_of(path: Path) -> str:
     """The class name of the network in an EDM .pkl.
 
     Raises:
-        ConfigError: the file is hostile, damaged, or no such pickle.
+        ConfigError: the file is malicious, damaged, or not an EDM pickle.
     """
     return _opened(path, lambda reader: reader.network().class_name)
 
@@ -72,7 +72,7 @@ class _Reader:
         self.path, self.data = path, data
 
     def network(self) -> Node:
-        """The record of the network, `ema` of the file."""
+        """The record of the network, entry `ema` of the file."""
         top = Machine(self.data, 0, len(self.data), StandIns(self.path, self.data).table).load()
         if type(top) is not dict or "ema" not in top:
             names = ", ".join(short(name) for name in list(top)[:4]) if type(top) is dict else ""
@@ -149,7 +149,11 @@ class _Reader:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """Return a constructor argument if it is plain data, refusing anything else."""
+    """Return a constructor argument if it is plain data.
+
+    Raises:
+        Refused: it is anything else.
+    """
     if value is None or type(value) in (str, int, float, bool):
         return value
     if depth < 2 and type(value) in (list, tuple) and len(value) <= 64:

@@ -1,1 +1,1 @@
-"""Mixtures of Gaussians fitted to data, and the one that is shipped."""
+"""Mixtures of Gaussians fitted to data, and the fit that is shipped."""

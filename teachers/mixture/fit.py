@@ -1,6 +1,6 @@
 """Full-covariance Gaussian mixtures fitted by EM, and the fit that is shipped.
 
-How the shipped file was made, a minute on one core: python -m teachers.mixture.fit
+`python -m teachers.mixture.fit` makes the shipped file, in a minute on one core.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Fit(NamedTuple):
 
 
 def fit(values: Array, components: int, floor: float, seed: int) -> Fit:
-    """EM from k-means, a fixed number of iterations, rounded to float32.
+    """Fit a mixture to `values` [n, d] by a fixed number of EM iterations from k-means.
 
-    Mean and covariance of the mixture are those of `values` [n, d] (plus `floor` on the diagonal):
-    a property of EM. Rounding hides the last bits, in which machines differ.
+    As a property of EM, mean and covariance of the mixture are those of the values (plus `floor` on
+    the diagonal). Results are rounded to float32, since machines differ in the last bits.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture

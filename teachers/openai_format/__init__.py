@@ -1,1 +1,1 @@
-"""OpenAI's .pt files: reading a state dict without running it, and its U-Net as one of ours."""
+"""OpenAI's .pt files: read a state dict without executing it, and map its U-Net to ours."""

@@ -1,10 +1,10 @@
 """The U-Net of OpenAI's guided-diffusion and consistency_models as our `DhariwalUNet`.
 
-The two are one network under other names: what is called `output_blocks.4.2` there (the block that
-doubles the image, last of its level) is `32x32_up` here, first of the next. Two tensors are stored
-in another order: attention's channels are (query/key/value, head, channel), or in the legacy order
-(head, query/key/value, channel), here (head, channel, query/key/value); and the embedding of
-classes is transposed. Both are read through strides, so nothing is copied before it is needed.
+The networks are the same under other names: `output_blocks.4.2` there (the upsampling block, last
+of its level) is `32x32_up` here, the first of the next level. Two kinds of tensors have another
+layout: channels of attention are (query/key/value, head, channel) there, or in the legacy order
+(head, query/key/value, channel), and (head, channel, query/key/value) here; and the class embedding
+is transposed. Both are read through strides, without copies.
 
 Layouts, sizes and conditioning: openai/consistency_models at e32b69e; the branch that reads s:
 sony/ctm at 87cca3b.
@@ -61,9 +61,9 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What the tensors do not tell: side of the images (None: as published), heads, order, dropout.
+    """Settings that do not follow from the tensors; image side None means as published.
 
-    Published files have heads of 64 channels in the new order.
+    Published files have attention heads of 64 channels in the new order.
     """
 
     resolution: int | None = None
@@ -74,10 +74,10 @@ class Settings:
 
 
 def open_openai(path: Path, settings: Settings) -> Checkpoint:
-    """Open a .pt file of this family, a student with a branch for s included.
+    """Open a .pt file of this family, a teacher or a student with a branch for s.
 
     Raises:
-        ConfigError: it is none, or lacks tensors; one sentence says what it seems to be.
+        ConfigError: it is of another family (the message says which), or lacks tensors.
     """
     tensors, notes = without_prefix(read_state_dict(path))
     try:
@@ -93,7 +93,7 @@ def open_openai(path: Path, settings: Settings) -> Checkpoint:
 
 
 class _Differs(Exception):
-    """In what a file is not of the family, and what to do."""
+    """A file is not of this family: the difference, and what to do."""
 
     def __init__(self, what: str, mend: str = AGAIN) -> None:
         super().__init__(what)
@@ -101,7 +101,7 @@ class _Differs(Exception):
 
 
 class _Layout:
-    """One state dict, its architecture read off names and shapes."""
+    """One state dict, whose architecture is inferred from names and shapes."""
 
     def __init__(self, path: Path, tensors: Mapping[str, StoredTensor], settings: Settings) -> None:
         self.path, self.theirs, self.settings = path, tensors, settings
@@ -121,7 +121,7 @@ class _Layout:
             )
 
     def checkpoint(self, notes: tuple[str, ...]) -> Checkpoint:
-        """Configuration and tensors under our names, with the filters that theirs leave out."""
+        """Configuration, and tensors under our names, with the resampling filters added."""
         import numpy as np
 
         config = self._config()
@@ -199,7 +199,7 @@ class _Layout:
             raise _Differs(f"a network that cannot be built: {error}") from None
 
     def _names(self, config: NetworkConfig) -> Iterator[tuple[str, str]]:
-        """Our name -> theirs, of every tensor that this architecture has."""
+        """Our name -> theirs, for every tensor of this architecture."""
         layers = [*_EMBEDDING.items(), *(_EMBEDDING_S.items() if self._reads_s else [])]
         for ours, theirs in layers:
             yield from _both(ours, theirs)
@@ -253,7 +253,7 @@ class _Layout:
                 yield from _both(f"{ours}.{layer}", f"{theirs}.{there}")
 
     def _up(self, block: int) -> str | None:
-        """The residual block that doubles the image at the end of an output block, if any."""
+        """Name of the upsampling residual block at the end of an output block, if any."""
         for place in (1, 2):
             if f"output_blocks.{block}.{place}.conv.weight" in self.theirs:
                 raise _Differs(
@@ -265,7 +265,7 @@ class _Layout:
         return None
 
     def _ordered(self, ours: str, tensor: StoredTensor) -> StoredTensor:
-        """The tensor with rows and shape as our network has them."""
+        """The tensor with rows and shape in the layout of our network."""
         if ours == "map_label.weight":
             return _seen(tensor, (1, 0))
         if ".qkv." in ours:
@@ -308,13 +308,13 @@ def _both(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
 
 
 def _count(tensors: Mapping[str, Any], group: str) -> int:
-    """How many blocks a group has: one more than the largest number among the names."""
+    """Number of blocks in a group: one more than the largest index among the names."""
     found = (re.match(rf"{group}\.(\d{{1,4}})\.", name) for name in tensors)
     return 1 + max((int(match.group(1)) for match in found if match), default=-1)
 
 
 def _seen(tensor: StoredTensor, axes: tuple[int, ...], *, laid: bool = False) -> StoredTensor:
-    """A contiguous tensor with its axes in another order; `laid` keeps that for a new shape."""
+    """A contiguous tensor with permuted axes; `laid`: only in the view, for a later reshape."""
     stride = tensor.stride or contiguous(tensor.shape)
     shape = tuple(tensor.shape[axis] for axis in axes)
     moved = tuple(stride[axis] for axis in axes)
@@ -322,10 +322,10 @@ def _seen(tensor: StoredTensor, axes: tuple[int, ...], *, laid: bool = False) ->
 
 
 def refuse_student(checkpoint: Checkpoint) -> None:
-    """Refuse a student's file where a teacher is meant.
+    """Refuse a student's file where a teacher is expected.
 
     Raises:
-        ConfigError: it reads s.
+        ConfigError: the network has a branch for s.
     """
     if checkpoint.reads_s:
         raise refusal(

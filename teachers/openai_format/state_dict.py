@@ -1,9 +1,9 @@
-"""Reading a state dict that torch.save wrote (.pt, .pth), without running or importing anything.
+"""Read a state dict written by torch.save (.pt, .pth) without executing or importing anything.
 
 Such a file is a zip of uncompressed members: `NAME/data.pkl`, a pickle of names and of tensors that
-point to storages, and `NAME/data/KEY`, the raw elements of one storage each. The pickle is read by
-the machine that reads EDM's (`teachers.edm_format.machine`), whose table here holds five names and
-torch's storage types; the elements are read from the file when the network is filled.
+refer to storages, and `NAME/data/KEY`, the raw elements of one storage each. The pickle is read by
+`teachers.edm_format.machine`, with a table of five names and torch's storage types; the elements
+are read from the file when the network is filled.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _BEFORE_1_6 = b"\x80\x02\x8a\nl\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 
 
 def read_state_dict(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a .pt file by name; reads its structure, no weights.
+    """The tensors of a .pt file by name; reads its structure without weights.
 
     Raises:
-        ConfigError: the file is hostile, damaged, of another kind, or no plain state dict.
+        ConfigError: the file is malicious, damaged, of another kind, or not a plain state dict.
     """
     try:
         with path.open("rb") as file:
@@ -64,7 +64,7 @@ def read_state_dict(path: Path) -> dict[str, StoredTensor]:
 def without_prefix(
     tensors: dict[str, StoredTensor], prefix: str = "module."
 ) -> tuple[dict[str, StoredTensor], list[str]]:
-    """The tensors under the names they have without DistributedDataParallel, and a note if so."""
+    """Remove DistributedDataParallel's prefix from all names; return tensors and notes on it."""
     if not all(name.startswith(prefix) for name in tensors):
         return tensors, []
     note = f"its names begin with `{prefix}` (DistributedDataParallel): they are read without it"
@@ -72,7 +72,7 @@ def without_prefix(
 
 
 def precision_note(tensors: dict[str, StoredTensor]) -> list[str]:
-    """A note if weights are kept in half precision, which the published files are not."""
+    """A note if weights are in half precision, unlike the published files."""
     if not any(value.dtype == "<f2" for value in tensors.values()):
         return []
     return [
@@ -94,7 +94,7 @@ def _mend(reason: str) -> str:
 
 
 def _refuse_training_states(content: dict[Any, Any]) -> None:
-    """Name what was given instead of weights: an optimizer's state, or a whole training's."""
+    """Refuse an optimizer's state or a whole training state given instead of weights."""
     if {"state", "param_groups"} <= set(content):
         raise Refused("is an optimizer's state, not a network's weights")
     inner = [name for name, value in content.items() if type(value) is dict]
@@ -110,7 +110,7 @@ def _kind(value: Any) -> str:
 
 
 class _File:
-    """One zip of torch.save, its members located."""
+    """A zip written by torch.save, with the locations of its members."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.size = path, path.stat().st_size
@@ -121,7 +121,7 @@ class _File:
             raise Refused(f"is a zip, but not {EXPECTED} (it has no data.pkl)")
 
     def load(self) -> Any:
-        """The object in data.pkl; tensors are windows on this file."""
+        """The object in data.pkl; its tensors refer to this file."""
         start, size = self.members[f"{self.top}/data.pkl"]
         if size > _MAX_PICKLE:
             raise Refused("has a pickle far longer than any state dict's")
@@ -146,7 +146,7 @@ class _File:
         return content
 
     def _storage(self, value: Any) -> Storage:
-        """What a persistent id names: ('storage', type, key, device, number of elements)."""
+        """The storage of a persistent id ('storage', type, key, device, number of elements)."""
         if type(value) is not tuple or len(value) != 5 or value[0] != "storage":
             raise Refused("has weights with an unknown persistent id")
         _, kind, key, _, count = value
@@ -160,7 +160,7 @@ class _File:
         return Storage(dtype, start, count)
 
     def _locate(self) -> dict[str, tuple[int, int]]:
-        """Member name -> (first byte, size); only plain, unique, separate members pass."""
+        """Member name -> (first byte, size); members must be uncompressed, unique and disjoint."""
         with zipfile.ZipFile(self.path) as archive, self.path.open("rb") as file:
             infos = archive.infolist()
             if not 0 < len(infos) <= _MAX_MEMBERS:

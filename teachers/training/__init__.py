@@ -1,1 +1,1 @@
-"""Training a diffusion teacher here, by EDM's recipe."""
+"""Training of diffusion teachers by EDM's recipe."""

@@ -1,4 +1,4 @@
-"""The file given to `python -m harness teacher train --config`, as types."""
+"""Types of the configuration file of `python -m harness teacher train --config`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Section(Settings):
 
 
 class Recipe(_Section):
-    """EDM's training (Karras et al. 2022, table 1 and appendix F.1), in images seen."""
+    """EDM's training (Karras et al. 2022, table 1 and appendix F.1); durations in images seen."""
 
     images: int = Field(ge=1)
     batch: int = Field(default=256, ge=1)
@@ -33,7 +33,7 @@ class Recipe(_Section):
 
 
 class TeacherConfig(_Section):
-    """What to train, on what, how long."""
+    """A teacher to train: network, dataset and recipe."""
 
     network: Song | Dhariwal = Field(discriminator="model_type")
     sigma_data: float = Field(default=0.5, gt=0)

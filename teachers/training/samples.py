@@ -1,9 +1,9 @@
-"""How good a teacher is by itself: its samples and its data as files for the verb `fid`.
+"""Write samples of a teacher, and its data, to files for the command `fid`.
 
     python -m teachers.training.samples photos16 FOLDER --n 2500
     python -m harness fid FOLDER/teacher.npz FOLDER/reference.npz --extractor inception-fidhelper
 
-FOLDER/training.npz, fresh training draws, is what a perfect copy of the data would be.
+FOLDER/training.npz holds draws of the training data, whose FID a perfect copy of the data has.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BATCH = 64
 
 
 def samples(teacher: Teacher, numbers: Tensor, steps: int) -> Tensor:
-    """The ends of the teacher's ODE from the noise of these numbers, [B, C, H, W] in [-1, 1]."""
+    """Samples of the teacher's ODE for these sample indices, [B, C, H, W] in [-1, 1]."""
     spec = teacher.spec
     noise = normal(0, "teacher samples", 0, numbers, spec.shape)
     nodes = karras(steps, spec.sigma_min, spec.sigma_max)
@@ -33,7 +33,7 @@ def samples(teacher: Teacher, numbers: Tensor, steps: int) -> Tensor:
 
 
 def write(path: Path, batches: list[Tensor]) -> None:
-    """Images [B, C, H, W] as uint8 [N, H, W, C], rounded by EDM's rule."""
+    """Write images [B, C, H, W] as uint8 [N, H, W, C], rounded by EDM's rule."""
     pixels = (torch.cat(batches) * 127.5 + 128).clip(0, 255).to(torch.uint8)
     np.savez_compressed(path, pixels.permute(0, 2, 3, 1).contiguous().numpy())
 

@@ -1,4 +1,4 @@
-"""EDM's training of a denoiser (Karras et al. 2022), with Accelerate, resumable to the bit."""
+"""EDM's training of a denoiser (Karras et al. 2022), with Accelerate; resuming is bitwise exact."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from teachers.training.config import Recipe, TeacherConfig
 
 
 def train_teacher(config: TeacherConfig, out: Path, processes: int = 1) -> Path:
-    """Train until `config.train.images` images are seen, then write `out` (.safetensors).
+    """Train for `config.train.images` images, then write `out` (.safetensors).
 
-    Continues from the newest whole checkpoint in `<out>.training/`, where train.jsonl is kept too.
+    Continues from the newest intact checkpoint in `<out>.training/`, which also has train.jsonl.
 
     Raises:
-        ConfigError: dataset and network do not fit, batch not divisible by the processes.
+        ConfigError: dataset and network do not fit, or the batch is not divisible by `processes`.
         HarnessError: the loss is not finite.
     """
     if out.suffix != ".safetensors":
@@ -67,10 +67,11 @@ def train_teacher(config: TeacherConfig, out: Path, processes: int = 1) -> Path:
 
 
 def network_config(config: TeacherConfig, dataset: Dataset) -> NetworkConfig:
-    """The network's full configuration: sizes and classes come from the data.
+    """The network's full configuration, with sizes and classes of the dataset.
 
     Raises:
-        ConfigError: the data are no square images, or the network cannot halve them so often.
+        ConfigError: the data are not square images, or their side cannot be halved as often as the
+            network does.
     """
     shape = dataset.spec.shape
     if len(shape) != 3 or shape[1] != shape[2]:

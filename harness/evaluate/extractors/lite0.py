@@ -1,4 +1,4 @@
-"""ImageNet features that pip installs: for photo-like images where Inception is too slow."""
+"""Features of EfficientNet-Lite0, installed by pip: for photos where Inception is too slow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SIDE = 224
-#: blocks after which the side of 224 has become 56, 28, 14 and 7
+#: blocks after which feature maps have sides 56, 28, 14 and 7
 CUTS = (3, 5, 11, 16)
 FILE = WeightFile(
     name="efficientnet-lite0-57934424.pth",
@@ -30,7 +30,7 @@ FILE = WeightFile(
 
 @register_extractor("lite0-imagenet")
 class Lite0(NetworkExtractor):
-    """1280 pool features of EfficientNet-Lite0 (`lite0` extra); images are resized to 224."""
+    """1280 pool features of EfficientNet-Lite0 (`lite0` extra); images are resized to 224 x 224."""
 
     class Params(Params):
         """`weights`: path of the file, if it is neither in the cache nor in a package."""

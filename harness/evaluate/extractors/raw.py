@@ -1,4 +1,4 @@
-"""The samples themselves as features: right for vector data, a weak baseline for images."""
+"""The samples themselves as features: suitable for vector data, a weak baseline for images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @register_extractor("raw")
 class Raw(Extractor):
-    """Coordinates, flattened; of images the pixels, 0..255."""
+    """The samples themselves, flattened; pixels 0..255 for images."""
 
     def __call__(self, samples: Tensor) -> Tensor:
         """See `Extractor.__call__`."""

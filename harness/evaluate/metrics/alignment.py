@@ -1,4 +1,4 @@
-"""Trajectory alignment: is the student where the teacher's ODE ends, from the same noise?"""
+"""Trajectory alignment: distance of a student's samples to the teacher's ODE solution."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @register_metric("alignment")
 class Alignment(Metric):
-    """RMS over samples and coordinates of student(z) - ODE(z); needs no data and no features."""
+    """Trajectory alignment: RMS of student(z) - ODE(z) for the same noise z; needs no data."""
 
     needs = "trajectory"
 
     def compute(self, generated: Tensor, reference: Tensor) -> float:
-        """See `Metric.compute`; row k of both came from the same noise."""
+        """See `Metric.compute`; row k of both comes from the same noise."""
         return float((generated - reference).square().mean().sqrt())

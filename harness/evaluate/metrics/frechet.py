@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @register_metric("frechet")
 class Frechet(Metric):
-    """Fréchet distance of Gaussians fitted to features; biased by about c/n: compare equal n."""
+    """Fréchet distance of Gaussians fitted to features (FID); bias about c/n: compare equal n."""
 
     needs = "moments"
 
     def compute(self, generated: Moments | Tensor, reference: Moments | Tensor) -> float:
-        """See `Metric.compute`; vectors [n, dim] will do as well."""
+        """See `Metric.compute`; feature vectors [n, dim] are accepted too."""
         from harness.evaluate.moments import Moments, frechet
 
         pair = (x if isinstance(x, Moments) else Moments.of(x) for x in (generated, reference))
@@ -32,12 +32,12 @@ class Frechet(Metric):
 class FrechetInfinity(Metric):
     """Fréchet distance extrapolated to infinitely many generated samples (Chong & Forsyth 2020).
 
-    The distance of random subsets is fitted as a + b/n and a reported, with the standard error of
-    the fit. The bias that the reference's own n leaves is not removed.
+    The distance of random subsets is fitted as a + b/n; the value is a, with the standard error of
+    the fit. The bias due to the finite number of reference samples remains.
     """
 
     class Params(Params):
-        """`points`: how many subset sizes, evenly spaced in 1/n down to `least` of all samples."""
+        """`points`: number of subset sizes, evenly spaced in 1/n from n down to `least` times n."""
 
         points: int = Field(default=8, ge=3)
         least: float = Field(default=0.2, gt=0, lt=1)

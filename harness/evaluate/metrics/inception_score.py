@@ -1,4 +1,4 @@
-"""Inception Score (Salimans et al. 2016); torch-fidelity computes it."""
+"""Inception Score (Salimans et al. 2016), computed by torch-fidelity."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @register_metric("inception-score")
 class InceptionScore(Metric):
-    """exp E KL(p(y|x) | p(y)) with the official Inception's classes; needs no reference."""
+    """Inception Score exp E KL(p(y|x) | p(y)) with the official Inception; needs no reference."""
 
     needs = "logits"
     lower_is_better = False
 
     class Params(Params):
-        """`splits`: the score's mean and standard deviation are taken over so many parts."""
+        """`splits`: number of parts over which mean and standard deviation are taken."""
 
         splits: int = Field(default=10, ge=1)
 

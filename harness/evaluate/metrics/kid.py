@@ -1,4 +1,4 @@
-"""Kernel distance between features (KID if these are Inception's); torch-fidelity computes it."""
+"""Kernel distance between features (KID if these are Inception's), computed by torch-fidelity."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @register_metric("kid")
 class Kid(Metric):
-    """Unbiased MMD^2 with a cubic kernel (Bińkowski et al. 2018): no bias in n, so a check on FID.
+    """Kernel distance: unbiased MMD^2 with a cubic kernel (KID, Bińkowski et al. 2018).
 
-    The mean over random subsets, with its standard deviation over them.
+    Mean and standard deviation over random subsets. Unlike FID it has no bias in n.
     """
 
     class Params(Params):
-        """`subsets` of `subset_size`, or of half the samples where these are fewer."""
+        """`subsets`: their number; `subset_size`: samples in each, or half of all if fewer."""
 
         subsets: int = Field(default=100, ge=1)
         subset_size: int = Field(default=1000, ge=2)

@@ -1,4 +1,4 @@
-"""Improved precision and recall (Kynkäänniemi et al. 2019); torch-fidelity computes them."""
+"""Improved precision and recall (Kynkäänniemi et al. 2019), computed by torch-fidelity."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from harness.api import ConfigError, Metric, Params, register_metric
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: the last pair of samples (weakly held) and what was found: both metrics come from one computation
+#: the last pair of samples (weak references) and its result: one computation gives both metrics
 _last: tuple[tuple[Any, Any, int], dict[str, float]] | None = None
 
 
 class _Neighbours(Metric):
-    """What precision and recall share: balls that reach to the k-th neighbour."""
+    """Base of precision and recall: a sample's neighbourhood is the ball to its k-th neighbour."""
 
     class Params(Params):
         """`neighbourhood`: k."""
@@ -48,12 +48,12 @@ class _Neighbours(Metric):
 
 @register_metric("precision")
 class Precision(_Neighbours):
-    """Share of generated samples that lie in the neighbourhood of a reference sample."""
+    """Improved precision: share of generated samples in the neighbourhood of a reference sample."""
 
 
 @register_metric("recall")
 class Recall(_Neighbours):
-    """Share of reference samples that lie in the neighbourhood of a generated sample."""
+    """Improved recall: share of reference samples in the neighbourhood of a generated sample."""
 
 
 def _same(a: tuple[Any, Any, int], b: tuple[Any, Any, int]) -> bool:

