@@ -21,11 +21,11 @@ from harness.backbones.layers import Conv2d, GroupNorm, Init, Linear
 
 @dataclass(frozen=True)
 class BlockStyle:
-    """What all blocks of one network share.
+    """Settings shared by all blocks of a network.
 
-    `heads` is the number of attention heads, None for one per `head_channels` channels (so none at
-    all below as many: such blocks have no attention, as in the published networks).
-    `group_channels` are the least channels of a normalisation group.
+    `heads`: number of attention heads, None for one per `head_channels` channels (blocks with fewer
+    channels have no attention, as in the published networks). `group_channels`: least number of
+    channels of a normalisation group.
     """
 
     embedding: int
@@ -158,15 +158,15 @@ def explicit_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class SEmbedding(nn.Module):
-    """A network that may also be told where the jump ends, in one of two forms.
+    """Mixin for networks with an optional branch for s, the end of the jump, in one of two forms.
 
-    *Shared*: two layers make an embedding of s that is added to the embedding of t; the last one
-    starts at zero, the first as a copy of the teacher's. *Per block*: s has an embedding of its
-    own, made as that of t is, labels included, and every residual block adds its layer `affine_s`
-    of it to `affine` of t's (Kim et al. 2024, the reference code of CTM); the two layers start as
-    copies, `affine_s` at zero. Either way there is no random draw, and a fresh student equals its
-    teacher bit for bit. The branch is absent until `add_s_embedding`, so that teachers keep the
-    published state-dict keys.
+    *Shared*: two layers embed s, and the result is added to the embedding of t; the last layer is
+    initialised to zero, the first as a copy of the teacher's. *Per block*: s has an embedding of
+    its own, made like that of t, labels included; every residual block adds a layer `affine_s` of
+    it to `affine` of that of t (Kim et al. 2024, reference code of CTM). The embedding layers start
+    as copies, `affine_s` at zero. In both forms there is no random draw, and an untrained student
+    equals its teacher bitwise. The branch is absent until `add_s_embedding`, so that teachers keep
+    the published state-dict keys.
     """
 
     map_layer0: Linear
@@ -189,10 +189,10 @@ class SEmbedding(nn.Module):
         raise NotImplementedError
 
     def add_s_embedding(self) -> None:
-        """Add the branch that reads s, in its shared form.
+        """Add the branch for s in its shared form.
 
         Raises:
-            ValueError: it is there already; adding it again would forget what it has learnt.
+            ValueError: the network has one already, whose weights would be lost.
         """
         if self.map_layer0_s is not None:
             raise ValueError("this network has its embedding of s already")
@@ -201,7 +201,7 @@ class SEmbedding(nn.Module):
         self.zero_s_embedding()
 
     def s_embedding_per_block(self) -> None:
-        """Give the branch its other form: an embedding of s of its own, read in every block."""
+        """Replace the shared branch by one with an embedding of s that is used in every block."""
         self.per_block = True
         self.map_layer0_s = copy.deepcopy(self.map_layer0)
         self.map_layer1_s = copy.deepcopy(self.map_layer1)
@@ -219,9 +219,9 @@ class SEmbedding(nn.Module):
                     layer.bias.zero_()
 
     def draw_s_embedding(self) -> None:
-        """Draw the whole branch at random, as its layers' constructors do; from torch's generator.
+        """Initialise the whole branch at random from torch's generator, as its constructors do.
 
-        In the reference code of CTM a student starts so: only what its teacher has is copied.
+        This is the initialisation in the reference code of CTM, which copies only the teacher.
         """
         layers = [self.map_layer0_s, self.map_layer1_s]
         for layer in [*layers, *(block.affine_s for block in self._blocks())]:
@@ -235,7 +235,7 @@ class SEmbedding(nn.Module):
         labels: Tensor | None,
         augment: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """What modulates the blocks: an embedding [B, E], and one of s alone if read per block.
+        """The embedding [B, E] that modulates the blocks, and that of s in the per-block form.
 
         Raises:
             ValueError: `noise_s` is given to a network without the branch.

@@ -1,4 +1,4 @@
-"""The contract of an architecture, as checks anyone can run: `check backbone NAME`.
+"""Checks that an architecture keeps its contract: `check backbone NAME`.
 
 from harness.backbones.contract import check_architecture
 assert not [f for f in check_architecture(create("backbone", "mine"), teacher.spec) if not f.ok]
@@ -28,7 +28,7 @@ STEP, APART = 1e-3, 2e-2
 def check_architecture(architecture: Architecture, spec: TeacherSpec) -> list[Finding]:
     """Build the network for samples of `spec` and run every check on it.
 
-    A check that raises is a failure. If nothing is built, that is the one finding, called `build`.
+    A check that raises counts as failed. If `build` fails, only its finding is returned.
     """
     built: list[Backbone] = []
 
@@ -88,7 +88,7 @@ def _inputs(spec: TeacherSpec) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
 
 
 def _awake(network: Backbone) -> Backbone:
-    """A copy in evaluation mode whose weights are all in use, so that nothing is zero by design."""
+    """A copy in eval mode with noise added to all weights, so that none is zero by design."""
     network = copy.deepcopy(network).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -124,7 +124,7 @@ def _samples(network: Backbone, spec: TeacherSpec) -> str:
 
 
 def _s_branch(network: Backbone, spec: TeacherSpec) -> str:
-    """Silent at first, so that a student starts as its teacher; read once trained."""
+    """The output is independent of s at initialisation, and depends on s with other weights."""
     x, t, s, labels = _inputs(spec)
     fresh = copy.deepcopy(network).eval()
     fresh.reset_parameters(3)
@@ -160,7 +160,7 @@ def _last_layer(network: Backbone, spec: TeacherSpec) -> str:
 
 
 def _derivative(network: Backbone, spec: TeacherSpec) -> str:
-    """Forward-mode derivatives along (x, t) are those of differences."""
+    """Forward-mode derivatives along (x, t) match difference quotients."""
     network = _awake(network)
     x, t, s, labels = _inputs(spec)
     dx, dt = x.roll(1, -1) / 3, t / 3
@@ -194,7 +194,7 @@ def _reset(network: Backbone, spec: TeacherSpec) -> str:
 
 
 def _copies(network: Backbone, other: Backbone, spec: TeacherSpec) -> str:
-    """One built anew with the weights of another is that other, as a run that is loaded must be."""
+    """A second network with the weights of the first has the same output, as after loading."""
     network = _awake(network)
     other = copy.deepcopy(other).eval()
     other.load_state_dict(network.state_dict())

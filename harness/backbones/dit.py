@@ -1,4 +1,4 @@
-"""A diffusion transformer for images (Peebles & Xie 2023) that is told s as well."""
+"""A diffusion transformer for images (Peebles & Xie 2023), conditioned on t and s."""
 
 from __future__ import annotations
 

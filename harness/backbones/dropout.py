@@ -1,4 +1,4 @@
-"""Dropout whose masks belong to samples, not to processes: the same wherever a sample is computed.
+"""Dropout with masks that are functions of the sample, independent of process and micro-batch.
 
 A training loop calls `hold_draws` before a step. A mask is then a function of (seed, step, slot of
 the global batch, layer): neither the number of processes, nor micro-batches, nor a resume changes

@@ -7,10 +7,9 @@
 | VE    | 1                 | s                     | 1                | log(s / 2)            |
 | iDDPM | 1                 | -s                    | 1/sqrt(s^2+1)    | M - 1 - nearest level |
 
-Source: Karras et al. 2022 (arXiv:2206.00364), table 1. Students are written on EDM's F whatever
-their teacher was trained as, F = (D - c_skip x) / c_out; the difference skip - c_skip is worked out
-on paper (1 - c_skip = s^2/(s^2 + sd^2)), because as a difference of floats it would lose all its
-digits at low noise.
+Source: Karras et al. 2022 (arXiv:2206.00364), table 1. Students use EDM's F = (D - c_skip x)/c_out
+for all teachers. The difference skip - c_skip is computed in closed form (1 - c_skip =
+s^2/(s^2 + sd^2)), because in floating point it would cancel at low noise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The backbone made of one of EDM's U-Nets and the coefficients it was trained with."""
+"""The backbone that combines one of EDM's U-Nets with the coefficients it was trained with."""
 
 from __future__ import annotations
 

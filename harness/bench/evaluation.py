@@ -1,4 +1,4 @@
-"""What sampling and metrics cost on this machine, by sample."""
+"""Measure the cost of sampling and metrics on this machine."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ FEW = 64
 
 @dataclass(frozen=True)
 class EvaluationCost:
-    """Seconds. `jump`, `denoise` (the teacher) and `extract` are by sample.
+    """Costs in seconds: `jump`, `denoise` (the teacher) and `extract` per sample.
 
-    `metrics` are for all samples of one NFE.
+    `metrics`: all metrics for all samples of one NFE.
 
-    `solve` is the teacher's own solution for all samples, once for all cells; `start` is what a
-    worker takes to import what it needs. Extractors without weights here are left out.
+    `solve`: the teacher's ODE solution for all samples, once for all cells; `start`: imports of a
+    worker. Extractors whose weights are missing are left out.
     """
 
     samples: int

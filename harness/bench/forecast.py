@@ -1,4 +1,4 @@
-"""How long a grid will take here, from what `bench` has measured; imports no torch.
+"""Forecast the duration of a grid on this machine from measurements of `bench`; imports no torch.
 
 Every problem that was measured lies in RESULTS/bench, one file for each and for each machine.
 """
@@ -41,7 +41,7 @@ class Forecast:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Total seconds."""
         return self.training + self.evaluation + self.once
 
     def text(self, command: str) -> str:
@@ -61,7 +61,7 @@ class Forecast:
 
 
 def problem_of(spec: RunSpec, request: Request) -> dict[str, Any]:
-    """What decides the cost of a cell's steps, whatever its strategy, seed and data."""
+    """The settings that determine the cost of a cell's steps; not strategy, seed or data."""
     return {
         "teacher": spec.digests["teacher"],
         "objective": spec.objective.identity,
@@ -76,7 +76,7 @@ def problem_of(spec: RunSpec, request: Request) -> dict[str, Any]:
 
 
 def label_of(spec: RunSpec) -> str:
-    """How a problem is called."""
+    """Label of a problem."""
     return f"{spec.teacher.label} x {spec.objective.label}"
 
 
@@ -93,7 +93,7 @@ def problems(matrix: Matrix) -> list[RunSpec]:
 
 
 def save(store: ResultStore, record: Record) -> Path:
-    """Write what was measured of one problem; an older measurement on such a machine goes."""
+    """Write the measurements of one problem, replacing older ones on the same kind of machine."""
     name = content_digest([record["problem"], record["hardware"]])
     path = store.root / "bench" / f"{name}.json"
     write_json(path, record)

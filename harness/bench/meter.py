@@ -1,4 +1,4 @@
-"""What a step asks of the networks, counted by hooks and, if wished, timed.
+"""Count, and optionally time, the network passes of a training step by hooks.
 
 One evaluation is one forward pass of a network for the cell's whole batch; a pass on some rows
 counts their share. A backward pass counts 2 where weights learn (their gradient and the input's are
@@ -42,7 +42,7 @@ class Pass:
 
 
 def clock(device: torch.device) -> Callable[[], float]:
-    """Seconds, after the device has done all it was asked to."""
+    """A function that returns the time in seconds after synchronising the device."""
     if device.type != "cuda":
         return time.perf_counter
 
@@ -85,7 +85,7 @@ class Meter:
 
     @contextmanager
     def attached(self) -> Iterator[Meter]:
-        """Within, every pass is noted."""
+        """Record every pass within the `with` block."""
         for name, backbone in self._networks:
             backbone.network = self._noted(name, backbone)
         try:

@@ -1,4 +1,4 @@
-"""Measuring one problem (teacher x objective x how it is trained) and saying what was found."""
+"""Measure one problem (teacher, objective, training settings), and format the results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def measure(
     rounds: int,
     hs: Sequence[int],
 ) -> Record:
-    """Everything that is measured of a problem, as RESULTS/bench keeps it."""
+    """All measurements of a problem, as stored in RESULTS/bench."""
     cell = bench_cell(spec, request, results, machine.device)
     bench = StepBench(cell, machine, request.micro_batch, request.log_every)
     flop = bench.unit_flop()  # before it is compiled, after which nobody sees the operations
@@ -75,7 +75,7 @@ def bench_cell(spec: RunSpec, request: Request, results: Path, device: torch.dev
 
 
 def at_mean(steps: Sequence[dict[str, Any]], name: str, mean_h: float | None) -> float:
-    """A figure at the mean number of solver steps, linear between those that were measured."""
+    """A quantity at the mean number of solver steps, linearly interpolated."""
     if mean_h is None or len(steps) == 1:
         return float(steps[0][name])
     points = sorted((step["h"], step[name]) for step in steps)
@@ -86,7 +86,7 @@ def at_mean(steps: Sequence[dict[str, Any]], name: str, mean_h: float | None) ->
 
 
 def text(record: Record) -> str:
-    """A problem's tables, for people."""
+    """The tables of a problem as text."""
     problem, cost = record["problem"], record["evaluation"]
     batch = problem["batch"]
     head = (

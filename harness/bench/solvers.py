@@ -1,4 +1,4 @@
-"""How exact the solvers of the teacher's ODE are, against a fine solution."""
+"""Measure the errors of the teacher's ODE solvers against a fine solution."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REFINEMENT = (16, 32, 64)
 
 @dataclass(frozen=True)
 class Start:
-    """Where measured trajectories of a teacher begin: data and noise [n, *shape], float64."""
+    """Initial data and noise of measured trajectories, [n, *shape] float64, with the teacher."""
 
     teacher: Teacher
     x0: Tensor

@@ -1,7 +1,7 @@
-"""Networks with random weights in place of a teacher: what a step costs does not depend on them.
+"""Networks with random weights in place of a teacher, since costs do not depend on weights.
 
-So a machine can be judged before any checkpoint is downloaded: `bench --network cifar10`. The
-teacher is known to that verb alone.
+A machine can thus be benchmarked before a checkpoint is downloaded: `bench --network cifar10`. The
+teacher is registered for that command only.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class StandInParams(Params):
 
 @register_teacher("stand-in")
 class StandIn(Teacher):
-    """A frozen network of a published architecture that has learnt nothing."""
+    """A frozen network of a published architecture with random weights."""
 
     Params = StandInParams
     is_network = True

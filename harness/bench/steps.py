@@ -1,4 +1,4 @@
-"""What a step costs: in evaluations counted, in time measured, and where the time goes."""
+"""Measure the cost of a training step: network evaluations, time, and its distribution."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class StepCost:
 
 
 class StepBench:
-    """Steps of one cell, whose networks learn nothing useful meanwhile.
+    """Runs and times training steps of one cell, whose networks are discarded afterwards.
 
     Args:
         micro: the micro-batch; None for the whole batch of the cell.
@@ -180,7 +180,7 @@ class StepBench:
         return {name: value / unit for name, value in parts.items()}, overhead
 
     def _logging(self, logs: dict[str, torch.Tensor], step_seconds: float) -> float:
-        """Seconds a step that train.jsonl and status.json take, both flushed to disk."""
+        """Seconds per step for writing train.jsonl and status.json, both flushed to disk."""
         with tempfile.TemporaryDirectory() as folder:
             run, spent = Run(Path(folder) / "runs" / "bench"), []
             for _ in range(5):

@@ -1,4 +1,4 @@
-"""What the switches of `train:` bring, each alone and all together, on the same steps."""
+"""Measure the speed-up by the switches of `train`, each alone and all together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: one file per group of verbs, each imported only when its verb is used."""
+"""The command line: one file per command, each imported only when its command is used."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _notes() -> Iterator[None]:
-    """Within, warnings are notes of one line: those of data and checkpoints name their file."""
+    """Within the `with` block, print warnings as notes of one line on stderr."""
 
     def note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
         return f"{'note' if category is UserWarning else category.__name__}: {message}\n"
@@ -132,14 +132,14 @@ def _notes() -> Iterator[None]:
 
 
 def bench_command(args: argparse.Namespace) -> str:
-    """What measures the cost of a grid, with the plugins and settings that it was read with."""
+    """The `bench` command for a grid, with the same plugins and overrides, for display."""
     options = [("--matrix", args.matrix)]
     options += [("--set", text) for text in args.set] + [("--plugin", p) for p in args.plugin]
     return shlex.join(["python", "-m", "harness", "bench", *(w for pair in options for w in pair)])
 
 
 def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
-    """--plugin FILE, for every verb that looks plugins up."""
+    """Add --plugin FILE, for every command that uses plugins."""
     parser.add_argument(
         "--plugin",
         action="append",

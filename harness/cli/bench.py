@@ -1,4 +1,4 @@
-"""`bench`: what steps, samples and metrics cost on this machine; `plan` forecasts from it."""
+"""`bench`: measure the cost of steps, samples and metrics here, used by forecasts of `plan`."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    """Refuse what nothing would read."""
+    """Refuse combinations of flags in which one would be ignored."""
     if args.rounds is not None and args.rounds < 1:
         raise ConfigError("bench: --rounds must be 1 or more")
     if args.only and not args.matrix:

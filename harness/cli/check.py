@@ -1,4 +1,4 @@
-"""`check`: the contract of any plugin, and which strategies are the same function."""
+"""`check`: test the contract of plugins, and find strategies that are the same function."""
 
 from __future__ import annotations
 

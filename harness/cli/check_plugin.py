@@ -1,4 +1,4 @@
-"""`check KIND NAME`: what a grid tries of a plugin before its first cell, for one plugin alone."""
+"""`check KIND NAME`: run the trial of a plugin that a grid runs before its first cell."""
 
 from __future__ import annotations
 

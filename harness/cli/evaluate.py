@@ -1,4 +1,4 @@
-"""`eval`: more numbers from weights that are already there; nothing is trained."""
+"""`eval`: further evaluations of stored weights, without training."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Evaluate every stored budget of the runs; print the new rows. Or a student of elsewhere."""
+    """Evaluate every stored budget of the runs, or a published student; print the new rows."""
     if args.student is not None:
         from harness.cli.evaluate_student import evaluate_student
 
@@ -133,7 +133,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _readable(runs: Iterable[Run]) -> tuple[list[Run], int]:
-    """Runs whose files can be read, and 1 if others are not among them, which is told."""
+    """(runs whose files can be read, exit code); prints the reason for each of the others."""
     found, code = [], EXIT_DONE
     for run in runs:
         try:
@@ -146,7 +146,7 @@ def _readable(runs: Iterable[Run]) -> tuple[list[Run], int]:
 
 
 def _leave(run: Run, owed: Request, status: Mapping[str, Any]) -> None:
-    """Put back what the run owes and that it is done: what was asked here is no part of that."""
+    """Restore the run's own request and its state, since those of `eval` are temporary."""
     if taken(lease := run.lease()):
         run.ask(owed)
         if status["state"] == State.DONE != run.known_status()["state"]:

@@ -1,4 +1,4 @@
-"""`eval --student`: a published student, measured as a grid measures its own."""
+"""`eval --student`: evaluate a published student by the protocol of a grid."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
 
 def evaluate_student(args: argparse.Namespace) -> int:
-    """Measure the student on every problem of the grid that it fits; print the leaderboard.
+    """Evaluate the student on every problem of the grid that it fits; print the leaderboard.
 
-    Its numbers are kept as those of a run, whose objective is called `published`; what is there
-    already is not measured again.
+    Results are stored as a run with objective `published`; existing rows are not computed again.
     """
     if args.runs:
         raise ConfigError("eval: name runs, or a student with --student, not both")
@@ -97,7 +96,7 @@ def _cells(matrix: Matrix, student: TrainedStudent, path: Path, ref: PluginRef) 
 
 
 def _misfit(student: StudentSpec, teacher: TeacherSpec) -> str:
-    """Why a student cannot be set beside students of a teacher; empty if it can."""
+    """Reason why a student is not comparable with students of a teacher; empty if it is."""
     if student.shape != teacher.shape:
         return f"its samples are {list(student.shape)}, the grid's are {list(teacher.shape)}"
     if student.classes != teacher.classes:

@@ -1,4 +1,4 @@
-"""`export`: a student as a folder for people without this harness."""
+"""`export`: write a student to a folder that can be used without this harness."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the folder, whole or not at all."""
+    """Write the folder atomically."""
     out = Path(args.out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ConfigError(f"{out} is there already; delete it, or choose another --out")

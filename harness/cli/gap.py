@@ -1,4 +1,4 @@
-"""`gap`: what every strategy is like before training, on a (t, s) grid, as table and picture."""
+"""`gap`: diagnostics of strategies before training on a (t, s) grid, as table and heat maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gc`: delete what a results folder keeps and no run of it needs."""
+"""`gc`: delete artifacts and checkpoints in a results folder that no run needs."""
 
 from __future__ import annotations
 

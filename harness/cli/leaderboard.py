@@ -1,4 +1,4 @@
-"""`leaderboard`: the leaderboard alone, or published tables kept in step; imports no torch."""
+"""`leaderboard`: print the leaderboard, or update tables in a Markdown file; imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.store.files import write_atomic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of `report` that choose numbers, and --update."""
+    """The flags of `report` that select results, and --update."""
     add_source_arguments(parser)
     parser.add_argument("--format", choices=EXTENSIONS, default="text")
     parser.add_argument(

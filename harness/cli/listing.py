@@ -1,4 +1,4 @@
-"""`list`: what is registered, where it comes from, which parameters it takes."""
+"""`list`: names, descriptions and parameters of all plugins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`plan`: what a grid expands to and what it still owes; imports no torch."""
+"""`plan`: list the cells of a grid and the measurements they lack; imports no torch."""
 
 from __future__ import annotations
 

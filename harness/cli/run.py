@@ -1,4 +1,4 @@
-"""`run`: everything a grid still owes, then the tables."""
+"""`run`: run the unfinished cells of a grid, then print the tables."""
 
 from __future__ import annotations
 

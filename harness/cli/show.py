@@ -1,4 +1,4 @@
-"""`show`: everything known of one run; imports no torch."""
+"""`show`: print spec, provenance, status and evaluations of one run; imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`teacher`: make teachers: convert published checkpoints, train one's own."""
+"""`teacher`: convert published checkpoints, or train a teacher."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Do it; prints the file that was written and its digest."""
+    """Convert or train; print the file written and its digest."""
     out = Path(args.out)
     if args.action == "convert":
         registry.get("teacher", "edm").convert(Path(args.source), out)

@@ -1,4 +1,4 @@
-"""What a verb is waiting for, on stderr: on a terminal a line written over, else dated lines."""
+"""Progress of a command on stderr: one updated line on a terminal, otherwise dated lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A grid as scripts and notebooks give it: a file or a dict, chosen cells, changed values."""
+"""Cells of a grid given from Python: a file or a dict, filters, and overrides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def cells_of(
     plugins: Iterable[str | Path] = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> Matrix:
-    """The cells that are meant; errors name a dict `grid`.
+    """Expand a grid to its cells, with filters and overrides; errors name a dict `grid`.
 
     Args:
         grid: a file, or what one holds, in which `version` and `name` may be left out.

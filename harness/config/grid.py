@@ -1,4 +1,4 @@
-"""Reading a grid, from a file or a dict: environment variables, and values that override it."""
+"""Read a grid from a file or a dict, with environment variables and overrides."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 @dataclass(frozen=True)
 class Override:
-    """A value in place of the one that a grid has at `key.path`; `told` is how its user gave it."""
+    """A value that replaces that of a grid at `key.path`; `told` is the user's text for errors."""
 
     key: str
     value: Any
@@ -31,7 +31,7 @@ class Override:
 
     @classmethod
     def read(cls, text: str) -> Override:
-        """What `--set KEY=VALUE` says, the value as YAML.
+        """Parse the argument of `--set KEY=VALUE`, with the value as YAML.
 
         Raises:
             ConfigError: it is not of that form.

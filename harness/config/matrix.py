@@ -1,4 +1,4 @@
-"""From a grid to cells: every combination of the axes, with defaults, digests and reasons."""
+"""Expand a grid to cells: all combinations of the axes, and reasons for those skipped."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Skip:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The cells of a grid, those skipped, and what is asked of each cell."""
+    """The cells of a grid, the combinations skipped, and the request for the cells."""
 
     grid: Grid
     specs: tuple[RunSpec, ...]
@@ -43,7 +43,7 @@ class Matrix:
     _wanted: dict[str, list[Measure]] = field(default_factory=dict, repr=False, compare=False)
 
     def wanted(self, spec: RunSpec) -> list[Measure]:
-        """Every number a cell owes, in the order of computation."""
+        """All measures asked of a cell, in the order of computation."""
         name = spec.objective.name
         if name not in self._wanted:  # which of a cell is all that decides it
             self._wanted[name] = wanted(self.request, spec)
@@ -64,11 +64,11 @@ class Matrix:
 
 
 def wanted(request: Request, spec: RunSpec) -> list[Measure]:
-    """Every number that a request asks of a cell: each step, EMA, sampler, NFE, metric, extractor.
+    """All measures that a request asks of a cell: each step, EMA, sampler, NFE, metric, extractor.
 
-    Without samplers it is asked for its objective's own. What compares samples themselves is asked
-    for once, under the name `samples`, or that of the ODE solution that they are compared with.
-    Statistics in a file serve metrics that need no more.
+    Without samplers, the default sampler of the cell's objective is used. Metrics without an
+    extractor occur once, with `samples` or the name of the ODE solution in its place. Files of
+    statistics are used only for metrics that need moments.
     """
     samplers = request.samplers or registry.get("objective", spec.objective.name).samplers[:1]
     drawn = [
@@ -160,7 +160,7 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
 
 
 def _notes(specs: Iterable[RunSpec]) -> list[str]:
-    """Which students of network teachers do not start as their teacher."""
+    """Notes on students of network teachers that are not initialised as their teacher."""
     others = {
         (spec.teacher.label, spec.backbone["name"], spec.train["init"]): None
         for spec in specs

@@ -1,4 +1,4 @@
-"""What a grid needs from this machine beside its own files: weights, and trackers' packages."""
+"""Check what a grid needs on this machine: weights, files of objectives, trackers' packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A grid made small: does everything in it work, before hours are spent on it?"""
+"""Reduce a grid to a quick test that everything in it works (`--quick`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a YAML file into a model, with errors that name file, key, what is wrong, nearest key."""
+"""Read a YAML file into a pydantic model, with errors that name file, key and nearest key."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9_.]+)+)")
 
 
 class Loader(yaml.SafeLoader):
-    """YAML's safe loader that refuses what it would misread.
+    """YAML's safe loader, which also refuses duplicate keys and ambiguous numbers.
 
-    Those are a key written twice, of which it would keep the last, and numbers such as 010 and
-    1:30, which are 8 and 90 to it.
+    YAML would keep the last of duplicate keys, and read 010 as 8 and 1:30 as 90.
     """
 
     def construct_scalar(self, node: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Samplers as a grid writes them: by name, or with parameters; one name for each in the end."""
+"""Convert the samplers of a grid, given by name or with parameters, to names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sections of a grid that say what a student is and how it is trained."""
+"""The sections of a grid that define the student and its training."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Train(Section):
 
 
 class Backbone(Section):
-    """The network fitted to a teacher that is none: a name, its parameters, and the fit.
+    """The network fitted to a teacher that is not a network: architecture, parameters, and fit.
 
     `auto` is `mlp` for vectors and `unet`, a small DDPM++, for images; parameters of both may
     stand beside it.
@@ -154,7 +154,7 @@ class Backbone(Section):
 
 
 class Student(Section):
-    """The student where it is not simply its teacher's network with a silent branch for s.
+    """How the student differs from its teacher's network with a zero-initialised branch for s.
 
     `dropout` is the student's alone; by default it is what the teacher's file says. `s_branch`:
     one vector added to the embedding of t, or, as in the reference code of CTM, an embedding of s

@@ -1,4 +1,4 @@
-"""Which cells of a grid are meant: `exclude` in it, `--only` on the command line."""
+"""Select cells of a grid: `exclude` in the grid, `--only` on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making the plugins that a grid names, once each, so that all that is wrong is told at once."""
+"""Create the plugins of a grid once each, and collect all errors, not only the first."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ SIGMA = ("sigma_data", "sigma_min", "sigma_max")
 
 
 class Workshop:
-    """Plugins of a grid, each made once; what cannot be made is noted, so that all is told at once.
+    """The plugins of a grid, each created once; errors are collected in `broken` and `absent`.
 
     Attributes:
-        broken: why plugins could not be made. A grid with one does not run.
-        absent: why datasets could not be made. Their cells are skipped.
+        broken: reasons why plugins could not be created; a grid with one does not run.
+        absent: reasons why datasets could not be created; their cells are skipped.
     """
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ DIGEST = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 
 
 class DigitsParams(Params):
-    """`size` 16 enlarges the 8x8 originals with Pillow's bicubic filter; digits do not mirror."""
+    """`size` 16 enlarges the 8x8 originals with Pillow's bicubic filter; there is no `hflip`."""
 
     size: Literal[8, 16] = 8
     labels: bool = False
@@ -32,7 +32,7 @@ class DigitsParams(Params):
 
 @register_dataset("digits")
 class Digits(ImageSet):
-    """The 1797 digits, grey, [1, size, size]."""
+    """scikit-learn's 1797 handwritten digits, grey, [1, size, size]; needs no download."""
 
     Params = DigitsParams
 

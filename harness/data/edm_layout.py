@@ -1,9 +1,9 @@
 """Image sets in the layout of EDM's dataset tool, as a zip or as a folder.
 
-Images are numbered by sorted name; classes come from dataset.json (Karras et al. 2022,
-dataset_tool.py). What one image or the list of names can tell is checked when a grid is planned,
-the other images when they are first drawn: all at once before training starts, and kept decoded, if
-memory holds them; else each of them whenever it is needed.
+Images are indexed by sorted name; classes come from dataset.json (Karras et al. 2022,
+dataset_tool.py). The list of names and the first image are checked when a grid is planned. If
+memory suffices, all images are decoded on the first draw and kept; otherwise each is decoded
+whenever it is needed.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ MOST_PIXELS = 2**24
 
 
 class LayoutParams(LabelParams):
-    """`path` of the zip or folder; `max_size`: use a fixed random subset of so many images."""
+    """`path` of the zip or folder; `max_size`: number of images of a fixed random subset."""
 
     path: str = located()
     max_size: int | None = Field(default=None, ge=1)
 
 
 class EDMLayout(ImageSet):
-    """What the zip and the folder have in common; `name` tells which of them it is.
+    """Base class of both layouts; `name` is `zip` or `folder`.
 
     Raises:
         ConfigError: see `open_files`, `decode`, `read_labels`.
@@ -95,7 +95,7 @@ class EDMLayout(ImageSet):
 
     @cached_property
     def fits(self) -> bool:
-        """Whether all images, decoded, take no more than half of the memory that is free now."""
+        """Whether all decoded images take at most half of the free memory."""
         return len(self.images) * math.prod(self.spec.shape) <= free_memory() / 2
 
     def _image(self, i: int) -> np.ndarray:
@@ -126,12 +126,12 @@ class EDMLayout(ImageSet):
 
 @register_dataset("zip")
 class ZipDataset(EDMLayout):
-    """EDM's layout in a zip file."""
+    """Images in a zip file, with labels in dataset.json, as made by EDM's dataset tool."""
 
 
 @register_dataset("folder")
 class FolderDataset(EDMLayout):
-    """EDM's layout in a folder."""
+    """Images in a folder, with labels in dataset.json, as made by EDM's dataset tool."""
 
 
 def _say(shape: tuple[int, ...]) -> str:
@@ -139,7 +139,7 @@ def _say(shape: tuple[int, ...]) -> str:
 
 
 def free_memory() -> int:
-    """Bytes that this process may take: its share of what its machine has left."""
+    """Free memory for this process in bytes: its share of what is left on the machine."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024 * next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable:"))
@@ -149,7 +149,7 @@ def free_memory() -> int:
 
 
 def subset(size: int, most: int | None) -> list[int]:
-    """Which images are used: all, or `most` of them by EDM's rule (seed 0), in order."""
+    """Indices of the images used: all, or `most` by EDM's rule (seed 0), in increasing order."""
     if most is None or most >= size:
         return list(range(size))
     import numpy as np

@@ -1,4 +1,4 @@
-"""The default dataset of a cell: whatever its teacher models."""
+"""The default dataset of a cell: the data that its teacher models."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from harness.api import Dataset, register_dataset
 
 @register_dataset("teacher")
 class TeacherData(Dataset):
-    """Stands in a grid for `teacher.dataset()`; the matrix resolves it before anything is drawn."""
+    """The data that the cell's teacher models (`Teacher.dataset`), the default of grids."""

@@ -1,9 +1,9 @@
-"""RGB crops of photographs that Python packages carry: natural images that need no download.
+"""RGB crops of photographs from Python packages: natural images that need no download.
 
-scikit-learn's two photographs are always there; scikit-image's wheel (optional extra `photos`) has
-six more. Of every photograph two upright bands are held out: draws for the purpose "reference" are
-crops of the bands, all others crops of the rest, and no pixel of the photograph is in both. So a
-student that copies its training crops is not the best one possible.
+scikit-learn's two photographs are always available; scikit-image's wheel (optional extra `photos`)
+has six more. Two vertical bands of every photograph are held out: draws of the purpose "reference"
+are crops of the bands, all others are crops of the rest, and no pixel is in both. So a student that
+copies its training crops is not optimal.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Photograph(NamedTuple):
-    """The package, the file inside it, its height and width, and the digest of its bytes."""
+    """A photograph: its package, file in it, height, width, and digest of the file."""
 
     package: str
     file: str
@@ -102,9 +102,9 @@ REFERENCE = "reference"
 class PhotosParams(Params):
     """`side` of a crop in pixels; `set`: scikit-learn's two photographs, or `all` eight.
 
-    `scales`: by how much photographs are made smaller before they are cut (a crop at scale 4 shows
-    four times as much). `hflip`: mirror half of all draws. `seed` says where the held-out bands
-    are, and `references` how many of their crops samples are compared with.
+    `scales`: factors by which photographs are reduced before cropping (a crop at scale 4 shows four
+    times as much). `hflip`: mirror half of all draws. `seed`: determines the held-out bands;
+    `references`: number of their crops with which samples are compared.
     """
 
     side: int = Field(default=16, ge=2, le=128)
@@ -123,7 +123,7 @@ class PhotosParams(Params):
 
 
 class Region(NamedTuple):
-    """Where crops of one photograph at one scale may begin: rows `first`..`rows`, these columns."""
+    """A photograph at one scale: pixels, number of rows and columns where crops may begin."""
 
     pixels: np.ndarray
     rows: int
@@ -132,11 +132,13 @@ class Region(NamedTuple):
 
 @register_dataset("photos")
 class Photos(Dataset):
-    """Crops [3, side, side] without end; every photograph and every scale as often as the others.
+    """Random RGB crops [3, side, side] of photographs shipped in Python packages; unlimited.
+
+    Every photograph and every scale is drawn equally often.
 
     Raises:
-        ConfigError: the package that holds the photographs is not installed, or they are too small
-            for such crops.
+        ConfigError: the package with the photographs is not installed, or they are too small for
+            such crops.
     """
 
     Params = PhotosParams
@@ -158,7 +160,7 @@ class Photos(Dataset):
         self._regions: dict[bool, list[Region]] = {}
 
     def draw(self, seed: int, purpose: str, sample_index: Tensor) -> tuple[Tensor, None]:
-        """See `Dataset.draw`; references are the same for every seed and begin again at the end."""
+        """See `Dataset.draw`; references are the same for every seed and repeat periodically."""
         import torch
 
         from harness.core.random import uniform
@@ -175,7 +177,7 @@ class Photos(Dataset):
         """Crops uint8 [B, 3, side, side] at u [B, 4] in (0, 1): photograph and scale, y, x, flip.
 
         Raises:
-            ConfigError: a photograph is not the one it should be.
+            ConfigError: a photograph does not have the expected digest.
         """
         import numpy as np
 
@@ -192,7 +194,7 @@ class Photos(Dataset):
         return out
 
     def regions(self, held_out: bool) -> list[Region]:
-        """Of every photograph at every scale, where held-out crops, or all others, may begin."""
+        """Allowed origins of held-out crops, or of all others, per photograph and scale."""
         if held_out not in self._regions:
             self._regions[held_out] = [
                 self._region(number, scale, held_out)
@@ -216,7 +218,7 @@ class Photos(Dataset):
         return Region(_reduced(self.photographs[number], scale), rows, columns)
 
     def _starts(self, number: int, scale: int, held_out: bool) -> tuple[int, np.ndarray]:
-        """How many rows, and which columns of the reduced photograph, a crop may begin at."""
+        """Number of rows, and columns of the reduced photograph, at which a crop may begin."""
         import numpy as np
 
         photograph = self.photographs[number]
@@ -238,7 +240,7 @@ class Photos(Dataset):
 
 
 def _place(photograph: Photograph) -> Path:
-    """Where the file is; its package is not imported.
+    """Path of the file of a photograph; its package is not imported.
 
     Raises:
         ConfigError: there is no such file.

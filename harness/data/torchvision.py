@@ -1,7 +1,7 @@
 """CIFAR-10 and MNIST as torchvision keeps them on disk (optional extra `torchvision`).
 
-Nothing is downloaded unless `download: true`; the files' own bytes are the fingerprint, so that
-planning needs neither torchvision nor torch once they are there.
+Nothing is downloaded unless `download: true`. The digest is that of the files themselves, so that
+planning needs neither torchvision nor torch once they exist.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Known(NamedTuple):
-    """Where a dataset's files lie below the root, and what is in them."""
+    """A known dataset: its files below the root, and their content."""
 
     folder: str
     train: tuple[str, ...]
@@ -56,7 +56,7 @@ class TorchvisionParams(LabelParams):
 
 @register_dataset("torchvision")
 class TorchvisionDataset(ImageSet):
-    """One of torchvision's datasets, read by torchvision.
+    """CIFAR-10 or MNIST, read by torchvision (`torchvision` extra).
 
     Raises:
         ConfigError: files are missing and may not be downloaded, or torchvision is not installed.

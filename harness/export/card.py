@@ -1,4 +1,4 @@
-"""The model card of an exported student: what it is, what was measured, where it stood."""
+"""The model card of an exported student: training, evaluations, position in leaderboards."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def facts(run: Run) -> dict[str, Any]:
 
 
 def results(run: Run, step: int) -> list[dict[str, Any]]:
-    """Every number that was measured of the weights of a step."""
+    """All evaluations of the weights of a step."""
     names = ("metric", "extractor", "n", "reference_n", "sampler", "nfe", "seed", "value")
     rows = [row for row in run.rows().values() if row.step == step and row.ema is None]
     return [{name: getattr(row, name) for name in names} for row in rows]

@@ -1,4 +1,4 @@
-"""What student.json says: the network layer by layer, and coefficients of the jumps of samplers."""
+"""Build student.json: the network layer by layer, and the coefficients of the samplers' jumps."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def describe(
 
 
 def _row(precond: Preconditioning, t: float, s: float) -> dict[str, Any]:
-    """skip, out and shift of one jump, numbers or lists by band, and the level told."""
+    """skip, out and shift of one jump (numbers, or lists by band), and the conditioning sigma."""
 
     def listed(value: torch.Tensor) -> float | list[float]:
         return value[0].tolist() if value.dim() > 1 else float(value)
@@ -138,7 +138,7 @@ def _unet(net: SongUNet | DhariwalUNet, classes: int) -> dict[str, Any]:
 
 
 def _unused(key: str) -> bool:
-    """Augmentation is told in training alone."""
+    """Whether a weight belongs to augmentation conditioning, which is used in training only."""
     return key.startswith("map_augment.")
 
 

@@ -4,11 +4,10 @@ For one seed, with v the metric (smaller is better) and u = log(images) over the
 
     area = 1 / (u_last - u_first)  *  integral of [log v_baseline(u) - log v_strategy(u)] du
 
-by the trapezoid rule: the log of how many times better the strategy is, averaged over training on
-a log axis of images. It is 0 for equal curves, positive for a better strategy, changes sign when
-the two change places, and exp(area) is the geometric mean of v_baseline / v_strategy. Where larger
-is better the bracket changes sign. Values that are not positive have no logarithm and one budget
-has no width: then there is no area.
+by the trapezoid rule: the log ratio of the two metrics, averaged over training on a log axis of
+images. It is 0 for equal curves, positive for a better strategy, antisymmetric in the two, and
+exp(area) is the geometric mean of v_baseline / v_strategy. If larger values are better the sign is
+reversed. The area is undefined (nan) for values that are not positive, and for a single budget.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ AREA_COLUMNS = [
 
 
 def area(baseline: Curve, mine: Curve, lower_is_better: bool = True) -> float:
-    """The area between two curves evaluated at the same budgets; nan where there is none."""
+    """The area between two curves evaluated at the same budgets; nan if undefined."""
     heights = [
         (math.log(images), difference(base, cost))
         for images, base, cost in zip(
@@ -80,7 +79,7 @@ def area_table(compared: list[Comparison]) -> pd.DataFrame:
 
 
 def _logs(curve: Curve, lower_is_better: bool) -> list[float]:
-    """log of the metric, signed so that smaller is better; inf where the run had diverged."""
+    """Log of the metric, with the sign for which smaller is better; inf if the run diverged."""
     sign = 1.0 if lower_is_better else -1.0
     return [
         cost if cost == math.inf else sign * math.log(sign * cost) if sign * cost > 0 else math.nan

@@ -1,12 +1,12 @@
-"""Published tables that stay in step: blocks of a Markdown file, filled from reports.
+"""Tables in Markdown files that are updated from reports.
 
-A block is what stands between two lines
+A block is the text between two lines
 
     <!-- precondbench:begin GRID TABLE [METRIC] -->
     <!-- precondbench:end -->
 
-and is replaced as a whole. The first line says what belongs there, so that one command fills every
-block of a file, and whoever reads the source sees where a number comes from.
+and is replaced as a whole. The first line names its content, so that one command updates all blocks
+of a file, and the source of every number is visible.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MARK = re.compile(r"^[ ]{0,3}<!--\s*precondbench:(\S*)\s*(.*?)\s*-->\s*$")
 
 @dataclass(frozen=True)
 class Block:
-    """Line numbers (from 0) of the two marks, and the words of the first."""
+    """A block: line numbers (from 0) of its two marks, and the words of the first."""
 
     begin: int
     end: int
@@ -32,13 +32,13 @@ class Block:
 
 
 def fill(text: str, reports: Iterable[Report], name: str) -> tuple[str, int]:
-    """`text` with every block of these reports' grids filled, and how many those are.
+    """Fill every block that belongs to a grid of these reports; return the text and their number.
 
-    Blocks of other grids are left alone: their results were not given.
+    Blocks of other grids are left unchanged.
 
     Raises:
-        ConfigError: a mark is unpaired or says nothing known, or no block is of these grids. The
-            sentence names file (`name`) and line.
+        ConfigError: a mark is unpaired or has unknown words, or no block is of these grids. The
+            message names the file (`name`) and the line.
     """
     by_grid = {report.grid: report for report in reports}
     newline = "\r\n" if "\r\n" in text else "\n"

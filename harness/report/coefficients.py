@@ -1,4 +1,4 @@
-"""What runs say of their strategies' coefficients, and which strategies are the same function."""
+"""Read the coefficients that runs stored, and find strategies that are the same function."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PAIRS = ("t", "s", "skip", "out", "shift")
 
 
 def read_coefficients(folder: Path) -> dict[str, Any] | None:
-    """coefficients.json of a run (harness/train/coefficients.py), or None where there is none.
+    """Read coefficients.json of a run (harness/train/coefficients.py); None if it does not exist.
 
     Raises:
-        ArtifactError: the file is damaged; the sentence names it, what that costs, and the mend.
+        ArtifactError: the file is damaged; the message says what is lost and how to mend it.
     """
     path = folder / "coefficients.json"
     if not path.exists():
@@ -59,7 +59,7 @@ def _are_numbers(values: Any) -> bool:
 def same_coefficients(
     cells: pd.DataFrame, coefficients: Mapping[str, dict[str, Any] | None]
 ) -> dict[tuple[str, str], str]:
-    """(teacher, precond) -> an earlier strategy with equal coefficients, where there is one.
+    """(teacher, precond) -> the earlier strategy with equal coefficients, for those that have one.
 
     `coefficients`: what `read_coefficients` gave, by run id.
     A strategy's are those of its first run that has them: on one teacher they are the same in all.

@@ -11,10 +11,9 @@ from harness.report.speed import CURVE
 def curve_points(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """One row per (problem, protocol, NFE, strategy, step), in the order of training.
 
-    Columns beside those: images, seconds, median, low, high, seeds, lower_is_better. A diverged
-    seed counts, as infinitely bad. `seconds` is the median over seeds of the train-only clock plus
-    what measuring the teacher cost, which is counted in full; nan for a problem whose cells did not
-    all run on one known hardware.
+    Further columns: images, seconds, median, low, high, seeds, lower_is_better. A diverged seed
+    counts as infinitely bad. `seconds` is the median over seeds of training time plus calibration
+    time; nan for a problem whose cells did not all run on the same known hardware.
     """
     rows = settled(rows, cells)
     points = rows.groupby([*CURVE, "precond", "step"], sort=False).agg(

@@ -1,4 +1,4 @@
-"""All numbers of a grid as one data frame, read from files alone."""
+"""All measurements of a grid as one data frame, read from its files."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ CELL_COLUMNS = [
 def load_rows(
     stores: Stores, matrix: dict[str, Any], runs: dict[str, FoundRun] | None = None
 ) -> pd.DataFrame:
-    """One row per evaluation that the grid asked for; columns `COLUMNS`.
+    """One row per evaluation that the grid asks for; columns `COLUMNS`.
 
-    `stores` is one results folder or several, `matrix` what `read_grid` (or, of one folder,
-    `load_matrix`) says of the grid, `runs` what `read_runs` found, where it was called before.
+    `stores` is one results folder or several; `matrix` the result of `read_grid` (or of
+    `load_matrix`, for one folder); `runs` that of `read_runs`, to avoid reading them again.
     """
     runs = read_runs(stores, matrix) if runs is None else runs
     return frame_of(runs, label_cells(_specs(matrix)), wanted_of_cells(matrix))
@@ -73,7 +73,7 @@ def read_rows(
     specs: Mapping[str, RunSpec],
     wanted: Mapping[str, set[Measure]] | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Rows of these runs, by id, all of them or those wanted; and what to know of their files."""
+    """Rows of the given runs, all or those in `wanted`; and notes on their files."""
     runs = {run_id: read_run(as_stores(stores), run_id) for run_id in specs}
     notes = [note for run in runs.values() for note in run.notes]
     notes += [conflict_note(run.conflicts) for run in runs.values() if run.conflicts]
@@ -85,7 +85,7 @@ def frame_of(
     labels: Mapping[str, dict[str, Any]],
     wanted: Mapping[str, set[Measure]] | None = None,
 ) -> pd.DataFrame:
-    """Rows of runs, all of them or those that are wanted of each; columns `COLUMNS`."""
+    """Rows of runs, all or those in `wanted`; columns `COLUMNS`."""
     records = [
         {
             **vars(row),
@@ -110,7 +110,7 @@ def load_cells(
 ) -> pd.DataFrame:
     """One row per cell, run or not: labels, state, reason, numbers present and wanted, costs.
 
-    `hardware` is empty where it is unknown or not one: such seconds are compared with nothing.
+    `hardware` is empty if it is unknown or mixed; times of such cells are not compared.
     """
     runs = read_runs(stores, matrix) if runs is None else runs
     wanted = wanted_of_cells(matrix)
@@ -144,7 +144,7 @@ def load_cells(
 
 
 def wanted_of_cells(matrix: dict[str, Any]) -> dict[str, set[Measure]]:
-    """run id -> the numbers that the grid asks of it."""
+    """run id -> the measures that the grid asks of it."""
     by_objective = read_wanted(matrix)
     return {
         cell["run_id"]: {Measure(**measure) for measure in cell["wanted"]}
@@ -155,10 +155,10 @@ def wanted_of_cells(matrix: dict[str, Any]) -> dict[str, set[Measure]]:
 
 
 def settled(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """Rows with a column `cost` (smaller is better, inf where not finite) and no survivors' bias.
+    """Add the column `cost` (smaller is better, inf if not finite), and rows for diverged cells.
 
-    Divergence is an outcome, not a missing number: a diverged cell gets a row of value nan for
-    everything that other cells of its problem were measured at and it was not.
+    To avoid survivorship bias, a diverged cell gets a row with value nan for every measure that
+    other cells of its problem have and it lacks.
     """
     lost = cells[cells["state"] == str(State.DIVERGED)]
     if len(lost) and len(rows):
@@ -182,12 +182,11 @@ def _specs(matrix: dict[str, Any]) -> dict[str, RunSpec]:
 
 
 def label_cells(specs: Mapping[str, RunSpec]) -> dict[str, dict[str, Any]]:
-    """run id -> precond, problem and seed, so named that equal names are equal things.
+    """run id -> labels of precond, problem and seed; equal labels mean equal identities.
 
-    Within one grid the labels of the plugins do. Folders of several people may give one name to
-    two things (another revision, other weights): then a hash is added. Cells of one problem
-    trained differently differ in `setting`, which names the keys that differ and is empty where
-    none does.
+    Within one grid the labels of plugins suffice. Folders of several users may use one name for
+    different things (another revision, other weights): then a hash is appended. Cells of one
+    problem that are trained differently differ in `setting`, which lists the keys that differ.
     """
     names = _names(specs.values())
     labels: dict[str, dict[str, Any]] = {
@@ -211,7 +210,7 @@ AXES = ("precond", "teacher", "objective", "dataset")
 
 
 def _names(specs: Iterable[RunSpec]) -> dict[str, str]:
-    """identity -> label; a label that two identities would share gets four digits of a hash."""
+    """identity -> label; labels of several identities get four digits of a hash appended."""
     names: dict[str, str] = {}
     sharing: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for spec in specs:
@@ -229,13 +228,13 @@ def _names(specs: Iterable[RunSpec]) -> dict[str, str]:
 
 
 def _identity(axis: str, spec: RunSpec) -> str:
-    """What a plugin of a cell is: its name, revision and parameters, and the digest of its data."""
+    """Identity of a plugin of a cell: name, revision, parameters, and digest of its content."""
     plugin = getattr(spec, axis).identity
     return json.dumps([axis, plugin, spec.digests.get(axis)], sort_keys=True)
 
 
 def _flat(spec: RunSpec) -> dict[str, str]:
-    """Everything that decides a cell's numbers and is none of its axes, as dotted keys."""
+    """All settings that determine a cell's numbers and are not axes, by dotted key."""
     sections = {"train": spec.train, "student": spec.student, "backbone": spec.backbone or {}}
     return {
         f"{section}.{key}": json.dumps(value, sort_keys=True)
@@ -245,7 +244,7 @@ def _flat(spec: RunSpec) -> dict[str, str]:
 
 
 def _check_direction(rows: pd.DataFrame) -> None:
-    """One metric, one direction: versions of a plugin may differ, and a median over both lies."""
+    """Check that all rows of a metric agree on `lower_is_better`, which plugin versions may not."""
     for (metric, extractor), group in rows.groupby(["metric", "extractor"], sort=False):
         if group["lower_is_better"].nunique() > 1:
             first, second = group.drop_duplicates("lower_is_better")["run_id"]

@@ -1,8 +1,8 @@
 """Leaderboard and coverage: the last budget, median and range over seeds, ranks, what is missing.
 
-Ranks are per NFE, from seeds paired with each other: the rank of a strategy is one more than the
-number of strategies that are better than it beyond the noise between seeds (`is_better`). Two that
-are not told apart by the seeds share a rank. The combined rank orders the mean of these over NFEs.
+Ranks are per NFE, from paired seeds: the rank of a strategy is one plus the number of strategies
+that are better beyond the noise between seeds (`is_better`). Strategies that the seeds do not
+distinguish share a rank. The combined rank is the order of the mean rank over NFEs.
 """
 
 from __future__ import annotations
@@ -48,9 +48,8 @@ def leaderboard(
 ) -> pd.DataFrame:
     """One row per (problem, protocol, NFE, planned strategy) at the last budget of the protocol.
 
-    Ranks are given only to strategies with all their seeds: a partial row is shown, without a rank.
-    A diverged seed counts, as worse than every number. Strategies with equal coefficients share
-    the better rank.
+    Only strategies with all their seeds have a rank; others are shown without one. A diverged seed
+    counts as worse than every number. Strategies with equal coefficients share the better rank.
     """
     if rows.empty:
         return pd.DataFrame(columns=BOARD_COLUMNS)
@@ -77,11 +76,11 @@ def leaderboard(
 
 
 def ranks(costs: dict[str, dict[int, float]], twins: dict[str, str]) -> dict[str, int]:
-    """strategy -> 1 + number of strategies better than it; costs by strategy and seed.
+    """strategy -> 1 + number of strategies better than it, from costs by strategy and seed.
 
-    `twins` maps a strategy to one with the same coefficients, which stands for both and counts
-    once: rounding must not rank them apart, nor a second name for one function push others down.
-    Only seeds that both have are compared.
+    `twins` maps a strategy to an earlier one with the same coefficients. The earlier one represents
+    both and counts once, so that they have the same rank and do not lower others twice. Only seeds
+    that two strategies have in common are compared.
     """
     stands = {name: twin if (twin := twins.get(name, name)) in costs else name for name in costs}
     better: Counter[str] = Counter()
@@ -138,7 +137,7 @@ def _at_last(
 def _combined(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add mean rank over NFEs and its order, for strategies with a rank at every NFE.
 
-    As in `ranks`, a function counts once, however many names it has.
+    As in `ranks`, strategies with equal coefficients count once.
     """
     by_name: dict[str, list[int | None]] = {}
     for record in records:
@@ -162,7 +161,7 @@ def _combined(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def spread(costs: list[float], lower: bool) -> dict[str, float]:
-    """Median and range in the metric's own sign; a diverged seed is inf (or -inf) there."""
+    """Median, lowest and highest value in the metric's sign; a diverged seed is inf (or -inf)."""
     if not costs:
         return dict.fromkeys(("median", "low", "high"), math.nan)
     ordered = sorted(costs)
@@ -173,7 +172,7 @@ def spread(costs: list[float], lower: bool) -> dict[str, float]:
 
 
 def _covered(mine: dict[int, float], states: dict[int, str]) -> str:
-    """`3 of 3`, or `1 of 3 (1 diverged, 1 queued)`: what the seeds that give no number do."""
+    """Seeds with a number, and states of the others: `3 of 3`, `1 of 3 (1 diverged, 1 queued)`."""
     absent = [state for seed, state in states.items() if mine.get(seed, math.inf) == math.inf]
     why = Counter(state if state != State.DONE else "without it" for state in absent)
     told = ", ".join(f"{count} {state}" for state, count in why.items())
@@ -181,7 +180,7 @@ def _covered(mine: dict[int, float], states: dict[int, str]) -> str:
 
 
 def coverage(cells: pd.DataFrame, skips: list[dict[str, str]]) -> pd.DataFrame:
-    """One row per strategy and problem: cells by state, numbers present, reasons of what is not."""
+    """One row per strategy and problem: cells by state, numbers present, reasons for the rest."""
     records = []
     for key, group in cells.groupby([*PROBLEM, "precond"], sort=False):
         reasons = sorted({reason for reason in group["reason"] if reason})

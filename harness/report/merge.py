@@ -1,9 +1,9 @@
-"""Several results folders read as one: runs by id, grids by name, disagreements named.
+"""Read several results folders as one: runs by id, grids by name, with a list of conflicts.
 
-A run's id says what decides its numbers, so folders that hold the same run hold the same row twice:
-one is kept. On other hardware the same run may end in other numbers. Then the folder named first
-is believed *for the whole run*: nothing of the other folder's run is used, because a curve stitched
-from two trainings would be the curve of neither. Every differing number is kept as a `Conflict`.
+A run id identifies everything that determines its numbers, so that equal rows of several folders
+are kept once. On other hardware the same run may give other numbers. Then the first folder is used
+for the whole run, and nothing of the run in other folders, because a curve joined from two
+trainings would be that of neither. Every differing number is recorded as a `Conflict`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Key = tuple[Measure, int, str]
 
 @dataclass(frozen=True)
 class Conflict:
-    """One measure of one run on which two folders disagree; `value` in `folder` is the one used."""
+    """A measure of a run on which two folders disagree; `value` in `folder` is the one used."""
 
     run_id: str
     measure: str
@@ -41,10 +41,10 @@ class Conflict:
 
 @dataclass
 class FoundRun:
-    """A run as all folders together know it; `folders` are those its rows come from.
+    """A run merged from all folders; `folders` are those its rows come from.
 
-    `coefficients` is what the first of these that can be read says of its strategy, None if none;
-    `plugins` are digests of plugins' files, for rows that do not say so themselves.
+    `coefficients`: the first readable coefficients.json, or None; `plugins`: digests of plugins'
+    files, for rows that do not contain them.
     """
 
     run_id: str
@@ -70,7 +70,7 @@ def read_runs(stores: Stores, matrix: dict[str, Any]) -> dict[str, FoundRun]:
 
 
 def read_specs(stores: Stores) -> tuple[dict[str, RunSpec], list[str]]:
-    """The cells of results folders by run id, and why some cannot be read."""
+    """Specs of all runs in the folders by run id, and reasons why some cannot be read."""
     specs: dict[str, RunSpec] = {}
     notes = []
     for store in as_stores(stores):
@@ -83,7 +83,7 @@ def read_specs(stores: Stores) -> tuple[dict[str, RunSpec], list[str]]:
 
 
 def read_run(stores: Sequence[ResultStore], run_id: str) -> FoundRun:
-    """One run from all folders that have it; the first that can be read wins a disagreement."""
+    """Merge one run from all folders that have it; in a conflict the first readable one is used."""
     merged = FoundRun(run_id)
     for run in (store.run_at(run_id) for store in stores):
         if not run.path.is_dir():
@@ -126,7 +126,7 @@ def _add(
     rows: dict[Key, EvalRow],
     origin: dict[str, Any],
 ) -> None:
-    """Add one folder's run to what earlier folders had, or its conflicts with that."""
+    """Add one folder's rows of a run to those of earlier folders, or record the conflicts."""
     if not merged.folders:
         merged.status, merged.rows = status, list(rows.values())
     else:
@@ -152,7 +152,7 @@ def _add(
 
 
 def conflict_note(conflicts: Sequence[Conflict]) -> str:
-    """One run's conflicts in a sentence; conflicts.csv has all of them."""
+    """Summarise the conflicts of one run in a sentence; conflicts.csv lists all of them."""
     first = conflicts[0]
     more = f" and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
     return (
@@ -163,12 +163,12 @@ def conflict_note(conflicts: Sequence[Conflict]) -> str:
 
 
 def read_grid(stores: Stores, grid: str) -> tuple[dict[str, Any], list[str]]:
-    """matrix.json of a grid from all folders that ran it, and what they disagree about.
+    """matrix.json of a grid, merged from all folders that ran it, and notes on disagreements.
 
-    Cells, numbers wanted and skips are united; the first folder says how to compare.
+    Cells, measures wanted and skips are united; the report settings are those of the first folder.
 
     Raises:
-        ConfigError: no folder has seen a grid of that name.
+        ConfigError: no folder has a grid of that name.
     """
     found = as_stores(stores)
     having = [store for store in found if grid in grids(store)]

@@ -1,19 +1,19 @@
 """Speed-up at every quality: how many times fewer images than the baseline, level by level.
 
-The speed-up to the baseline's last value (harness/report/speed.py) depends on where training was
-cut. Here the same ratio, images(baseline) / images(strategy), paired by seed, is taken at levels of
-quality that all strategies of one problem, protocol and NFE share:
+The speed-up to the baseline's last value (harness/report/speed.py) depends on the length of
+training. Here the same ratio, images(baseline) / images(strategy), paired by seed, is computed at
+quality levels that are the same for all strategies of one problem, protocol and NFE:
 
-    from   what the baseline has at its first evaluation      (median over seeds)
-    to     the best that any strategy reaches                 (median over seeds of its best)
+    from   the baseline's value at its first evaluation       (median over seeds)
+    to     the best value that any strategy reaches           (median over seeds of its best)
 
-in `PARTS` equal steps of the metric's logarithm (of the metric itself where a cost is not
-positive). An easier level than the first one would say nothing: the baseline has passed it before
-anybody looked. Whether a curve reaches a level, its first crossing and its bounds are those of
-the speed table, so a curve that ends before a level stays a bound there.
+in `PARTS` equal steps of the metric's logarithm (of the metric itself if a cost is not positive).
+Easier levels carry no information, since the baseline passes them before its first evaluation.
+First crossings and bounds are defined as in the speed table, so that a curve that ends before a
+level gives a bound there.
 
-Two more levels belong to every seed's own baseline: its last value, as in the speed table, and
-within 10 % of its best.
+Two more levels refer to each seed's own baseline: its last value, as in the speed table, and 10 %
+worse than its best.
 """
 
 from __future__ import annotations
@@ -84,16 +84,16 @@ def profile_table(compared: list[Comparison]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Levels:
-    """Costs from the easiest level `first` to the hardest, `best`; `first` is not below `best`."""
+    """The range of costs from the easiest level `first` to the hardest, `best` <= `first`."""
 
     first: float
     best: float
 
     @classmethod
     def of(cls, curves: Mapping[str, Mapping[int, Curve]], baseline: str) -> Levels:
-        """From the baseline's first value that is finite to the best of any strategy.
+        """Levels from the baseline's first value to the best value of any strategy.
 
-        Where nobody is better than that first value, or it is infinite, they are one level.
+        There is a single level if no strategy is better than the first value, or it is infinite.
         """
         bests = [
             lower_median([min(curve.costs) for curve in mine.values()]) for mine in curves.values()
@@ -106,13 +106,13 @@ class Levels:
         return cls(first if best < first < math.inf else best, best)
 
     def parts(self) -> list[Fraction]:
-        """Places of the levels on the way from the first, 0, to the best, 1."""
+        """Positions of the levels between the first (0) and the best (1)."""
         if self.best == math.inf:
             return []
         return [Fraction(k, PARTS) for k in range(PARTS + 1)] if self.first > self.best else [_END]
 
     def cost(self, part: float | Fraction) -> float:
-        """The cost at a place between the two, exact at both ends."""
+        """The cost at position `part` in [0, 1]; exact at both ends."""
         if part in (0, 1):
             return self.best if part == 1 else self.first
         if self.best > 0:
@@ -126,7 +126,7 @@ _END = Fraction(1)
 def _levels(
     pairs: Mapping[int, tuple[Curve, Curve]], levels: Levels, sign: float
 ) -> Iterator[dict[str, Any]]:
-    """A record for every level; what is known of the lead is the same in all of them."""
+    """A record for every level; the columns of the lead are the same in all of them."""
     race = Race(pairs)
 
     def judged(parts: list[float]) -> list[str]:
@@ -160,7 +160,7 @@ def _levels(
 
 
 class Race:
-    """Baseline and strategy of every seed, at any goals: what `compare` says of pairs."""
+    """Curves of baseline and strategy for every seed, compared at any costs; see speed.compare."""
 
     def __init__(self, pairs: Mapping[int, tuple[Curve, Curve]]) -> None:
         self.seeds = len(pairs)
@@ -170,12 +170,12 @@ class Race:
             self.mine = Stack([mine for _, mine in pairs.values()])
 
     def middle(self, costs: list[float]) -> list[tuple[float, str]]:
-        """The median speed-up at each of these costs, and how to read it."""
+        """The median speed-up at each of these costs, and its bound mark."""
         *_, low, high = self._at(np.array(costs)[:, None].repeat(self.seeds, 1))
         return list(map(middle, low, high))
 
     def compare(self, goals: list[list[float]], sign: float) -> list[dict[str, Any]]:
-        """For every list of goals, one for each seed: images to them and the speed-up in images."""
+        """For every list of goals (one per seed): images to reach them, and speed-up in images."""
         if not self.seeds:
             return [{"seeds": 0, "censored": 0, "bound": "", "images_bound": ""} for _ in goals]
         ends = self._at(np.array(goals, dtype=float))
@@ -185,7 +185,7 @@ class Race:
         ]
 
     def _at(self, goals: np.ndarray) -> tuple[list[Any], ...]:
-        """Ends of images of the strategy, and of the speed-up, for goals [..., seeds]."""
+        """Lower and upper ends of the strategy's images and of the speed-up, [..., seeds]."""
         with np.errstate(all="ignore"):
             base, mine = self.base.reach(goals), self.mine.reach(goals)
             low = np.where(self.same, 1.0, ratios(base[0], mine[1]))
@@ -194,17 +194,17 @@ class Race:
 
 
 def _near_best(base: Curve) -> float:
-    """10 % worse than the best cost of a curve, whatever its sign."""
+    """The cost 10 % worse than the best of a curve, for either sign."""
     best = min(base.costs)
     return best if best == math.inf else best + 0.1 * abs(best)
 
 
 @dataclass(frozen=True)
 class Lead:
-    """From where to where a strategy is faster, as places between 0 and 1, and what follows.
+    """The range of levels (positions in [0, 1]) where a strategy is faster, and what follows.
 
-    `then` is `slower`, `never` (the baseline gets further, the strategy does not), `unknown`, or
-    empty where the lead lasts to the best quality that any strategy reaches.
+    `then` is `slower`, `never` (the baseline reaches harder levels, the strategy does not),
+    `unknown`, or empty if the lead extends to the best quality that any strategy reaches.
     """
 
     start: float
@@ -216,7 +216,7 @@ FASTER = "faster"
 
 
 def verdict(speedup: float, bound: str) -> str:
-    """What a median speed-up says: `faster`, `slower` (or as fast), `never` there, `unknown`."""
+    """Classify a median speed-up: `faster`, `slower` (or equal), `never` reached, `unknown`."""
     if (speedup > 1 and bound in ("", ">")) or (speedup == 1 and bound == ">"):
         return FASTER
     if bound == "<" and speedup <= 1:
@@ -225,10 +225,10 @@ def verdict(speedup: float, bound: str) -> str:
 
 
 def lead(verdicts: Mapping[float, str], judged: Callable[[list[float]], list[str]]) -> Lead | None:
-    """The lead that lasts to the hardest quality, None where there is no lead at any level.
+    """The lead that extends to the hardest quality; None if the strategy leads at no level.
 
-    `verdicts` are those at the levels, from the easiest to the hardest; `judged` gives those of any
-    places between, so that the ends of the lead are found by halving, to 1/64 of a step.
+    `verdicts` are those at the levels, from the easiest to the hardest; `judged` gives those at any
+    positions between, so that the ends of the lead are found by bisection, to 1/64 of a step.
     """
     parts = list(verdicts)
     leading = [k for k, part in enumerate(parts) if verdicts[part] == FASTER]
@@ -247,9 +247,9 @@ def lead(verdicts: Mapping[float, str], judged: Callable[[list[float]], list[str
 def _edge(
     inside: float, outside: float, judged: Callable[[list[float]], list[str]]
 ) -> tuple[float, float]:
-    """Two near places: the strategy leads at the first one and does not at the second.
+    """Two close positions: the strategy leads at the first one and does not at the second.
 
-    All places that halving can come by are judged at once, which costs less than one by one.
+    All positions that bisection can visit are judged at once, which is faster than one by one.
     """
     places = [inside, outside]
     for _ in range(6):

@@ -1,9 +1,9 @@
-"""Where a curve reaches a quality, as far as that is known, and the summary over seeds.
+"""Censored crossings: the images at which a curve reaches a quality, and summaries over seeds.
 
-A curve that never reaches its target takes more images than its last budget; one that is there at
-its first evaluation takes at most that budget. Images are therefore intervals, [x, x] where the
-crossing was seen, and so are their ratios; median and bootstrap interval
-(harness/report/statistics.py) are taken of all lower ends and of all upper ends.
+A curve that never reaches its target needs more images than its last budget; one that has reached
+it at its first evaluation needs at most that budget. Images are therefore intervals, [x, x] if the
+crossing was observed, and so are their ratios; median and bootstrap interval
+(harness/report/statistics.py) are computed for all lower ends and for all upper ends.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from harness.report.statistics import interval, lower_median
 
 
 class Known(NamedTuple):
-    """What is known of a number that is not negative: at least `low`, at most `high`."""
+    """An interval [low, high] that contains an unknown number >= 0."""
 
     low: float
     high: float
 
     def __truediv__(self, other: Known) -> Known:
-        """What is known of the ratio; nothing over nothing is 1."""
+        """The interval of the ratio; 0 / 0 counts as 1."""
         return Known(_divide(self.low, other.high), _divide(self.high, other.low))
 
     def plus(self, more: float) -> Known:
-        """What is known of the sum with a number."""
+        """The interval of the sum with a number."""
         return Known(self.low + more, self.high + more)
 
 
@@ -41,7 +41,7 @@ class Reach(NamedTuple):
 
     @property
     def censored(self) -> bool:
-        """Whether it never did."""
+        """Whether the curve never reaches the target."""
         return self.images.high == math.inf
 
 
@@ -55,9 +55,9 @@ class Curve:
     _reached: dict[float, Reach] = field(default_factory=dict, repr=False, compare=False)
 
     def reach(self, goal: float) -> Reach:
-        """First crossing of a cost, log-linear between evaluations.
+        """First crossing of the cost `goal`, log-linear between evaluations.
 
-        Remembered: of the baseline, every strategy asks the same. Nothing may be appended after.
+        Cached, since the baseline is asked once per strategy; nothing may be appended afterwards.
         """
         if (known := self._reached.get(goal)) is None:
             known = self._reached[goal] = self._reach(goal)
@@ -73,7 +73,7 @@ class Curve:
         return Reach(_at(self.images, k, part), _at(self.seconds, k, part))
 
     def _first(self, goal: float) -> int | None:
-        """Number of the first evaluation that is as good as `goal`, which no run is if infinite."""
+        """Index of the first evaluation that is as good as `goal`; none is if it is infinite."""
         if goal < math.inf:
             for k, cost in enumerate(self.costs):
                 if cost <= goal:
@@ -82,9 +82,9 @@ class Curve:
 
 
 class Stack:
-    """Curves of several seeds as arrays: where each reaches a goal of its own, all at once.
+    """Curves of several seeds as arrays: a vectorised `Curve.reach` with a goal for each seed.
 
-    Gives what `Curve.reach` gives for images, to the last bit.
+    Images are bitwise equal to those of `Curve.reach`.
     """
 
     def __init__(self, curves: Sequence[Curve]) -> None:
@@ -100,7 +100,7 @@ class Stack:
         self.last = np.where(np.isnan(last), 0.0, last)
 
     def reach(self, goals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """At least and at most how many images each curve takes to its goals, [..., seeds]."""
+        """Lower and upper ends of the images that each curve needs for its goals, [..., seeds]."""
         there = (self.costs <= goals[..., None]) & (goals < math.inf)[..., None]
         never, k = ~there.any(-1), there.argmax(-1)
         rows, prior = np.arange(len(self.costs)), np.maximum(k - 1, 0)
@@ -120,7 +120,7 @@ class Stack:
 
 
 def ratios(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """`_divide` of every pair."""
+    """`_divide`, elementwise."""
     found = np.where(b > 0, a / b, np.where(a == 0, 1.0, math.inf))
     return np.where(b == math.inf, 0.0, found)
 
@@ -130,22 +130,22 @@ def _log(value: float) -> float:
 
 
 def summarise(known: Sequence[Known]) -> tuple[float, str, float, float]:
-    """Lower median of what is known, how to read it, and the interval of the median.
+    """Lower median of censored numbers, a mark of how to read it, and the interval of the median.
 
-    The k-th smallest of the true numbers lies between the k-th smallest lower and the k-th smallest
-    upper end, whatever the true numbers are. The mark is empty where both medians agree, `>` where
-    the value is a lower bound, `<` an upper one, `?` where nothing is known (the value is nan).
+    The k-th smallest of the true numbers lies between the k-th smallest lower end and the k-th
+    smallest upper end. The mark is empty if both medians agree, `>` if the value is a lower bound,
+    `<` if it is an upper bound, and `?` if nothing is known (the value is nan).
     """
     return summary([k.low for k in known], [k.high for k in known])
 
 
 def summary(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, str, float, float]:
-    """`summarise` of lower and upper ends."""
+    """`summarise` for lists of lower and upper ends."""
     return *middle(lows, highs), interval(lows)[0], interval(highs)[1]
 
 
 def middle(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, str]:
-    """The first two of `summary`: the lower median, and how to read it."""
+    """The first two results of `summary`: the lower median and its mark."""
     low, high = lower_median(lows), lower_median(highs)
     if low == high:
         return low, ""
@@ -170,7 +170,7 @@ def _divide(a: float, b: float) -> float:
 
 
 def _fraction(before: float, after: float, goal: float) -> float:
-    """How far between two evaluations the goal lies: log-linear, linear where a value is <= 0."""
+    """Position of the goal between two evaluations: log-linear, or linear if a value is <= 0."""
     if before == math.inf:
         return 1.0
     if min(before, after, goal) > 0:

@@ -1,4 +1,4 @@
-"""Long tables for people: strategies down, NFEs across, one table per problem and protocol."""
+"""Render the long tables as text: strategies as rows, NFEs as columns, per problem and protocol."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def render(
 
 
 def _leaderboard(board: pd.DataFrame, extension: str) -> Iterable[str]:
-    """Median [lowest, highest] (rank), and the rank over all NFEs."""
+    """The leaderboard: median [lowest, highest] (rank), and the rank over all NFEs."""
     if board.empty:
         yield _plain("No evaluation yet: the leaderboard is empty.", extension)
         return
@@ -69,7 +69,7 @@ def _leaderboard(board: pd.DataFrame, extension: str) -> Iterable[str]:
 
 
 def _speed(speed: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
-    """Speed-up over the baseline, its interval, and what calibration cost."""
+    """The speed table: speed-up over the baseline, its interval, and the cost of calibration."""
     if speed.empty:
         yield _plain(f"No training-speed table: no seed of {baseline!r} is complete.", extension)
         return
@@ -89,7 +89,7 @@ def _speed(speed: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
 
 
 def _profile(profile: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
-    """Speed-up at some of the levels, one table per NFE; the csv has all of them."""
+    """The profile: speed-up at some of the levels, one table per NFE; the csv has all levels."""
     if profile.empty:
         yield _plain(f"No speed-ups by quality: no seed of {baseline!r} is complete.", extension)
         return
@@ -121,7 +121,7 @@ LEVELS = {"1/4": "1/4", "1/2": "1/2", "3/4": "3/4", "1": "best", LAST: "{}'s las
 
 
 def _by_level(rows: list[dict[str, Any]], baseline: str, extension: str) -> list[dict[str, str]]:
-    """Strategies down, levels across, then the lead and the quality at the end of training."""
+    """Strategies as rows, levels as columns, then the lead and the quality at the end."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(row["precond"], {})[row["level"]] = row
@@ -160,7 +160,7 @@ def _area(areas: pd.DataFrame, baseline: str, extension: str) -> Iterable[str]:
 
 
 def _coverage(coverage: pd.DataFrame, notes: Sequence[str], extension: str) -> Iterable[str]:
-    """What ran and what did not, and every note."""
+    """The coverage table: cells by state, and all notes."""
     shown = coverage.drop(columns=["hardware", "commit", "done"], errors="ignore").fillna("")
     if "setting" in shown and not (shown["setting"] != "").any():
         shown = shown.drop(columns="setting")
@@ -176,7 +176,7 @@ def _coverage(coverage: pd.DataFrame, notes: Sequence[str], extension: str) -> I
 
 
 def _origins(coverage: pd.DataFrame) -> Iterable[str]:
-    """Where the numbers were made: hardware, and commits of the harness."""
+    """Provenance of the numbers: hardware, and commits of the harness."""
     for name, column in (("Hardware", "hardware"), ("Commits of the harness", "commit")):
         if column in coverage:
             values = coverage[column].dropna().str.split("; ").explode()
@@ -192,7 +192,7 @@ def _pivot(
     extension: str,
     last: dict[str, dict[str, str]],
 ) -> str:
-    """Strategies in the group's order down, NFEs across, then the columns of `last`."""
+    """A table with strategies as rows, NFEs as columns, then the columns of `last`."""
     rows: dict[str, dict[str, str]] = {}
     for row in group.to_dict("records"):
         label = _words(named_cell(row), extension)
@@ -234,13 +234,13 @@ def _fewest(board: pd.DataFrame) -> dict[str, dict[str, str]]:
 
 
 def name_problem(named: Mapping[str, Any]) -> str:
-    """teacher / objective / dataset, and the training where it differs within the grid."""
+    """Name of a problem: teacher / objective / dataset, and the training settings that differ."""
     name = f"{named['teacher']} / {named['objective']} / {named['dataset']}"
     return name + (f" ({named['setting']})" if named["setting"] else "")
 
 
 def name_protocol(named: Mapping[str, Any]) -> str:
-    """How a number was measured: metric, extractor, how many samples, and how these were drawn."""
+    """Name of a protocol: metric, extractor, number of samples, and how these were drawn."""
     against = f" against {named['reference_n']}" if named["reference_n"] != named["n"] else ""
     ema = f", EMA {named['ema']}" if named["ema"] else ""
     seed = f", evaluation seed {named['eval_seed']}" if named["eval_seed"] else ""
@@ -274,9 +274,9 @@ def _table(title: str, rows: list[dict[str, str]], extension: str) -> str:
 
 
 def _words(text: Any, extension: str, *, code: bool = False) -> Any:
-    """What people called things, so that Markdown shows it as it is; `code` keeps backticks.
+    """Escape a label for Markdown; `code` keeps backticks.
 
-    LaTeX is escaped where it is written, other formats take text as it is.
+    LaTeX is escaped when it is written; other formats need no escapes.
     """
     if extension != "md" or not isinstance(text, str):
         return text
@@ -291,7 +291,7 @@ def _plain(text: str, extension: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """LaTeX for plain text."""
+    """Escape plain text for LaTeX."""
     for sign, code in (
         ("\\", "\0"),
         *((sign, "\\" + sign) for sign in "&%$#_{}"),

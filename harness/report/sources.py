@@ -1,4 +1,4 @@
-"""What a grid's runs left on disk beside numbers: coefficients, samples, trajectories, gaps."""
+"""Files of a grid's runs besides measurements: coefficients, samples, trajectories, gaps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def problems(report: Report) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
 
 
 def twins(report: Report) -> dict[str, str]:
-    """strategy -> the earlier one it equals, where it does on every teacher of the grid."""
+    """strategy -> the earlier one that it equals on every teacher of the grid."""
     pairs = report.leaderboard.groupby("precond")["same_as"].agg(set)
     return {
         str(name): found.pop() for name, found in pairs.items() if len(found) == 1 and found != {""}
@@ -35,7 +35,7 @@ def twins(report: Report) -> dict[str, str]:
 
 
 def fingerprints(cells: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """strategy -> coefficients of its first run that has them, of one problem's cells."""
+    """strategy -> coefficients of its first run that has them, for the cells of one problem."""
     found: dict[str, dict[str, Any]] = {}
     for precond, folder in cells[["precond", "folder"]].itertuples(index=False):
         if not folder or precond in found:
@@ -47,10 +47,10 @@ def fingerprints(cells: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def samples(cells: pd.DataFrame, extension: str) -> tuple[str, dict[tuple[str, int], Path]]:
-    """(strategy, NFE) -> samples/step-*-nfe*.extension, of one seed, its last budget, one sampler.
+    """(strategy, NFE) -> samples/step-*-nfe*.extension of one seed and sampler, at its last budget.
 
-    The seed is the first one with files, the sampler `exact` where it was used; the first value
-    says which they are.
+    The seed is the first one with files; the sampler is `exact` if it was used. The first value
+    returned describes both.
     """
     for seed, group in cells[cells["folder"] != ""].groupby("seed", sort=True):
         found = {
@@ -69,7 +69,7 @@ def samples(cells: pd.DataFrame, extension: str) -> tuple[str, dict[tuple[str, i
 
 
 def gaps(report: Report, cells: pd.DataFrame) -> pd.DataFrame:
-    """What the verb `gap` measured, into the same results folder, of the teacher of these cells."""
+    """Results of the command `gap` for the teacher of these cells, in the same results folder."""
     run_id = cells["run_id"].iloc[0]
     spec = next(cell for cell in report.matrix["cells"] if cell["run_id"] == run_id)
     roots = {Run(Path(folder)).results for folder in report.cells["folder"] if folder}

@@ -1,11 +1,11 @@
-"""Training speed: how many images until a strategy is as good as the baseline ends up?
+"""Training speed: the number of images that a strategy needs for the baseline's final quality.
 
-For every seed the target is the value the *baseline of that seed* ends with (or a given number).
+For every seed the target is the last value of the *baseline of that seed* (or a given number).
 images(strategy) is where its curve first reaches the target, log-linear between evaluations, and
 the speed-up of that seed is images(baseline) / images(strategy).
 
-What is not known stays unknown (harness/report/reach.py): a curve that never arrives and one that
-is there from the start give bounds. No seed is dropped, and nothing is made up.
+Curves that never reach the target, or have reached it at the first evaluation, give bounds
+(harness/report/reach.py). No seed is dropped.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ SPEED_COLUMNS = [
 def speed_table(compared: list[Comparison], targets: dict[str, list[float]]) -> pd.DataFrame:
     """One row per (problem, protocol, NFE, target, strategy); columns: docs/tables.md.
 
-    Seeds are used only where both the baseline and the strategy were evaluated at every budget, or
-    diverged; a strategy without such a seed has a row that says 0 seeds.
+    Only seeds are used for which baseline and strategy were evaluated at every budget, or diverged;
+    a strategy without such a seed has a row with 0 seeds.
     """
     records = []
     for found in compared:
@@ -82,11 +82,10 @@ def speed_table(compared: list[Comparison], targets: dict[str, list[float]]) -> 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All curves of one problem, protocol and NFE at which the baseline has a complete seed.
+    """All curves of one problem, protocol and NFE for which the baseline has a complete seed.
 
-    `named` has the values of `CURVE`, `planned` the grid's strategies in its order, `curves` those
-    of `whole_curves`, `twins` strategies that equal an earlier one, `images` the first and the
-    last budget.
+    `named`: values of the columns `CURVE`; `planned`: the grid's strategies in order; `curves`: see
+    `whole_curves`; `twins`: strategies that equal an earlier one; `images`: first and last budget.
     """
 
     baseline: str
@@ -99,11 +98,11 @@ class Comparison:
 
     @property
     def sign(self) -> float:
-        """Of a cost in the metric's own direction."""
+        """Factor from a cost to the metric: 1, or -1 if larger values are better."""
         return 1.0 if self.lower_is_better else -1.0
 
     def of(self, precond: str) -> dict[str, Any]:
-        """The columns that every table has of a strategy."""
+        """The columns of a strategy that are common to all tables."""
         return self.named | {
             "precond": precond,
             "same_as": self.twins.get(precond, ""),
@@ -113,8 +112,8 @@ class Comparison:
     def pairs(self, precond: str) -> dict[int, tuple[Curve, Curve]]:
         """seed -> curves of the baseline and of the strategy, in the order of the seeds.
 
-        A strategy that is the baseline's function is compared with the baseline's own curve: their
-        runs differ by rounding only, and rounding is neither fast nor slow.
+        A strategy with the same coefficients as the baseline is given the baseline's own curve,
+        since their runs differ by rounding only.
         """
         bases, mine = self.curves[self.baseline], self.curves.get(precond, {})
         seeds = sorted(bases.keys() & mine.keys())
@@ -126,7 +125,7 @@ class Comparison:
 def comparisons(
     rows: pd.DataFrame, cells: pd.DataFrame, baseline: str, marks: dict[tuple[str, str], str]
 ) -> list[Comparison]:
-    """What speed, profile and area are made from, in the order of their rows."""
+    """The comparisons from which speed, profile and area tables are computed, in row order."""
     found = []
     rows = settled(rows, cells)
     known = strategies(cells)
@@ -149,9 +148,9 @@ def comparisons(
 
 
 def whole_curves(group: pd.DataFrame) -> dict[str, dict[int, Curve]]:
-    """precond -> seed -> curve, of the cells with a row at every budget that any cell has.
+    """precond -> seed -> curve, for cells with a row at every budget that occurs in `group`.
 
-    `group` holds the rows of one problem, protocol and NFE, with the column `cost` of `settled`.
+    `group`: rows of one problem, protocol and NFE, with the column `cost` of `settled`.
     """
     curves: dict[str, dict[int, Curve]] = defaultdict(lambda: defaultdict(Curve))
     columns = ["precond", "seed", "images", "seconds", "cost"]
@@ -172,7 +171,7 @@ def whole_curves(group: pd.DataFrame) -> dict[str, dict[int, Curve]]:
 
 @dataclass(frozen=True)
 class Strategy:
-    """What the cells of one strategy and problem cost beside training, and where they ran."""
+    """Calibration cost of one strategy and problem, and the hardware of its cells by seed."""
 
     hardware: dict[int, str]
     calibration_seconds: float
@@ -180,7 +179,7 @@ class Strategy:
 
 
 def strategies(cells: pd.DataFrame) -> dict[tuple[str, ...], dict[str, Strategy]]:
-    """problem -> precond -> its cells, in the grid's order; `hardware` has every planned seed."""
+    """problem -> precond -> `Strategy`, in the grid's order; `hardware` has every planned seed."""
     found: dict[tuple[str, ...], dict[str, Strategy]] = defaultdict(dict)
     for key, group in cells.groupby([*PROBLEM, "precond"], sort=False):
         *problem, precond = (str(name) for name in key)
@@ -192,12 +191,12 @@ def strategies(cells: pd.DataFrame) -> dict[tuple[str, ...], dict[str, Strategy]
     return found
 
 
-#: lower and upper ends of what is known of a number, of every seed
+#: lower and upper ends of a censored number, one for every seed
 Ends = tuple[list[float], list[float]]
 
 
 class Pair(NamedTuple):
-    """Baseline and strategy of one seed, and the cost both are to reach."""
+    """Crossings of baseline and strategy for one seed, their ratio, and the target cost."""
 
     seed: int
     base: Reach
@@ -207,12 +206,12 @@ class Pair(NamedTuple):
 
 
 def twins_of(marks: dict[tuple[str, str], str], teacher: str) -> dict[str, str]:
-    """strategy -> an earlier one with the same coefficients, for one teacher."""
+    """strategy -> the earlier one with the same coefficients, for one teacher."""
     return {precond: twin for (name, precond), twin in marks.items() if name == teacher}
 
 
 def pair(seed: int, base: Curve, mine: Curve, goal: float) -> Pair:
-    """Where both reach the cost `goal`, and their ratio: 1 for a curve and itself."""
+    """Crossings of the cost `goal` by both curves, and their ratio; 1 for identical curves."""
     there = base.reach(goal)
     if base is mine:
         return Pair(seed, there, there, Known(1.0, 1.0), goal)
@@ -235,7 +234,7 @@ def compare(pairs: list[Pair], sign: float) -> dict[str, Any]:
 
 
 def compared(goals: list[float], sign: float, ends: Ends, speedups: Ends) -> dict[str, Any]:
-    """The same of goals, and of lower and upper ends of images and speed-ups."""
+    """As `compare`, from goals and from lower and upper ends of images and speed-ups."""
     speedup, bound, low, high = summary(*speedups)
     images, images_bound, images_low, images_high = summary(*ends)
     goal = lower_median(goals)
@@ -256,7 +255,7 @@ def compared(goals: list[float], sign: float, ends: Ends, speedups: Ends) -> dic
 
 
 def _clock(pairs: list[Pair], mine: Strategy, base: Strategy) -> dict[str, float]:
-    """The same on the train-only clock, where both runs of every pair had one known hardware."""
+    """Speed-ups in training seconds, if both runs of every pair used the same known hardware."""
     if not pairs:
         return {}
     record = {"seconds": summarise([p.mine.seconds for p in pairs])[0]}
@@ -270,7 +269,7 @@ def _clock(pairs: list[Pair], mine: Strategy, base: Strategy) -> dict[str, float
 
 
 def _seconds(pair: Pair, calibration: float) -> Known:
-    """Ratio of seconds of one pair, the strategy's calibration added to its training."""
+    """Ratio of seconds of one pair, with `calibration` seconds added to the strategy's."""
     if pair.base is pair.mine and not calibration:
         return Known(1.0, 1.0)
     return pair.base.seconds / pair.mine.seconds.plus(calibration)

@@ -1,15 +1,15 @@
-"""Medians, intervals and comparisons over seeds: order statistics, so exact and without draws.
+"""Medians, intervals and comparisons over seeds, exact by order statistics.
 
-The bootstrap resamples seeds with replacement and takes the median of each resample. A resample's
-median is always one of the n values, and how often it is which one is known in closed form:
+The bootstrap resamples seeds with replacement and takes the median of each resample. That median is
+always one of the n values, with probabilities known in closed form:
 
     P(median* <= x_(k)) = P(Binomial(n, k / n) >= m),      m = ceil(n / 2), x_(1) <= ... <= x_(n)
 
 so the percentile interval is [x_(k), x_(n+1-k)] with the smallest k whose probability is not below
-(1 - LEVEL) / 2. It is what infinitely many resamples would give, whatever their seed or the order
-of the runs; it follows every monotone change of scale and takes infinite values (censored and
-diverged runs) as they are. Up to 6 seeds it is the whole range. What such an interval is worth is
-said by `confidence`, which needs no resampling argument. docs/statistics.md has the derivations.
+(1 - LEVEL) / 2. It is the limit of infinitely many resamples, is equivariant under monotone
+transformations, and admits infinite values (censored and diverged runs). Up to 6 seeds it is the
+whole range. `confidence` is the exact coverage of the interval, without a resampling argument.
+docs/statistics.md has the derivations.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from functools import cache
 
 #: nominal level of the bootstrap intervals
 LEVEL = 0.95
-#: seeds up to which binomial coefficients are floats
+#: number of seeds up to which binomial coefficients fit a float
 EXACT = 1000
 
 
 @cache
 def trim(n: int, level: float = LEVEL) -> int:
-    """How many values are cut from either end of n sorted ones to leave the interval."""
+    """Number of values to remove from either end of n sorted ones to obtain the interval."""
     middle = (n + 1) // 2
     tail = (1 - level) / 2
     return next(k for k in range(n) if _at_least(n, (k + 1) / n, middle) >= tail)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Bootstrap percentile interval of the median; (nan, nan) below two values: no spread known."""
+    """Bootstrap percentile interval of the median; (nan, nan) for fewer than two values."""
     n = len(values)
     if n < 2:
         return math.nan, math.nan
@@ -43,7 +43,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 @cache
 def confidence(n: int) -> float:
-    """Probability that the interval of n seeds holds the true median, for any distribution.
+    """Probability that the interval of n seeds contains the true median, for any distribution.
 
     1 - 2 P(Binomial(n, 1/2) <= k) with k values trimmed on either side: 0.5 with 2 seeds, 0.75
     with 3, 0.94 with 5. nan for one seed.
@@ -55,20 +55,21 @@ def confidence(n: int) -> float:
 
 
 def lower_median(values: Sequence[float]) -> float:
-    """The middle value, of two the smaller: a value that was seen, never a better one."""
+    """The median; for an even number of values, the smaller of the two middle ones."""
     return sorted(values)[(len(values) - 1) // 2]
 
 
 def difference(a: float, b: float) -> float:
-    """a - b where infinity marks a run that diverged: two of these are equal."""
+    """a - b, where two infinite values (diverged runs) have difference 0."""
     return 0.0 if a == b else a - b
 
 
 def is_better(mine: Sequence[float], theirs: Sequence[float]) -> bool:
     """Whether costs `mine` are below `theirs` beyond the noise between seeds; lists paired by seed.
 
-    True if the interval of the median of the paired differences lies below zero. Up to 6 seeds
-    that is: better on every seed. Neither way round: a tie. With one seed its sign decides.
+    True if the interval of the median of the paired differences lies below zero; up to 6 seeds this
+    means better on every seed. If neither is better than the other, they are tied. With one seed
+    the sign decides.
     """
     n = len(mine)
     if n == 0:

@@ -1,4 +1,4 @@
-"""The words of tables, the same in text and on the page: cells, and the sentences under them."""
+"""Text of table cells and legends, the same in text tables and on the page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.report.statistics import confidence
 
-#: what a rank is, and what it is worth is `chance`
+#: legend of ranks; `chance` states their reliability
 RANK = (
     "A rank is 1 + the number of strategies that beat this one; one strategy beats another if it is"
     " better beyond the noise between seeds (up to six seeds: with every seed). = marks a tie."
@@ -18,7 +18,7 @@ OVERALL = "Overall: order of the mean rank over NFEs."
 
 
 def chance(board: pd.DataFrame) -> str:
-    """How often seeds alone rank two equal strategies apart; empty where one seed decides."""
+    """Legend: probability that two equal strategies get different ranks; empty for one seed."""
     ranked = board[board["rank"].notna()]
     told = [
         f"{1 - confidence(seeds):.0%} with {seeds} seeds"
@@ -30,7 +30,7 @@ def chance(board: pd.DataFrame) -> str:
 
 
 def bounds(baseline: str) -> str:
-    """How `<`, `>` and `?` before a speed-up are read."""
+    """Legend of the marks `<`, `>` and `?` before a speed-up."""
     return (
         "<2 means at most 2: training ended before the strategy got there"
         f" (or {baseline} was there at its first evaluation)."
@@ -42,7 +42,7 @@ def bounds(baseline: str) -> str:
 
 
 def leads(baseline: str) -> str:
-    """What is said of a strategy's lead."""
+    """Legend of the column of leads."""
     return (
         "Leads: from which quality to which the strategy needs fewer images than"
         f" {baseline} (the last such stretch), and what follows: the best (no strategy gets"
@@ -53,7 +53,7 @@ def leads(baseline: str) -> str:
 
 
 def worth(table: pd.DataFrame) -> str:
-    """What the intervals are worth, per number of seeds in the table; empty where there is none."""
+    """Legend: coverage of the intervals, per number of seeds in the table; empty if unknown."""
     found = table[["seeds", "confidence"]].dropna().drop_duplicates().sort_values("seeds")
     told = [
         f"{level:.0%} with {int(seeds)} seeds" for seeds, level in found.itertuples(index=False)
@@ -62,13 +62,13 @@ def worth(table: pd.DataFrame) -> str:
 
 
 def named_cell(row: dict[str, Any]) -> str:
-    """A strategy, and the earlier one that it equals."""
+    """Name of a strategy, with the earlier one that it equals."""
     name, twin = row["precond"], row["same_as"]
     return f"{name} (= {twin})" if twin else str(name)
 
 
 def speed_cell(row: dict[str, Any]) -> str:
-    """A speed-up and its interval, where that says more: `1.45 [1.24, 1.60]`, `<1.00`, `?`."""
+    """A speed-up, with its interval if informative: `1.45 [1.24, 1.60]`, `<1.00`, `?`."""
     if not row["seeds"]:
         return "—"
     value, low, high = row["speedup"], row["speedup_low"], row["speedup_high"]
@@ -92,14 +92,14 @@ def area_cell(row: dict[str, Any]) -> str:
 
 
 def images_cell(row: dict[str, Any]) -> str:
-    """Images that the baseline itself needs: `61,440 images`, with the bounds of a speed-up."""
+    """Images that the baseline needs: `61,440 images`, with the mark of a bound."""
     if not row["seeds"] or math.isnan(row["images"]):
         return "—"
     return f"{row['images_bound']}{row['images']:,.0f} images"
 
 
 def lead_cell(row: dict[str, Any], baseline: str) -> str:
-    """Where a strategy leads, and what follows: `0.47 to 0.0818, then slower`."""
+    """The range of a strategy's lead, and what follows: `0.47 to 0.0818, then slower`."""
     if math.isnan(row["lead_to"]):
         return "—"
     then = {"": "the best", "never": f"then {baseline} alone"}.get(
@@ -109,7 +109,7 @@ def lead_cell(row: dict[str, Any], baseline: str) -> str:
 
 
 def level(value: float) -> str:
-    """A quality as three digits: `0.0818`, `2,190`."""
+    """A quality with three significant digits: `0.0818`, `2,190`."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{float(f'{value:.3g}'):,.0f}"
 
 
@@ -123,7 +123,7 @@ def end_cell(row: dict[str, Any]) -> str:
 
 
 def trained_for(group: pd.DataFrame) -> str:
-    """The training length that a table holds for."""
+    """The training length to which a table applies."""
     return f"trained for {int(group['images_last'].max()):,} images"
 
 

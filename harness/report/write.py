@@ -1,4 +1,4 @@
-"""From folders to tables: tables/<grid>/{leaderboard,speed,...}.{csv,md,tex,txt}."""
+"""Build the report of a grid and write tables/<grid>/{leaderboard,speed,...}.{csv,md,tex,txt}."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ FORMULA = ("=", "+", "-", "@")
 
 @dataclass(frozen=True)
 class Report:
-    """All that is known of a grid: the tables in long form, as the csv files hold them.
+    """The tables of a grid in long form, as in the csv files.
 
-    `rows` and `cells` are what they were computed from, `notes` sentences that a reader of the
-    tables must know, `conflicts` (columns of `Conflict`) where folders disagree.
+    `rows` and `cells`: the data from which they are computed; `notes`: remarks for readers of the
+    tables; `conflicts` (columns of `Conflict`): values on which folders disagree.
     """
 
     grid: str
@@ -64,14 +64,14 @@ class Report:
 
     @property
     def unreadable(self) -> bool:
-        """Whether a run's files could not be read: the tables lack what is in them."""
+        """Whether files of a run could not be read, so that the tables are incomplete."""
         return bool((self.cells["state"] == UNREADABLE).any())
 
     def text(self, table: str, extension: str = "txt", metric: str | None = None) -> str:
         """One table for people (txt, md, tex) or for programs (csv), of one metric or all.
 
         Raises:
-            ConfigError: no number of the grid has that metric.
+            ConfigError: the grid has no measurement of that metric.
         """
         key = table, extension, metric  # what is printed is also written: rendered once
         if key not in self._texts:
@@ -100,7 +100,8 @@ def build_report(
 ) -> Report:
     """Read a grid's runs from one folder or several and compute its tables; imports no torch.
 
-    `baseline` replaces the grid's own, `targets` (metric -> values to reach) are added to its.
+    `baseline` replaces that of the grid; `targets` (metric -> values to reach) are added to those
+    of the grid.
 
     Raises:
         ConfigError: no folder has such a grid, or no strategy or metric has such a name.
@@ -153,8 +154,8 @@ def write_tables(store: ResultStore, report: Report, made_from: dict[str, Any]) 
     """Write a report's tables beside its grid's matrix.json, in every format.
 
     Args:
-        made_from: `sources` of the grid as they were before the report was built: what is added
-            meanwhile is for the next time.
+        made_from: `sources` of the grid before the report was built, so that runs added meanwhile
+            make the tables out of date.
     """
     folder = store.root / "tables" / report.grid
     with held(folder / ".lease"):
@@ -166,7 +167,7 @@ def write_tables(store: ResultStore, report: Report, made_from: dict[str, Any]) 
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write every table in every format, and conflicts.csv where folders disagree."""
+    """Write every table in every format, and conflicts.csv if there are conflicts."""
     for table in TABLES:
         for extension in EXTENSIONS:
             write_changed(folder / f"{table}.{extension}", report.text(table, extension))
@@ -183,7 +184,7 @@ def _notes(
     baseline: str,
     settings: dict[str, Any],
 ) -> list[str]:
-    """What a reader of the tables must know and the tables themselves do not say."""
+    """Remarks on the tables: conflicts, diverged and incomplete cells, missing baseline, ..."""
     notes = [note for run in runs.values() for note in run.notes]
     notes += [conflict_note(run.conflicts) for run in runs.values() if run.conflicts]
     states = cells["state"].value_counts()
@@ -209,7 +210,7 @@ def _notes(
 
 
 def _csv(frame: pd.DataFrame) -> str:
-    """Text that a spreadsheet would take for a formula gets an apostrophe, which makes it text."""
+    """A frame as csv; text that a spreadsheet would read as a formula is prefixed by `'`."""
 
     def told(value: Any) -> Any:
         return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
@@ -219,9 +220,9 @@ def _csv(frame: pd.DataFrame) -> str:
 
 
 def _untrained(rows: pd.DataFrame, matrix: dict[str, Any]) -> list[str]:
-    """Samplers that ask students for jumps which their objective never trains.
+    """Notes on samplers that use jumps which the objective does not train.
 
-    One step is the same jump for every sampler.
+    Only NFE above 1 matters: the single jump of NFE 1 is the same for every sampler.
     """
     objectives = {cell["run_id"]: cell["objective"]["name"] for cell in matrix["cells"]}
     drawn = rows[rows["nfe"] > 1][["run_id", "sampler", "nfe"]].drop_duplicates()
@@ -241,7 +242,7 @@ def _untrained(rows: pd.DataFrame, matrix: dict[str, Any]) -> list[str]:
 
 
 def _edited(runs: dict[str, FoundRun], matrix: dict[str, Any]) -> list[str]:
-    """Plugins from outside whose file was not the same for all numbers of the grid."""
+    """Notes on plugins (not built in) whose file changed between measurements of the grid."""
     wanted = wanted_of_cells(matrix)
     versions: dict[str, set[str]] = {}
     for run_id, run in runs.items():

@@ -1,4 +1,4 @@
-"""Which GPUs and cores a cell gets; torch is not asked: it takes two seconds and a context."""
+"""GPUs and cores for cells, found without torch, whose import takes seconds and a CUDA context."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from harness.errors import ConfigError
 
 
 def cores() -> int:
-    """CPU cores that this process may use, which are not all of the machine in a container."""
+    """Number of CPU cores that this process may use, which may be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def visible() -> list[str]:
-    """GPUs this process may use: CUDA_VISIBLE_DEVICES if it is set, else all of the machine."""
+    """GPUs that this process may use: CUDA_VISIBLE_DEVICES if set, else all of the machine."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
@@ -30,12 +30,12 @@ def visible() -> list[str]:
 
 
 def shares(launch: Launch, gpus: list[str]) -> list[list[str]]:
-    """The GPUs of each slot, one a process; slots share them in turn where there are too few.
+    """GPUs of each slot, one per process, assigned round-robin; slots share them if too few.
 
     Empty lists on a machine without a GPU, or with `launch.device: cpu`.
 
     Raises:
-        ConfigError: GPUs are demanded and there are fewer than a cell has processes.
+        ConfigError: `device: cuda` without a GPU, or fewer GPUs than processes of a cell.
     """
     here = launch.processes // launch.nodes
     if launch.device == "cpu" or not gpus:

@@ -1,4 +1,4 @@
-"""A cell that spans machines, on those that are not its first."""
+"""A cell on several machines: the runner on all but the first of them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from harness.store.run import Run
 
 
 class Following:
-    """Starts this machine's processes whenever the first one calls, and ends with it.
+    """Starts this machine's processes for every attempt of the first machine, and ends with it.
 
-    The first machine decides everything: limits, other tries, the state of the cell. It learns of
-    a process that died here by a note in the run's folder, as of its own.
+    The first machine applies limits and retries and sets the state of the cell. A process that dies
+    here is reported to it by a note in the run's folder.
     """
 
     def __init__(self, run: Run, launch: Launch, gpus: Sequence[str], node: local.Node) -> None:
@@ -28,7 +28,7 @@ class Following:
         self._leave: float | None = None
 
     def poll(self) -> bool:
-        """Whether the first machine has dismissed us and our processes have ended."""
+        """Whether the first machine has ended the cell and the processes here have exited."""
         if self.handle is not None and (ended := self.handle.poll()) is not None:
             self._tell(ended)
             self.handle = None
@@ -51,12 +51,12 @@ class Following:
         return False
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill the processes."""
         if self.handle is not None:
             self.handle.kill()
 
     def _tell(self, ended: local.Exit) -> None:
-        """Leave a note for a process that could not do so itself."""
+        """Write the failure note of a process that died without writing one."""
         if ended.first is None or self._leave:
             return
         note = self.run.failure(self.run.path / f"failure-{ended.first}.json")

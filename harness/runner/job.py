@@ -1,4 +1,4 @@
-"""What runs inside a cluster's job: one cell, until it is done or the machine is taken away."""
+"""The code that runs inside a Slurm job: one cell, until it is done or the job must end."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from harness.store.run import Run
 from harness.store.store import ResultStore
 from harness.store.submissions import Submission
 
-SAVING = 0.8  # the part of the grace that a cell may use; the rest is for going back to the queue
+SAVING = 0.8  # fraction of the grace period for saving; the rest is for requeueing the job
 
 
 @dataclass(frozen=True)
 class CellJob:
-    """A cell as submitit runs it, once a node. Its pickle holds two strings; all else is JSON.
+    """The callable that submitit runs on each node of a job. Its pickle holds two strings only.
 
     Args:
-        folder: of the submission.
-        run_id: of the cell.
+        folder: folder of the submission.
+        run_id: the cell.
     """
 
     folder: str
     run_id: str
 
     def __call__(self) -> str:
-        """Work on the cell; returns its state.
+        """Run the cell and return its state.
 
         Raises:
-            HarnessError: the cell did not get done, so that the cluster shows the job as failed.
+            HarnessError: the cell did not finish; the cluster then shows the job as failed.
         """
         import submitit
 
@@ -65,17 +65,17 @@ class CellJob:
                 meeting.dismiss(run, node.job)
 
     def checkpoint(self) -> Any:
-        """What the job does when it starts again: the same; the cell's files say where it is."""
+        """Requeue the same callable (submitit's protocol); the cell resumes from its files."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 class Notice:
-    """The cluster's warning (SIGUSR2) that a machine is about to be taken away.
+    """Handles Slurm's warning (SIGUSR2) before the time limit or a preemption.
 
-    The cell is then asked to save; if that takes too long it is killed, for a job that outstays
-    its time is not put back into the queue.
+    The cell is then asked to save, and killed if that takes too long, because a job that exceeds
+    its time limit is not requeued.
     """
 
     def __init__(self, grace: float) -> None:
@@ -86,11 +86,11 @@ class Notice:
         signal.signal(signal.SIGALRM, signal.default_int_handler)
 
     def check(self, scheduler: Scheduler) -> None:
-        """Called between two looks at the cell.
+        """Check for the warning; called by the scheduler as its `progress`.
 
         Raises:
-            KeyboardInterrupt: the warning came; raised once more when the time to save is over.
-            HarnessError: somebody else has been working on this cell all the time.
+            KeyboardInterrupt: the warning came; raised again by SIGALRM when time to save is over.
+            HarnessError: another runner has held this cell for a long time.
         """
         if self.given:
             signal.setitimer(signal.ITIMER_REAL, SAVING * self.grace * 60)
@@ -99,7 +99,7 @@ class Notice:
             raise HarnessError("another runner works on this cell; this job is not needed")
 
     def close(self) -> Callable[[int, FrameType | None], Any] | None:
-        """The time is not measured any more; returns who else wants the warning: submitit."""
+        """Stop the timer, and restore and return the previous SIGUSR2 handler (submitit's)."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGUSR2, self.before)
         return self.before if callable(self.before) else None
@@ -109,7 +109,7 @@ class Notice:
 
 
 def _lead(submission: Submission, run: Run, launch: Launch, node: Node, job: str) -> str:
-    """The first machine of a cell: take it, run it, and go back to the queue if need be."""
+    """Run a cell on its first machine, and requeue the job if it was warned or preempted."""
     order = submission.order()
     request = Request(**order["request"])
     for plugin in request.plugins:
@@ -150,10 +150,10 @@ def _stays(run: Run, state: State, reason: str, outcome: Outcome) -> None:
 
 
 def _preempted(job: str, state: str) -> bool:
-    """Whether the cluster asked the cell itself to end, but not because somebody ended the job.
+    """Whether the cell was interrupted by a preemption, not by cancelling or requeueing by hand.
 
-    Where Slurm is not set up to warn jobs (preempt_send_user_signal), a preemption begins with a
-    SIGTERM for every process. A job that is being cancelled or put back by hand is COMPLETING.
+    If Slurm does not warn jobs (preempt_send_user_signal), a preemption begins with a SIGTERM to
+    every process while the job is RUNNING; one that is cancelled or requeued is COMPLETING.
     """
     if state != State.INTERRUPTED:
         return False
@@ -164,7 +164,7 @@ def _preempted(job: str, state: str) -> bool:
 
 
 def _follow(run: Run, launch: Launch, node: Node) -> str:
-    """A further machine of a cell."""
+    """Run a cell on a machine that is not its first."""
     following = Following(run, launch, devices.shares(launch, devices.visible())[0], node)
     while not following.poll():
         time.sleep(POLL)

@@ -1,4 +1,4 @@
-"""The processes of one cell on this machine: started together, ended together."""
+"""The processes of one cell on this machine: start, poll, stop and kill them as a group."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from harness.config.schema import Launch
 from harness.runner.devices import cores
 from harness.store.run import Run
 
-#: seconds that the other processes of a cell get to say goodbye once one has failed
+#: seconds that the other processes of a cell have to exit after one has failed
 FAREWELL = 15.0
 
 
 @dataclass(frozen=True)
 class Node:
-    """This machine's place among those of a cell, and where the first one listens.
+    """Rank of this machine among those of a cell, and address and port of the first one.
 
-    `job` is what the machines of one start of a cell have in common, `attempt` tells the tries of
-    that start apart.
+    `job` identifies a start of the cell on all its machines, `attempt` a retry within that start.
     """
 
     rank: int = 0
@@ -38,7 +37,7 @@ class Node:
 
 @dataclass
 class Exit:
-    """Exit codes by rank (negative: a signal), the first bad one, and whom we had to kill."""
+    """Exit codes by rank (negative: a signal), the rank that failed first, and `killed`: by us."""
 
     codes: dict[int, int]
     first: int | None
@@ -46,13 +45,13 @@ class Exit:
 
     @property
     def ok(self) -> bool:
-        """Whether every process ended well."""
+        """Whether every process exited with code 0."""
         return not any(self.codes.values())
 
 
 @dataclass
 class Handle:
-    """A started cell: one process a rank, all in one process group, and their log."""
+    """A started cell: one process per rank, all in one process group, and their log."""
 
     processes: dict[int, subprocess.Popen[bytes]]
     log: IO[bytes]
@@ -66,9 +65,9 @@ class Handle:
         return next(iter(self.processes.values())).pid
 
     def poll(self) -> Exit | None:
-        """How it ended, or None while a process runs.
+        """The exit codes, or None while a process runs.
 
-        Once a process has failed the others cannot go on; they are ended after a moment.
+        After one process has failed, the others are killed, at the latest after `FAREWELL` s.
         """
         codes = {rank: process.poll() for rank, process in self.processes.items()}
         if self._first is None:
@@ -92,11 +91,11 @@ class Handle:
             os.killpg(self.group, number)
 
     def stop(self) -> None:
-        """Ask for a checkpoint and an end."""
+        """Send SIGTERM, which makes workers save a checkpoint and exit."""
         self.signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it now."""
+        """Send SIGKILL and wait for all processes."""
         self.killed = True
         self.signal(signal.SIGKILL)
         for process in self.processes.values():
@@ -106,8 +105,8 @@ class Handle:
 def start(run: Run, launch: Launch, gpus: list[str], node: Node | None = None) -> Handle:
     """Start this machine's ranks of a run in a process group of their own, logging to worker.log.
 
-    The ranks are ours, not torchrun's: its agent can be killed and leave them behind, hides which
-    of them died, and takes seconds to start.
+    torchrun is not used: its agent may die and leave the ranks behind, hides which of them failed,
+    and takes seconds to start.
     """
     node = node or Node()
     here = launch.processes // launch.nodes
@@ -151,9 +150,9 @@ def start(run: Run, launch: Launch, gpus: list[str], node: Node | None = None) -
 
 @contextlib.contextmanager
 def _deaf_to(number: int) -> Iterator[None]:
-    """Processes started herein never receive a signal: a blocked one stays blocked over exec.
+    """Processes started in the `with` block ignore a signal: its blocking is inherited over exec.
 
-    Slurm sends its warning to every process of a job; to most it would be the end.
+    Slurm sends its warning to every process of a job, and would end those without a handler.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
@@ -179,13 +178,13 @@ def _command(launch: Launch, node: Node, port: int) -> list[str]:
 
 
 def _threads(launch: Launch, here: int) -> dict[str, str]:
-    """CPU threads per process: more than there are cores for would cost a factor of tens."""
+    """Environment with the number of CPU threads per process, such that cores are not exceeded."""
     count = launch.threads or max(1, cores() // (launch.slots * here))
     return {name: str(count) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at just now."""
+    """A TCP port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

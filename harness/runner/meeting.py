@@ -1,8 +1,8 @@
-"""How the machines of one cell find each other: meeting.json in the run's folder.
+"""Rendezvous of the machines of one cell by meeting.json in the run's folder.
 
-The first machine calls: this attempt, this address, this port. The others start their processes for
-every attempt that is new, and end when they are dismissed. The shared folder is all it takes, and
-a new attempt never meets processes of the one before.
+The first machine writes attempt, address and port. The others start their processes for every new
+attempt, and exit when the first machine ends the cell. Only the shared folder is needed, and
+processes of different attempts never connect.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OVER = "over"
 
 
 def address() -> str:
-    """A name of this machine that others can look up: Slurm's name of the node, or the host's."""
+    """A resolvable name of this machine: Slurm's node name, or the host name."""
     for name in (os.environ.get("SLURMD_NODENAME"), socket.gethostname()):
         with contextlib.suppress(OSError):
             if name and socket.getaddrinfo(name, None):
@@ -31,7 +31,7 @@ def address() -> str:
 
 
 def call(run: Run, node: Node) -> Node:
-    """Begin an attempt on the first machine; returns the node with its attempt and a free port."""
+    """On the first machine, announce a new attempt; return the node with attempt and port."""
     node = replace(node, attempt=uuid.uuid4().hex[:12], port=free_port())
     told = {"job": node.job, "attempt": node.attempt, "address": node.address, "port": node.port}
     write_json(run.path / "meeting.json", told)
@@ -39,12 +39,12 @@ def call(run: Run, node: Node) -> Node:
 
 
 def dismiss(run: Run, job: str) -> None:
-    """Say on the first machine that no attempt is under way, and none will come."""
+    """On the first machine, announce that there will be no further attempt."""
     write_json(run.path / "meeting.json", {"job": job, "attempt": OVER})
 
 
 def called(run: Run, node: Node) -> Node | None:
-    """Where to go, on another machine: attempt OVER after the end, None before the first call."""
+    """On another machine, read the announcement: attempt OVER after the end, None if none yet."""
     try:
         told = read_json(run.path / "meeting.json")
     except (OSError, ArtifactError):

@@ -1,4 +1,4 @@
-"""Before the first cell of a grid starts: what is owed, and whether all that is needed is there."""
+"""Preparation of a grid: find unfinished cells, and check that all they need is available."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from harness.store.tables import save_matrix
 
 
 def owed_cells(store: ResultStore, matrix: Matrix) -> list[RunSpec]:
-    """The cells of a grid that lack numbers."""
+    """The cells of a grid that lack measurements."""
     return [s for s in matrix.specs if _owes(store.run_at(s.run_id), matrix.wanted(s))]
 
 
 def check(store: ResultStore, matrix: Matrix, owed: Sequence[RunSpec]) -> None:
-    """Check whatever can be before cells start: files, packages, and plugins on a few samples.
+    """Check all that can be checked before cells start: files, packages, plugins on few samples.
 
     Raises:
-        ConfigError: with all that is wrong.
+        ConfigError: lists all problems.
     """
     if owed:
         _refuse_unwritten(matrix, owed)
@@ -44,16 +44,16 @@ def check(store: ResultStore, matrix: Matrix, owed: Sequence[RunSpec]) -> None:
 
 
 def is_whole(only: Iterable[str], changed: Iterable[str]) -> bool:
-    """Whether a grid with `only` some cells and these keys changed is run as it was written.
+    """Whether the filters `only` and overridden keys leave the grid's cells and settings unchanged.
 
-    Where and how it is run is no part of that.
+    Overrides of `results`, `name` and `launch` do not count as changes.
     """
     elsewhere = (key in ("results", "name") or key.startswith("launch.") for key in changed)
     return not list(only) and all(elsewhere)
 
 
 def enter(store: ResultStore, matrix: Matrix, owed: Sequence[RunSpec], *, whole: bool) -> str:
-    """Write down what the grid consists of, and that the cells without debts are done.
+    """Write matrix.json of the grid, and set the state of finished cells to done.
 
     `whole`: see `save_matrix`, whose note is returned.
 
@@ -68,7 +68,7 @@ def enter(store: ResultStore, matrix: Matrix, owed: Sequence[RunSpec], *, whole:
 
 
 def edited(store: ResultStore, matrix: Matrix) -> list[str]:
-    """Which plugins differ from what existing numbers of a grid were made with, in sentences."""
+    """Notes on plugins whose file differs from that with which existing rows were made."""
     changed: Counter[str] = Counter()
     for spec in matrix.specs:
         now = own_sources(spec, matrix.request)
@@ -91,12 +91,12 @@ def edited(store: ResultStore, matrix: Matrix) -> list[str]:
 
 
 def check_machine(store: ResultStore | None, matrix: Matrix) -> None:
-    """Weights, statistics and packages that lack or do not fit are told now, not after training.
+    """Check before training that weights, statistics and packages are present and valid.
 
-    `store`: the results folder that cells are to be continued in, if any.
+    `store`: the results folder with runs to be continued, if any.
 
     Raises:
-        ConfigError: with all of them.
+        ConfigError: lists all that are missing or wrong.
     """
     wrong = missing_weights(matrix.extractors) + wrong_files(matrix.grid.needs)
     wrong += unready_objectives(spec.objective for spec in matrix.specs)
@@ -124,10 +124,10 @@ def check_machine(store: ResultStore | None, matrix: Matrix) -> None:
 
 
 def try_plugins(matrix: Matrix, owed: Sequence[RunSpec]) -> None:
-    """Plugins of cells that are about to start are tried on a few samples.
+    """Try the plugins of unfinished cells on a few samples (harness/train/trial.py).
 
     Raises:
-        ConfigError: with all that fail.
+        ConfigError: lists all that fail.
     """
     if not any(is_untried(*plugin) for plugin in _plugins(matrix, owed)):
         return  # before torch is imported, which takes longer than all trials
@@ -138,7 +138,7 @@ def try_plugins(matrix: Matrix, owed: Sequence[RunSpec]) -> None:
 
 
 def _plugins(matrix: Matrix, owed: Sequence[RunSpec]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """Kind, name and what is tried of the parameters, for every plugin that cells use."""
+    """(kind, name, parameters that matter for a trial) of every plugin that cells use."""
     request = matrix.request
     return [
         *(("teacher", spec.teacher.name, {}) for spec in owed),
@@ -152,7 +152,7 @@ def _plugins(matrix: Matrix, owed: Sequence[RunSpec]) -> list[tuple[str, str, Ma
 
 
 def _refuse_unwritten(matrix: Matrix, owed: Sequence[RunSpec]) -> None:
-    """Refuse plugins of a notebook or script, which cells in processes of their own would not find.
+    """Refuse plugins defined in a notebook or script, which worker processes could not import.
 
     Raises:
         ConfigError: says which, and what to do.
@@ -168,7 +168,7 @@ def _refuse_unwritten(matrix: Matrix, owed: Sequence[RunSpec]) -> None:
 def misfitting_times(
     samplers: Iterable[str], nfe: Iterable[int], specs: Iterable[RunSpec]
 ) -> list[str]:
-    """Samplers that take more steps than the grid has that the cells' objectives train on."""
+    """Errors of `@trained` samplers whose steps exceed the training grid of an objective."""
     walked = [text for text in samplers if Sampler.read(text).times == "trained"]
     if not walked:
         return []  # before torch is imported
@@ -199,7 +199,7 @@ def _owes(run: Run, wanted: Sequence[Measure]) -> bool:
 
 
 def _settle(run: Run) -> None:
-    """A cell with all its numbers is done, also if it was killed before it could say so."""
+    """Set the state of a cell with all measurements to done, in case it was killed before that."""
     whole = run.known_status()["state"] == State.DONE and not run.is_torn()
     if not whole and taken(lease := run.lease()):
         run.settle()  # else it is at work, for another grid

@@ -1,4 +1,4 @@
-"""How far a grid is, on a terminal or in a log."""
+"""Progress of a grid on a terminal or in a log."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ EVERY = 30.0
 
 
 class Progress:
-    """A bar over all training steps on a terminal; elsewhere a line per finished cell, dated.
+    """A progress bar over all training steps on a terminal; otherwise a line per finished cell.
 
-    What cells are busy with besides training is said as well: calibrating, how far, how long still.
+    Other tasks of cells, such as calibration, are shown with their progress and time left.
     """
 
     def __init__(self, matrix: Matrix) -> None:
@@ -41,7 +41,7 @@ class Progress:
         self.bar.close()
 
     def update(self, runner: Scheduler | Slurm) -> None:
-        """Show where the matrix is; called about ten times a second."""
+        """Show the current progress; called about ten times a second."""
         outcome = runner.outcome
         ended = len(outcome.done) + len(outcome.failed)
         if not self.bar.disable:

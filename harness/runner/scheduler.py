@@ -1,4 +1,4 @@
-"""Running a matrix: which cells owe numbers, a few at a time, several runners sharing the work."""
+"""Run the unfinished cells of a matrix, several at a time; several runners may share the work."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from harness.store.run import Run
 from harness.store.store import ResultStore
 
 POLL = 0.1
-ASK_AGAIN = 1.0  # seconds between looks at cells that somebody else works on
+ASK_AGAIN = 1.0  # seconds between checks of cells held by another runner
 
 
 @dataclass
 class Outcome:
-    """How a matrix ended: run ids by state, with the reasons of those that did not finish."""
+    """Result of running a matrix: ids of runs done, done now (`fresh`), and failed with reason."""
 
     done: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ def owing(
     rerun: frozenset[State],
     outcome: Outcome,
 ) -> list[Run]:
-    """Runs with missing numbers that may be tried; the others are put down in `outcome`."""
+    """Runs that lack measurements and may be started; the others are recorded in `outcome`."""
     owing = []
     for spec in specs:
         run = store.run_at(spec.run_id)
@@ -66,13 +66,13 @@ def owing(
 
 
 def told(error: OSError | HarnessError) -> str:
-    """What a run's files are lost to, in a sentence."""
+    """A sentence for an error in reading or writing a run's files."""
     return file_sentence(error) if isinstance(error, OSError) else str(error)
 
 
 @dataclass
 class Working:
-    """A cell in progress here: its processes, its slot, and the lease that keeps others away."""
+    """A cell in progress in this runner: its processes, slot, and lease."""
 
     run: Run
     watched: Watched
@@ -81,15 +81,15 @@ class Working:
 
 
 class Scheduler:
-    """Works through the cells that owe numbers of a request.
+    """Runs all cells that lack measurements of a request.
 
-    A cell is taken under a lease: runners on the same results folder, on one machine or several,
-    share the work, and those of a runner that died are taken over. Cells held by another runner
-    are looked at again until they are done or free.
+    A cell is run under a lease, so that runners on the same results folder, on one machine or
+    several, share the work, and cells of a runner that died are taken over. Cells held by another
+    runner are polled until they are done or free.
 
     Args:
         progress: called about ten times a second with this scheduler.
-        node: this machine, where cells span several: the first of them.
+        node: this machine, if cells span several machines: the first of them.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Scheduler:
         self._asked = 0.0
 
     def run(self) -> Outcome:
-        """Run everything that is missing; returns when nothing is left to do here or elsewhere."""
+        """Run all unfinished cells; return when none is left, here or in other runners."""
         queue = deque(owing(self.store, self.specs, self.request, self.rerun, self.outcome))
         try:
             while queue or self.working or self.elsewhere:
@@ -136,15 +136,15 @@ class Scheduler:
 
     @property
     def now(self) -> str:
-        """What is in progress, for people."""
+        """Ids of the runs in progress, for display."""
         return ", ".join(work.run.run_id for work in self.working)
 
     def missing(self, run: Run) -> list[Measure]:
-        """The numbers a run still owes this matrix."""
+        """The measures of the request that a run lacks."""
         return run.missing(wanted(self.request, run.spec))
 
     def _take(self, run: Run, lease: SoftFileLease) -> None:
-        """Start a run, or put it aside if another runner has it."""
+        """Start a run, or add it to `elsewhere` if another runner holds its lease."""
         try:
             if not taken(lease):
                 self.elsewhere.append((run, lease))
@@ -187,13 +187,13 @@ class Scheduler:
         work.lease.release()
 
     def _lost(self, run: Run, lease: SoftFileLease, error: OSError | HarnessError) -> None:
-        """A run's files cannot be written (a full disk) or read: its neighbours go on."""
+        """Record a run whose files cannot be written (a full disk) or read; others continue."""
         self.outcome.failed[run.run_id] = f"failed: {told(error)}"
         with contextlib.suppress(OSError):
             lease.release(force=True)
 
     def _ask_again(self) -> None:
-        """Take cells that another runner has finished or let go of."""
+        """Try to take cells that another runner held."""
         if time.monotonic() - self._asked < ASK_AGAIN:
             return
         self._asked = time.monotonic()
@@ -205,7 +205,7 @@ class Scheduler:
             self._take(run, lease)
 
     def _stop(self) -> None:
-        """Ask the cells to save and end; a second interrupt kills them."""
+        """Ask running cells to save and exit; a second interrupt kills them."""
         left = list(self.working)
         try:
             if left:

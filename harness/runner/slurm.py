@@ -1,4 +1,4 @@
-"""Giving a matrix to Slurm: one job array of the cells that owe numbers, then waiting for them."""
+"""Run a matrix on Slurm: submit unfinished cells as one job array, and wait for them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from harness.store.submissions import Submission, newest_jobs
 
 log = logging.getLogger(__name__)
 
-LOOK = 5.0  # seconds between looks at the files of cells
-ASK = 15.0  # seconds between questions to Slurm
-SETTLE = 60.0  # seconds until what another machine wrote must be visible here (NFS)
+LOOK = 5.0  # seconds between checks of the files of cells
+ASK = 15.0  # seconds between queries of squeue
+SETTLE = 60.0  # seconds until files written on another machine must be visible here (NFS)
 
 States = Mapping[str, tuple[str, str]]
 
 
 @dataclass
 class Waiting:
-    """A cell that a job, or another runner, works on."""
+    """A cell that is worked on by a job or by another runner."""
 
     run: Run
     lease: SoftFileLease
@@ -48,16 +48,16 @@ class Waiting:
 
 @dataclass
 class Slurm:
-    """Submits cells, and tells from their files how they end; the jobs need no one to wait.
+    """Submits cells and learns their outcome from their files; jobs run without this process, too.
 
-    A cell is never submitted while a job of an earlier submission still has it, or while another
-    runner holds its lease. Slurm is only asked whether a job still exists.
+    A cell is not submitted while a job of an earlier submission has it, or while another runner
+    holds its lease. Slurm is queried only for the states of jobs.
 
     Args:
-        name: of the grid, for people who look at the queue.
+        name: name of the grid, shown in the queue.
         progress: called every few seconds with this runner.
         cluster: submitit's name of an executor; `local` and `debug` run jobs on this machine.
-        ask: states and reasons of jobs by id.
+        ask: function that returns state and reason of jobs by id.
     """
 
     store: ResultStore
@@ -79,17 +79,17 @@ class Slurm:
         self._again: list[RunSpec] = []
 
     def submit(self) -> None:
-        """Submit every cell that owes numbers and that nobody works on.
+        """Submit every cell that lacks measurements and is not in progress elsewhere.
 
         Raises:
             ConfigError: submitit or Slurm is missing.
-            HarnessError: Slurm does not answer, or refuses the job.
+            HarnessError: Slurm does not respond, or refuses the job.
         """
         _check(self.cluster)
         self._submit(self.specs)
 
     def wait(self) -> Outcome:
-        """Wait until every cell is done or has failed; an interrupt ends the waiting alone."""
+        """Wait until every cell is done or has failed; an interrupt only stops waiting."""
         try:
             while self.waiting:
                 self._ask()
@@ -106,12 +106,12 @@ class Slurm:
 
     @property
     def working(self) -> list[Waiting]:
-        """Cells whose job runs."""
+        """Cells whose job is running."""
         return [cell for cell in self.waiting if self._state(cell)[0] == "RUNNING"]
 
     @property
     def handed(self) -> str:
-        """What was submitted and what was found, for people."""
+        """Numbers of cells submitted and of cells in progress elsewhere, for display."""
         ours = [cell for cell in self.waiting if cell.ours]
         said = []
         if ours and ours[0].submission and ours[0].job:
@@ -123,7 +123,7 @@ class Slurm:
 
     @property
     def now(self) -> str:
-        """What is in progress, for people: states of the jobs, with the reason of waiting."""
+        """Numbers of jobs by state, with the reason if pending, for display."""
         count: Counter[str] = Counter()
         for cell in self.waiting:
             state, reason = self._state(cell)
@@ -132,12 +132,12 @@ class Slurm:
 
     @property
     def jobs(self) -> list[str]:
-        """Ids of the arrays that are waited for."""
+        """Ids of the job arrays that are waited for."""
         return sorted({cell.job.partition("_")[0] for cell in self.waiting if cell.job})
 
     @property
     def advice(self) -> str:
-        """How to look after the jobs without us."""
+        """Commands to watch and cancel the jobs, for display."""
         jobs = ",".join(self.jobs)
         if not jobs:
             return "other runners have these cells; the same command waits for them"
@@ -195,7 +195,7 @@ class Slurm:
             self.waiting.append(Waiting(run, run.lease(), job, submission, ours=True))
 
     def _ask(self) -> None:
-        """Ask for the states of the jobs now and then; what was known stays if nobody answers."""
+        """Query the states of jobs every `ASK` s; keep known states if Slurm does not respond."""
         if time.monotonic() - self._asked < ASK:
             return
         try:
@@ -215,13 +215,13 @@ class Slurm:
                 cell.gone = self._asked
 
     def _state(self, cell: Waiting) -> tuple[str, str]:
-        """What Slurm calls a cell's job."""
+        """State and reason of a cell's job."""
         if cell.job is None:
             return "ELSEWHERE", ""
         return self.states.get(cell.job, ("UNKNOWN", ""))
 
     def _settled(self, cell: Waiting) -> bool:
-        """Whether a cell needs no more waiting: it is done, or nobody works on it any more."""
+        """Whether waiting for a cell is over: it is done, or no job or runner has it any more."""
         run = cell.run
         if not run.missing(wanted(self.request, run.spec)):
             self.outcome.done.append(run.run_id)
@@ -249,13 +249,13 @@ class Slurm:
 
 
 def job_launch(launch: Launch) -> Launch:
-    """How a cell is started inside its job, which has a machine's share to itself."""
+    """The `launch` section for a cell inside its job: one slot, and the job's cores."""
     alone = {"slots": 1, "threads": launch.threads or launch.slurm.cpus}
     return launch.model_copy(update=alone)
 
 
 def parameters(launch: Launch, name: str) -> dict[str, Any]:
-    """What submitit is told: one task a node, with what all its processes need together."""
+    """Parameters for submitit: one task per node, with the resources of all its processes."""
     asked = launch.slurm
     here = launch.processes // launch.nodes
     gpus = here if asked.gpus is None and launch.device == "cuda" else asked.gpus
@@ -283,7 +283,11 @@ def parameters(launch: Launch, name: str) -> dict[str, Any]:
 
 
 def _check(cluster: str) -> None:
-    """Tell what is missing before anything is written."""
+    """Check that submitit and Slurm's commands are installed.
+
+    Raises:
+        ConfigError: names what is missing.
+    """
     if importlib.util.find_spec("submitit") is None:
         raise ConfigError(
             "launch.launcher: slurm needs submitit; pip install 'precondbench[slurm]'"

@@ -1,4 +1,4 @@
-"""What Slurm knows of jobs, asked with squeue: it needs no accounting database, as sacct does."""
+"""States of Slurm jobs by squeue, which needs no accounting database, unlike sacct."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ENDED = (
 
 
 def states(jobs: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """State and reason of each job (`12`, or `12_3` of an array) that Slurm still remembers.
+    """(state, reason) of each job (`12`, or `12_3` of an array) that Slurm still knows.
 
-    Ended jobs are forgotten after some minutes (MinJobAge).
+    Slurm forgets ended jobs after some minutes (MinJobAge).
 
     Raises:
-        HarnessError: squeue is missing, or does not answer.
+        HarnessError: squeue is missing, or does not respond.
     """
     arrays = sorted({job.partition("_")[0] for job in jobs})
     if not arrays:
@@ -38,5 +38,5 @@ def states(jobs: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def active(state: str | None) -> bool:
-    """Whether a job in this state (None: Slurm does not know it) waits, runs or comes back."""
+    """Whether a job in this state (None: unknown to Slurm) is pending, running or requeued."""
     return state is not None and state not in ENDED

@@ -1,4 +1,4 @@
-"""One cell, watched to its end: time limit, signs of life, another try, less memory at a time."""
+"""Supervision of one cell: time limit, heartbeat, retries, and smaller batches if out of memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from harness.store.run import Run
 
 log = logging.getLogger(__name__)
 
-LOOK = 1.0  # seconds between looks at the limits
-#: causes after which another try may do better: no wrong input, no mathematics, no plugin's error
+LOOK = 1.0  # seconds between checks of the limits
+#: causes after which a retry may succeed; not wrong input, divergence or an error of a plugin
 TRANSIENT = ("died", "stalled", "device")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How an attempt ended: a state, a reason for people, a cause for us."""
+    """How an attempt ended: state, reason (a sentence for the user), cause (for retries)."""
 
     state: State
     reason: str
@@ -32,7 +32,7 @@ class Verdict:
 
 
 def death(launch: Launch, ended: local.Exit, log: str) -> Verdict:
-    """What is known of processes that ended without leaving a note themselves."""
+    """The verdict on processes that ended without writing a failure note."""
     code = 0 if ended.first is None else ended.codes[ended.first]
     if code < 0:
         name = signal.Signals(-code).name
@@ -43,10 +43,10 @@ def death(launch: Launch, ended: local.Exit, log: str) -> Verdict:
 
 
 class Watched:
-    """The processes of a cell on this machine, started at once and started again where it helps.
+    """The processes of a cell on this machine, started immediately and restarted if that may help.
 
-    Used by the local runner, which polls several, and by a cluster job, which has one. Of a cell
-    that spans machines this is the first; see following.py for the others.
+    Used by `Scheduler`, locally for several cells and in a Slurm job for one. If a cell spans
+    machines, this is the first of them; see following.py for the others.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Watched:
         self._start()
 
     def poll(self) -> bool:
-        """Whether it has ended for good; status.json then says how."""
+        """Whether the cell has ended without another attempt; status.json then has its state."""
         ended = self.handle.poll()
         if ended is None:
             self._watch()
@@ -76,13 +76,13 @@ class Watched:
         return self._ended(ended)
 
     def stop(self) -> None:
-        """Ask for a checkpoint and an end, `launch.grace` from now at last; no other try."""
+        """Ask for a checkpoint and an exit within `launch.grace` minutes; there is no retry."""
         self._asked = True
         self._deadline = time.monotonic() + self.launch.grace * 60
         self.handle.stop()
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill the processes."""
         self._asked = True
         self.handle.kill()
 
@@ -100,7 +100,7 @@ class Watched:
         self.handle = local.start(self.run, self.launch, self.gpus, self.node)
 
     def _watch(self) -> None:
-        """Apply the limits; once one is passed: ask, wait for the checkpoint, kill."""
+        """Apply the limits; if one is exceeded: ask to stop, wait for the checkpoint, kill."""
         now = time.monotonic()
         if now - self._looked < LOOK:
             return
@@ -152,7 +152,7 @@ class Watched:
         return True
 
     def _explain(self, ended: local.Exit) -> Verdict:
-        """The first cause: later failures of other processes are only its consequences."""
+        """The verdict on the first failure; those of other processes are its consequences."""
         code = 0 if ended.first is None else ended.codes[ended.first]
         if self.launch.nodes > 1 and code > 0:
             time.sleep(2 * LOOK)  # a death elsewhere, which ours may follow from, is being told
@@ -164,15 +164,15 @@ class Watched:
         return death(self.launch, ended, f"{self.run.path.name}/worker.log")
 
     def _notes(self) -> list[dict[str, Any]]:
-        """Notes of this attempt, the first cause first: a death left those of others behind it."""
+        """Failure notes of this attempt in order of time, with deaths first, which cause others."""
         notes = [note for path in self.run.failures() if (note := self.run.failure(path))]
         notes = [note for note in notes if note.get("attempt", "") == self.node.attempt]
         return sorted(notes, key=lambda note: (note["cause"] != "died", float(note["time"])))
 
     def _smaller(self) -> tuple[str, int] | None:
-        """What of the request to make how small: about half of what was tried; None at one sample.
+        """(field of the request, new size) after out of memory; None if it was one sample.
 
-        A micro-batch has to divide a process's share of the batch.
+        About half of the size tried; a micro-batch must divide a process's share of the batch.
         """
         tried = next((note["tried"] for note in self._notes() if note.get("tried")), None)
         if not tried:

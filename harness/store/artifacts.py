@@ -1,4 +1,4 @@
-"""Things worth computing once, named by what they were computed from, checked when read back."""
+"""A content-addressed store of computed arrays (calibrations, fits, references), with digests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class Artifact:
-    """Arrays, what they were made from, and the seconds that took."""
+    """Arrays, the path of their file (None: not stored), and the seconds it took to make them."""
 
     path: Path | None
     arrays: Arrays
@@ -33,11 +33,11 @@ class Artifact:
 def get_or_make(
     root: Path | None, kind: str, key: dict[str, Any], make: Callable[[], Arrays]
 ) -> Artifact:
-    """Return the artifact for `key`, making it under a lock if nobody has.
+    """Return the artifact for `key`; if it does not exist, make and store it under a lock.
 
-    Without a results folder (`root` is None) it is made, with the same bits, and not kept.
-    Several processes may ask at once: one makes it, the others wait and read. A damaged file is
-    refused, never silently recomputed: something on this disk is wrong and the user should know.
+    Without a results folder (`root` is None) it is made, bitwise the same, and not stored. If
+    several processes call this, one makes it and the others wait and read. A damaged file raises an
+    error and is never recomputed silently.
 
     Raises:
         ArtifactError: the stored file does not match its digest.
@@ -64,10 +64,10 @@ def get_or_make(
 
 
 def packed(arrays: Arrays, what: str) -> bytes:
-    """Arrays of any layout as safetensors; shapes, dtypes and values are the same when read back.
+    """Serialise arrays as safetensors, and check that they are the same when read back.
 
     Raises:
-        ArtifactError: an array is of a kind that does not come back as it was.
+        ArtifactError: an array cannot be stored, or is changed by storing it.
     """
     # safetensors writes memory as it lies; ascontiguousarray would make vectors of scalars
     plain = {name: np.array(array, order="C", copy=True) for name, array in arrays.items()}
@@ -91,7 +91,7 @@ def read(path: Path) -> Artifact:
     """Read an artifact and check its digest.
 
     Raises:
-        ArtifactError: file missing, damaged, or not what its .json says.
+        ArtifactError: the file is missing or damaged, or does not match the digest in its .json.
     """
     mend = f"delete {path.with_suffix('.*')} and run again: it will be made anew"
     meta = read_json(path.with_suffix(".json"))

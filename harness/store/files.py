@@ -1,4 +1,4 @@
-"""Writing so that a kill at any moment leaves either the old file or the new one."""
+"""Atomic files and JSON lines: a kill at any time leaves either the old content or the new."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 from harness.errors import ArtifactError, DamagedError
 from harness.home import without_home
 
-#: name -> type, or types, of what a JSON object holds under it
+#: name of a field of a JSON object -> its type or types
 Fields = dict[str, type | tuple[type, ...]]
-#: what reading text that is no JSON, or JSON nested without end, raises
+#: exceptions raised by text that is not JSON, or by JSON nested too deeply
 NO_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -36,7 +36,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def tidy(folder: Path, pattern: str = ".*.tmp") -> None:
-    """Remove what writers that were killed left in a folder; for who alone writes there."""
+    """Remove temporary files of killed writers; only for the sole writer of the folder."""
     for leftover in list(folder.rglob(pattern)):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -45,7 +45,7 @@ def tidy(folder: Path, pattern: str = ".*.tmp") -> None:
 
 
 def write_changed(path: Path, text: str) -> None:
-    """`write_atomic`, unless the file says so already: a flush to disk can take long."""
+    """`write_atomic`, unless the file has this content already, since flushing can be slow."""
     if not path.is_file() or path.read_bytes() != text.encode():
         write_atomic(path, text)
 
@@ -54,13 +54,13 @@ def write_json(path: Path, data: Any) -> None:
     """Write plain data as indented JSON, atomically; paths in the home folder begin with `~`.
 
     Raises:
-        ArtifactError: a number is not finite, which JSON cannot say.
+        ArtifactError: a number is not finite, which JSON cannot represent.
     """
     write_atomic(path, _dumped(path, without_home(data), indent=1) + "\n")
 
 
 def read_json(path: Path, mend: str = "delete it and run again: it will be rebuilt") -> Any:
-    """Read a JSON file the harness wrote; `mend` is told where that is not possible.
+    """Read a JSON file written by the harness; `mend` is the advice if it is damaged.
 
     Raises:
         DamagedError: the file does not hold JSON.
@@ -72,10 +72,10 @@ def read_json(path: Path, mend: str = "delete it and run again: it will be rebui
 
 
 def read_record(path: Path, fields: Fields, mend: str, *, needed: str = "") -> dict[str, Any]:
-    """Read a JSON object whose `fields`, where it has them, are of these types.
+    """Read a JSON object and check the types of those `fields` that are present.
 
     Raises:
-        DamagedError: it is no such object, or lacks the field that is `needed`.
+        DamagedError: it is not an object, a field has another type, or `needed` is missing.
     """
     found = read_json(path, mend)
     if not isinstance(found, dict):
@@ -89,10 +89,10 @@ def read_record(path: Path, fields: Fields, mend: str, *, needed: str = "") -> d
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON line and flush it to disk; a line torn by a crash is cut off first.
+    """Append one JSON line and flush it to disk; an incomplete last line is removed first.
 
     Raises:
-        ArtifactError: a number is not finite, which JSON cannot say.
+        ArtifactError: a number is not finite, which JSON cannot represent.
     """
     line = _dumped(path, record).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,10 +104,10 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a jsonl file; a torn last line is passed over.
+    """Yield the records of a jsonl file; an incomplete last line is ignored.
 
     Raises:
-        ArtifactError: a line before the last does not hold JSON.
+        ArtifactError: a line before the last is not JSON.
     """
     if not path.exists():
         return
@@ -134,14 +134,14 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def trim(path: Path) -> None:
-    """Cut off a last line that is torn; for who alone writes there."""
+    """Remove an incomplete last line; only for the sole writer of the file."""
     if is_torn(path):
         with _named(path), path.open("ab+") as file:
             _end_last_line(file)
 
 
 def is_torn(path: Path) -> bool:
-    """Whether a jsonl file ends in a line that `read_lines` passes over."""
+    """Whether a jsonl file ends in an incomplete line, which `read_lines` ignores."""
     if not path.exists():
         return False
     last = path.read_bytes().rpartition(b"\n")[2].strip()
@@ -161,7 +161,7 @@ def _dumped(path: Path, data: Any, indent: int | None = None) -> str:
 
 
 def _not_finite(data: Any, place: str) -> Iterator[tuple[str, float]]:
-    """Where plain data hold a number that is not finite: the keys that lead there, and it."""
+    """Yield (dotted path, value) of numbers in plain data that are not finite."""
     if isinstance(data, float) and not math.isfinite(data):
         yield place, data
     items = data.items() if isinstance(data, dict) else ()
@@ -171,7 +171,7 @@ def _not_finite(data: Any, place: str) -> Iterator[tuple[str, float]]:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Say which file it was: writing to a full disk raises an error that does not."""
+    """Add the file name to an OSError that lacks it, as for writing to a full disk."""
     try:
         yield
     except OSError as error:
@@ -180,7 +180,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _end_last_line(file: Any) -> None:
-    """Cut off a torn last line of an append-mode file; one that lacks its newline alone gets it."""
+    """Remove an incomplete last line of an append-mode file, or add its newline if complete."""
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         return
@@ -199,7 +199,7 @@ def _end_last_line(file: Any) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Size in bytes of a file, or of all files in a folder."""
     if path.is_dir():
         return sum(each.lstat().st_size for each in path.rglob("*") if not each.is_dir())
     return path.lstat().st_size if path.exists() else 0

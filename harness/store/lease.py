@@ -1,9 +1,9 @@
-"""Who works on what: a lock that needs nothing from the file system but exclusive creation.
+"""Leases: locks that need only exclusive file creation from the file system.
 
-A lease is a file that its holder touches. On one machine a dead holder is seen at once; on another
-one it is given up for dead after `PATIENCE` seconds without a touch, measured by the waiting
-machine's own clock, so neither NFS's delays (attributes are cached for up to a minute) nor clocks
-that differ can take a living cell away.
+A lease is a file whose holder touches it regularly. A dead holder on the same machine is detected
+at once; on another machine the lease expires after `PATIENCE` seconds without a touch, measured by
+the waiting machine's own clock, so that neither NFS delays (attributes are cached for up to a
+minute) nor differing clocks expire the lease of a living holder.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _empty_since: dict[tuple[str, int], float] = {}
 
 
 def lease(path: Path) -> SoftFileLease:
-    """The lease at `path`, not taken yet; its folder is created.
+    """The lease at `path`, not acquired yet; its folder is created.
 
-    Keep the object while waiting: what it has seen of the holder's touches is kept in it.
+    Keep the object while waiting, since it records when the holder's touches were seen.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     return SoftFileLease(path, lease_duration=PATIENCE, thread_local=False)
 
 
 def taken(lock: SoftFileLease) -> bool:
-    """Take a lease if it is free; whether that worked."""
+    """Try to acquire a lease without waiting; return whether that succeeded."""
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -43,7 +43,7 @@ def taken(lock: SoftFileLease) -> bool:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold the lease at `path`, waiting for it as long as it takes."""
+    """Acquire the lease at `path`, waiting without limit, and hold it in the `with` block."""
     lock = lease(path)
     while not taken(lock):
         time.sleep(ASK_AGAIN)
@@ -54,11 +54,11 @@ def held(path: Path) -> Iterator[None]:
 
 
 def _give_up_nameless(path: Path) -> None:
-    """End a lease whose holder died between creating the file and writing its name there.
+    """Expire a lease whose holder died between creating the file and writing its record.
 
-    filelock respects an empty file for ever, as its old releases wrote no name. After `PATIENCE` we
-    append a line's end: what is not empty and no record counts as torn, and is taken over. A holder
-    that does live writes its record over it, or has it before an empty line; both are whole.
+    filelock never expires an empty file, because its old releases wrote no record. After `PATIENCE`
+    a newline is appended: filelock treats such a file as incomplete and takes it over. If the
+    holder is alive, its record is overwritten or followed by an empty line; both are valid.
     """
     with contextlib.suppress(OSError):
         seen = path.stat()

@@ -1,4 +1,4 @@
-"""Where numbers come from: versions, hardware, commit. No user name, no host name, no home path."""
+"""Provenance of a run: versions, hardware, commit. No user name, host name or home path."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def collect(
     plugins: dict[str, str] | None = None,
     evaluation_batch: int | None = None,
 ) -> dict[str, Any]:
-    """What a reader needs to trust or repeat a run; times are comparable within one `hardware`.
+    """Provenance for provenance.json; times are comparable only for equal `hardware`.
 
-    `plugins`: `kind name` -> digest of the file of a plugin that is not the harness's. Rows say so
-    themselves: a run may be extended after one was edited.
+    `plugins`: `kind name` -> digest of the file of a plugin that is not built in. Rows contain them
+    as well, since a run may be extended after a plugin was edited.
     """
     import torch
 
@@ -45,7 +45,7 @@ def collect(
 
 
 def hardware(accelerator: Any) -> str:
-    """One line that names the machine's kind: seconds are compared only where it is equal."""
+    """Number of processes and device type in one line; times are compared only if it is equal."""
     import torch
 
     if accelerator.device.type == "cuda":
@@ -74,7 +74,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The harness's own git commit, with `+` if its files differ from it."""
+    """The git commit of the harness, with `+` if tracked files are modified; None if unknown."""
     root = Path(__file__).parents[2]
 
     def git(*arguments: str) -> str:

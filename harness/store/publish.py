@@ -1,4 +1,4 @@
-"""Publishing: what a reader needs of a grid's runs, copied out of a results folder; no weights."""
+"""Copy the files of a grid's runs that readers need to another folder; no weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from harness.store.sources import kept_source
 from harness.store.store import ResultStore
 from harness.store.tables import load_matrix
 
-#: of a published coefficient, and what it is known by, which keeps all
+#: digits of published coefficients; keys (noise levels) that keep all digits
 DIGITS, LEVELS = 12, ("t", "s", "told", "sigma")
-#: of a run's folder; what tells of a machine's paths (request.json, logs) stays where it is
+#: files of a run that are copied; those with paths of the machine (request.json, logs) are not
 KEPT = (
     "spec.json",
     "provenance.json",
@@ -30,15 +30,15 @@ KEPT = (
 def copy_grid(store: ResultStore, grid: str, target: ResultStore) -> tuple[int, int]:
     """Copy a grid's matrix.json and its runs, diverged and failed ones included.
 
-    Of the first seed also the last pictures of each number of steps. Files that are there are
-    replaced, other grids in `target` left alone.
+    For the first seed also the last pictures for each NFE. Existing files are replaced; other grids
+    in `target` are unchanged.
 
     Returns:
-        How many runs were copied, and how many the grid has.
+        The numbers of runs copied and of runs in the grid.
 
     Raises:
-        ConfigError: the folder has seen no such grid.
-        ArtifactError: the files of a run are damaged, and are not published.
+        ConfigError: the folder has no such grid.
+        ArtifactError: files of a run are damaged.
     """
     cells = load_matrix(store, grid)["cells"]
     seeds = [cell["seed"] for cell in cells]
@@ -65,9 +65,9 @@ def copy_grid(store: ResultStore, grid: str, target: ResultStore) -> tuple[int, 
 
 
 def shorten(path: Path) -> None:
-    """Write the numbers of a JSON file with `DIGITS` digits and no indentation, if it is one.
+    """Rewrite a JSON file with `DIGITS` digits and no indentation; ignore other files.
 
-    Coefficients with all digits are a quarter of what is published; they are compared to 1e-9.
+    Coefficients with all digits would be a quarter of what is published; comparisons use 1e-9.
     """
     try:
         content = json.loads(path.read_text())
@@ -88,10 +88,10 @@ def _rounded(value: Any) -> Any:
 
 
 def copy_plugins(store: ResultStore, names: Iterable[str], target: ResultStore) -> list[Path]:
-    """Copy the files of the plugins from outside that grids' runs were made with to `plugins/`.
+    """Copy the files of plugins (not built in) with which the grids' runs were made to `plugins/`.
 
-    They are those that were loaded, kept when the runs were made (harness/store/sources.py),
-    whatever has been edited since.
+    These are the versions loaded at the time (harness/store/sources.py), whatever has been edited
+    since.
 
     Raises:
         ConfigError: a file was not kept; nothing is copied.

@@ -1,4 +1,4 @@
-"""What is written to disk, as types: a run's identity, its status, one evaluation."""
+"""Types of the records on disk: identity and state of a run, request, one evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 from harness.digest import content_digest
 from harness.visible import visible
 
-#: how samples become uint8 images: as EDM does it, or as consistency models and CTM do
+#: rounding of samples to uint8: as in EDM, or as in consistency models and CTM
 Rounding = Literal["edm", "ctm"]
 
 #: what follows the name of a grid run with --quick, and that of its results folder
@@ -24,7 +24,7 @@ PUBLISHED = "published"
 
 
 class State(StrEnum):
-    """All states a cell can be in; all but queued, running and done come with a reason."""
+    """The states of a cell; all but queued, running and done have a reason."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -39,10 +39,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class PluginSpec:
-    """A plugin with all its parameters, defaults filled in; `changed` are those that are not.
+    """A plugin with all its parameters; `changed` are those that differ from their defaults.
 
-    `located` names parameters that say where something is (a path): what is there is known by its
-    digest, so they are no part of an identity, and a moved file does not start a new run.
+    `located` lists parameters that are paths. They are not part of the identity, since the content
+    of the file is identified by its digest: moving a file does not start a new run.
     """
 
     name: str
@@ -53,7 +53,7 @@ class PluginSpec:
 
     @property
     def label(self) -> str:
-        """How tables call it: `analytic`, or `analytic(statistics=jvp)`."""
+        """Label in tables: `analytic`, or `analytic(statistics=jvp)`."""
         if not self.changed:
             return visible(self.name)
         short = {
@@ -65,10 +65,10 @@ class PluginSpec:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides numbers: name, revision and what is not default, less the places of files.
+        """Name, revision and parameters that differ from defaults, without paths of files.
 
-        Defaults are left out so that a plugin may gain a parameter without orphaning old runs; a
-        default that changes is another `revision`.
+        Defaults are left out so that a new parameter does not change the identity of old runs; if a
+        default changes, `revision` must be raised.
         """
         params = {key: value for key, value in self.changed.items() if key not in self.located}
         return {"name": self.name, "revision": self.revision, "params": params}
@@ -76,10 +76,10 @@ class PluginSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that decides a cell's numbers, and nothing else.
+    """The identity of a cell: everything that determines its numbers, and nothing else.
 
-    Budgets, NFEs, metrics, process count and names are absent on purpose: adding one extends a
-    finished run instead of starting another.
+    Budgets, NFEs, metrics, number of processes and names are not part of it, so that adding one
+    extends a finished run instead of starting another.
     """
 
     precond: PluginSpec
@@ -106,7 +106,7 @@ class RunSpec:
         return re.sub(r"[^a-zA-Z0-9-]", "_", head) + f"-{digest}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, with the run id for whoever reads the file."""
+        """As plain data, with the run id added for readers of the file."""
         told = {each.name: getattr(self, each.name) for each in fields(self)}
         for axis in ("precond", "teacher", "objective", "dataset"):
             told[axis] = dict(vars(told[axis]))
@@ -137,14 +137,16 @@ SPEC = tuple(
 
 @dataclass(frozen=True)
 class Measure:
-    """What one number is: at which step, sampled how, measured how, on how many samples.
+    """The key of one measurement: training step, sampling, metric, and number of samples.
 
-    `metric` is the label of a metric, e.g. `kid(subset_size=500)`. `extractor` is the name of an
-    extractor, with `.r2` where its revision is 2, with `~ctm` where images are rounded so, and with
-    `#` and the digest of a file of statistics where samples are compared with that instead of the
-    dataset; or `ode256` for a trajectory metric. `sampler` is a name of harness/core/sampler.py,
-    `ema` the rate of the average that was sampled from, None for the objective's own (`train.ema`),
-    `seed` the evaluation's. Their defaults are what older rows mean.
+    - `metric`: label of a metric, e.g. `kid(subset_size=500)`;
+    - `extractor`: name of an extractor, followed by `.r2` for revision 2, by `~ctm` for images
+      rounded that way, and by `#` and a digest if the reference is a file of statistics instead of
+      the dataset; or `ode256` for a trajectory metric;
+    - `sampler`: see harness/core/sampler.py; `ema`: rate of the average of the weights, None for
+      the objective's own (`train.ema`); `seed`: of the evaluation.
+
+    Defaults are the values that older rows without the field have.
     """
 
     step: int
@@ -157,7 +159,7 @@ class Measure:
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; what is as it was before there was a choice is left out."""
+        """As plain data; fields that have their default are left out."""
         return {
             each.name: value
             for each in fields(self)
@@ -166,29 +168,29 @@ class Measure:
 
     @property
     def extractor_name(self) -> str:
-        """The extractor alone."""
+        """Name of the extractor, without revision, rounding and reference."""
         return re.sub(r"\.r\d+$", "", self.extractor.partition("#")[0].partition("~")[0])
 
     @property
     def rounding(self) -> Rounding:
-        """How images were made for the extractor."""
+        """Rounding of samples to uint8 images."""
         return cast(Rounding, self.extractor.partition("#")[0].partition("~")[2] or "edm")
 
     @property
     def reference(self) -> str:
-        """Digest of the file of statistics that is compared with; empty for the dataset."""
+        """Digest of the file of statistics that is the reference; empty for the dataset."""
         return self.extractor.partition("#")[2]
 
 
 def revised(name: str, revision: int) -> str:
-    """What rows call a metric or an extractor: its name, with `.r2` where its revision is 2."""
+    """Name of a metric or extractor in rows, with `.r2` appended for revision 2."""
     return name if revision == 1 else f"{name}.r{revision}"
 
 
 def sampling_name(measure: Measure) -> str:
-    """What files with samples of one step and sampling are called, without their ending.
+    """Stem of files with samples: `step-00001000-nfe2`, followed by fields that are not default.
 
-    `step-00001000-nfe2`, and after it whatever is not the default: `-stochastic-ema0.9999-seed1`.
+    For example `step-00001000-nfe2-stochastic-ema0.9999-seed1`.
     """
     default = {each.name: each.default for each in fields(Measure)}
     more = [
@@ -201,11 +203,10 @@ def sampling_name(measure: Measure) -> str:
 
 @dataclass(frozen=True)
 class EvalRow:
-    """One evaluation, one line of eval.jsonl. `seconds` is the train-only clock at that step.
+    """One measurement, a line of eval.jsonl. `seconds` is the training time up to that step.
 
     `std` is the standard deviation of the estimate, for metrics that have one; `extractor_id` names
-    weights, preprocessing and the reference where it is a file, so that tables never mix two
-    protocols under one name.
+    weights, preprocessing, and the reference if it is a file, so that tables never mix protocols.
     """
 
     step: int
@@ -223,7 +224,7 @@ class EvalRow:
     sampler: str = "exact"
     ema: float | None = None
     seed: int = 0
-    #: digest of the file of every plugin from outside that had a part in it, by `kind name`
+    #: `kind name` -> digest of the file, for plugins involved that are not built in
     plugins: dict[str, str] | None = None
 
     @cached_property
@@ -232,7 +233,7 @@ class EvalRow:
         return Measure(*_MEASURE_OF(self))
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; without `plugins` where all are the harness's own."""
+        """As plain data; without `plugins` if all are built in."""
         record = asdict(self)
         if not self.plugins:
             del record["plugins"]
@@ -240,11 +241,11 @@ class EvalRow:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> EvalRow:
-        """A line of eval.jsonl, of this version or an earlier one.
+        """From a line of eval.jsonl, of this version or an earlier one.
 
         Raises:
-            ValueError: a field is unknown (a newer version wrote it), of another type, or a needed
-                one is absent.
+            ValueError: a field is unknown (written by a newer version), has another type, or is
+                missing.
         """
         if not isinstance(record, dict):
             raise ValueError("it is no object")
@@ -266,7 +267,7 @@ class EvalRow:
 
 
 def _json_types(kind: Any) -> set[type]:
-    """The types that JSON may hold for one such as `float | None`: whole numbers are int there."""
+    """Types that JSON may have for an annotation such as `float | None`; int is valid for float."""
     kinds = {get_origin(each) or each for each in get_args(kind) or (kind,)}
     return kinds | {int} if float in kinds else kinds
 
@@ -291,7 +292,7 @@ _ROW_NEEDS = {each.name for each in fields(EvalRow) if each.default is MISSING}
 
 @dataclass(frozen=True)
 class Request:
-    """What a run is asked for: budgets and evaluations. Not part of its identity."""
+    """Budgets and evaluations that are asked of a run; not part of its identity."""
 
     budgets: list[int]
     nfe: list[int]
@@ -300,7 +301,7 @@ class Request:
     samples: int
     #: names of samplers; none: the objective's own
     samplers: list[str] = field(default_factory=list)
-    #: averages to evaluate: None is the objective's own, which is always kept
+    #: rates of the averages to evaluate; None is the objective's own, which is always kept
     emas: list[float | None] = field(default_factory=lambda: [None])
     evaluation_seed: int = 0
     rounding: Rounding = "edm"
@@ -322,21 +323,21 @@ class Request:
 
     @property
     def averages(self) -> list[float]:
-        """Rates of the averages that training keeps beside the objective's own."""
+        """Rates of the averages that training keeps in addition to the objective's own."""
         return [rate for rate in self.emas if rate is not None]
 
     def metric_plugin(self, label: str) -> dict[str, Any]:
-        """Name and parameters of the metric that rows call so."""
+        """Name and parameters of the metric with this label."""
         return self.metric_plugins.get(label, {"name": label, "params": {}})
 
     @property
     def switches(self) -> dict[str, bool]:
-        """How the networks are computed, which changes rounding alone (harness/train/tuning.py)."""
+        """`compile` and `channels_last`, which change rounding only (harness/train/tuning.py)."""
         return {"compile": self.compile, "channels_last": self.channels_last}
 
 
 def _short(value: Any) -> str:
-    """A parameter's value as a label has it; a plugin among parameters as `name(key=value)`."""
+    """A parameter's value in a label; a plugin among parameters as `name(key=value)`."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

@@ -26,7 +26,7 @@ from harness.store.lease import lease, taken
 from harness.store.records import SPEC, EvalRow, Measure, Request, RunSpec, State
 from harness.store.schema import read_versioned
 
-#: what is read of a run's files besides spec.json and eval.jsonl
+#: fields that are read of a run's files besides spec.json and eval.jsonl
 STATUS: Fields = {
     **dict.fromkeys(("state", "reason", "phase", "detail"), str),
     **dict.fromkeys(("step", "attempts"), int),
@@ -38,12 +38,12 @@ ANEW = "run the grid again: it is written anew"
 
 
 def average_name(rate: float) -> str:
-    """Of an average of the weights in a checkpoint."""
+    """Name of an average of the weights in a checkpoint."""
     return f"average-{rate}"
 
 
 def without_average(folder: Path, rates: Iterable[float]) -> str:
-    """Why numbers of an average cannot be had, and what to do."""
+    """The error message for averages that a run did not keep."""
     told = ", ".join(map(str, rates))
     return (
         f"run {folder.name} was trained without an EMA of rate {told}, and an average cannot be"
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def results(self) -> Path:
-        """The results folder that it lies in."""
+        """The results folder that contains it."""
         return self.path.parents[1]
 
     @property
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def request(self) -> Request:
-        """What the run was last asked for."""
+        """The last request written."""
         path = self.path / "request.json"
         try:
             return Request(**with_home(read_record(path, {}, ANEW)))
@@ -89,14 +89,14 @@ class Run:
             raise DamagedError(f"{path} is damaged ({error}); {ANEW}") from None
 
     def ask(self, request: Request) -> None:
-        """Say what is wanted of this run; for the lease's holder only."""
+        """Write the request; only for the holder of the lease."""
         write_json(self.path / "request.json", asdict(request))
 
     def status(self) -> dict[str, Any]:
-        """The last written status; queued where none was.
+        """The last status written; queued if there is none.
 
         Raises:
-            DamagedError: status.json holds no status.
+            DamagedError: status.json does not contain a valid status.
         """
         path = self.path / "status.json"
         if not path.exists():
@@ -107,24 +107,24 @@ class Run:
         return status
 
     def known_status(self) -> dict[str, Any]:
-        """The last written status; queued where it is damaged, for who will write the next one."""
+        """The last status written; queued if there is none or it is damaged."""
         try:
             return self.status()
         except DamagedError:
             return {"state": State.QUEUED}
 
     def origin(self) -> dict[str, Any]:
-        """Where the numbers come from (harness/store/provenance.py); empty where nobody says.
+        """Provenance of the run (harness/store/provenance.py); empty if there is none.
 
         Raises:
-            DamagedError: provenance.json does not hold that.
+            DamagedError: provenance.json is damaged.
         """
         path = self.path / "provenance.json"
         mend = "restore it from a copy, or delete it: the numbers stay, without hardware and costs"
         return read_record(path, ORIGIN, mend) if path.exists() else {}
 
     def set_status(self, state: State, reason: str = "", **more: Any) -> None:
-        """Write status.json; `more` (step, attempts, ...) is kept beside the state."""
+        """Write status.json with state, reason, and further fields (step, attempts, ...)."""
         write_json(
             self.path / "status.json",
             {
@@ -139,7 +139,7 @@ class Run:
         """Evaluations by key; the last row of a key wins.
 
         Raises:
-            ArtifactError: a line is damaged, or of a version that this one cannot read.
+            ArtifactError: a line is damaged, or written by a newer version.
         """
         path = self.path / "eval.jsonl"
         rows: dict[Measure, EvalRow] = {}
@@ -155,7 +155,7 @@ class Run:
         return rows
 
     def plugins(self) -> dict[str, str]:
-        """Digests of plugins' files, by `kind name`, of rows that do not say so: older ones."""
+        """`kind name` -> digest of a plugin's file, for older rows that do not contain it."""
         known: dict[str, str] = self.origin().get("plugins", {})
         if all(" " in plugin for plugin in known):
             return known
@@ -163,7 +163,7 @@ class Run:
         return {f"{axis} {getattr(spec, axis).name}": known[axis] for axis in known}
 
     def is_torn(self) -> bool:
-        """Whether the last line of eval.jsonl was cut short by a crash; `rows` passes it over."""
+        """Whether the last line of eval.jsonl is incomplete after a crash; `rows` ignores it."""
         return is_torn(self.path / "eval.jsonl")
 
     def append(self, row: EvalRow) -> None:
@@ -175,7 +175,7 @@ class Run:
         append_line(self.path / "train.jsonl", record)
 
     def clock(self) -> dict[int, float]:
-        """step -> seconds of training, as train.jsonl has them.
+        """step -> seconds of training, from train.jsonl.
 
         Raises:
             ArtifactError: a line is damaged.
@@ -193,21 +193,21 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """Where training keeps its newest states."""
+        """Folder of the newest checkpoints."""
         return self.path / "checkpoints"
 
     def weights(self, step: int, ema: float | None = None) -> Path:
-        """Where the evaluation weights of a budget are kept, of the target or another average."""
+        """Path of the evaluation weights of a budget, of the target (None) or another average."""
         rate = "" if ema is None else f"-ema{ema}"
         return self.path / "ema" / f"step-{step:08d}{rate}.safetensors"
 
     def weighed(self) -> list[int]:
-        """The budgets whose weights are kept."""
+        """The budgets whose evaluation weights exist."""
         steps = (path.stem.removeprefix("step-") for path in self.path.glob("ema/step-*"))
         return sorted(int(step) for step in steps if step.isdigit())
 
     def without_averages(self, rates: Iterable[float]) -> list[float]:
-        """Those of `rates` that training did not keep, by its newest checkpoint or its weights."""
+        """Those of `rates` that training did not keep, by its newest checkpoint or weights."""
         steps, checkpoints = self.weighed(), sorted(self.checkpoints.glob("step-*"))
         lacking = []
         for rate in rates:
@@ -224,17 +224,17 @@ class Run:
         return [measure for measure in wanted if measure not in have]
 
     def fail(self, rank: int, state: State, reason: str, cause: str, **more: Any) -> None:
-        """Leave a note of why a process of this run ended; its runner reads and removes it."""
+        """Write a note why a process of this run failed; its runner reads and removes it."""
         told = {"state": state, "reason": told_without_home(reason), "cause": cause}
         note = {**more, **told, "time": time.time()}
         write_json(self.path / f"failure-{rank}.json", note)
 
     def failures(self) -> list[Path]:
-        """Files that processes of this run left to say why they ended."""
+        """Paths of the failure notes of processes of this run."""
         return sorted(self.path.glob("failure-*.json"))
 
     def failure(self, path: Path) -> dict[str, Any] | None:
-        """One such note; None if it cannot be read."""
+        """Read a failure note; None if it cannot be read."""
         try:
             note = read_record(path, FAILURE, "delete it")
         except (OSError, ArtifactError):
@@ -242,17 +242,17 @@ class Run:
         return note if note.keys() >= FAILURE.keys() and note["state"] in set(State) else None
 
     def lease(self) -> SoftFileLease:
-        """Who works on this run; see harness/store/lease.py."""
+        """The lease of this run; see harness/store/lease.py."""
         return lease(self.path / ".lease")
 
     def tidy(self) -> None:
-        """Remove what processes that were killed in mid-write left; for the lease's holder only."""
+        """Remove temporary files of killed processes; only for the holder of the lease."""
         tidy(self.path)
 
     def settle(self) -> None:
-        """Say of a run that has all its numbers that it is done, if it died before it could.
+        """Set the state of a run with all measurements to done, if it died before that.
 
-        What a crash left at the end of eval.jsonl goes. For the lease's holder only.
+        Also removes an incomplete last line of eval.jsonl. Only for the holder of the lease.
         """
         trim(self.path / "eval.jsonl")
         status = self.known_status()
@@ -261,7 +261,7 @@ class Run:
             self.set_status(State.DONE, step=status.get("step", 0))
 
     def is_locked(self) -> bool:
-        """Whether somebody works on this run right now."""
+        """Whether another process holds the lease of this run."""
         if not (self.path / ".lease").exists():
             return False
         mine = self.lease()

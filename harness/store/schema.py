@@ -1,4 +1,4 @@
-"""The version of what is written to disk, and the promise that older versions are read.
+"""The version of the files on disk; files of older versions can be read.
 
     1  no number in any file; rows without `std` and `extractor_id`, plugins without `located`
     2  spec.json and matrix.json say "schema": 2; the rest is as in 1
@@ -6,9 +6,9 @@
        `objectives` beside numbers that not every cell owes, and `trained`; rows with `plugins` of
        plugins from outside (absent: see provenance.json, whose keys were axes, now `kind name`)
 
-Fields are only ever added, with a default that says what their absence meant. A line of eval.jsonl
-carries no number (one file may hold lines of several versions): its fields say what it is, and one
-that is unknown is refused, because passing over it could put two protocols into one column.
+Fields are only added, with defaults that represent their absence. Lines of eval.jsonl have no
+version (a file may contain lines of several versions): an unknown field is refused, because
+ignoring it could put two protocols into one column.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ SCHEMA = 3
 
 
 def write_versioned(path: Path, data: dict[str, Any]) -> None:
-    """Write plain data as JSON, with the version it is written in."""
+    """Write plain data as JSON, with the schema version."""
     write_json(path, {"schema": SCHEMA, **data})
 
 
 def read_versioned(path: Path, needed: Iterable[str]) -> dict[str, Any]:
-    """Read JSON of this version or an earlier one, without its number.
+    """Read JSON of this schema version or an earlier one; the version is removed.
 
     Raises:
         ArtifactError: it was written by a newer precondbench.
-        DamagedError: it holds no JSON object, or one without a key that is `needed`.
+        DamagedError: it is not a JSON object, or lacks one of the keys `needed`.
     """
     mend = "run the grid again: it is written anew"
     data = read_json(path, mend)

@@ -1,4 +1,4 @@
-"""Files of plugins from outside, kept in a results folder as they were when runs were made."""
+"""Copies of the files of plugins (not built in), kept in a results folder when runs are made."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from harness.store.files import write_atomic
 
-#: letters of a digest that runs know a file by (harness/registry.py, own_source)
+#: length of the digests of plugins' files (harness/registry.py, own_source)
 LETTERS = 16
 
 
 def keep_sources(results: Path, files: Iterable[Path]) -> None:
-    """Copy plugins' files to artifacts/plugins/NAME-DIGEST.py, unless they are there."""
+    """Copy plugins' files to artifacts/plugins/NAME-DIGEST.py, unless they exist."""
     for path in files:
         content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()[:LETTERS]
@@ -23,5 +23,5 @@ def keep_sources(results: Path, files: Iterable[Path]) -> None:
 
 
 def kept_source(results: Path, digest: str) -> Path | None:
-    """The file with this digest, if it was kept."""
+    """Path of the kept file with this digest, or None."""
     return next((results / "artifacts" / "plugins").glob(f"*-{digest}.*"), None)

@@ -1,4 +1,4 @@
-"""The results folder: one folder per run in it."""
+"""The results folder, which contains a folder for each run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.store.records import RunSpec
 from harness.store.run import Run
 from harness.store.schema import write_versioned
 
-#: of a results folder that is worked in; a published one has no artifacts
+#: subfolders of a results folder; a published one has no artifacts
 FOLDERS = ("runs", "artifacts", "tables")
 
 
@@ -22,10 +22,10 @@ class ResultStore:
         self.root = Path(root)
 
     def prepare(self, folders: Iterable[str] = FOLDERS) -> ResultStore:
-        """Create the folder and prove that it can be written; returns self.
+        """Create the folder and check that it is writable; returns self.
 
         Raises:
-            ConfigError: it is a file, or this user may not write there.
+            ConfigError: it is a file, or not writable.
         """
         try:
             for name in folders:
@@ -41,7 +41,7 @@ class ResultStore:
         return self
 
     def existing(self) -> ResultStore:
-        """Check that this is a results folder to read from; returns self.
+        """Check that this is an existing results folder; returns self.
 
         Raises:
             ConfigError: there is no such folder, or it holds no runs.
@@ -53,14 +53,14 @@ class ResultStore:
         return self
 
     def inner(self) -> list[Path]:
-        """Results folders that lie in this one, as those of published grids do."""
+        """Results folders inside this one, such as those of published grids."""
         return [path.parent for path in sorted(self.root.glob("*/runs")) if path.is_dir()]
 
     def run(self, run_id: str) -> Run:
-        """A run's folder by id; a unique beginning of the id will do.
+        """The run with this id or unique prefix of an id.
 
         Raises:
-            ConfigError: no run, or several, begin so.
+            ConfigError: no run, or several runs, have this prefix.
         """
         runs = {run.run_id: run for run in self.runs()}
         if run_id in runs:
@@ -72,7 +72,7 @@ class ResultStore:
         raise ConfigError(f"{found} with {run_id!r} in {self.root / 'runs'}; see `status`")
 
     def run_at(self, run_id: str) -> Run:
-        """The folder of an exact id, which need not exist yet."""
+        """The run with this exact id, whose folder need not exist."""
         return Run(self.root / "runs" / run_id)
 
     def runs(self) -> list[Run]:
@@ -83,10 +83,10 @@ class ResultStore:
         return [Run(path.parent) for path in sorted(folder.glob("*/spec.json"))]
 
     def open(self, spec: RunSpec) -> Run:
-        """The run of a spec, its folder created and spec.json written on first use, or if damaged.
+        """The run of a spec; creates its folder and writes spec.json if it is missing or damaged.
 
         Raises:
-            ArtifactError: spec.json is of a version that this one cannot read.
+            ArtifactError: spec.json was written by a version that cannot be read.
         """
         run = self.run_at(spec.run_id)
         path = run.path / "spec.json"

@@ -1,7 +1,7 @@
-"""What was handed to a cluster, on disk: one folder a submission, results/slurm/<time>-<grid>/.
+"""Submissions to Slurm on disk: a folder results/slurm/<time>-<grid>/ for each.
 
-order.json says what the jobs are to do, jobs.json which job has which run, and each job tells its
-own <job>.events.jsonl when it starts, is put back and ends. Every file has one writer.
+order.json contains the task of the jobs, jobs.json the job of each run, and each job records in its
+own <job>.events.jsonl when it starts, is requeued and ends. Every file has a single writer.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from harness.store.files import append_line, read_json, read_lines, write_json
 
 
 class Submission:
-    """The folder of one submission; the cluster's scripts and logs lie there, too."""
+    """The folder of one submission, which also has the cluster's scripts and logs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
     def create(cls, root: Path, grid: str, order: dict[str, Any]) -> Submission:
-        """A new folder under a results folder, with its order written."""
+        """Create a new folder in a results folder and write its order.json."""
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{grid}"
         names = itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2)))
         folder = next(path for n in names if not (path := root.absolute() / "slurm" / n).exists())
@@ -32,35 +32,35 @@ class Submission:
 
     @property
     def root(self) -> Path:
-        """The results folder this submission works on."""
+        """The results folder of this submission."""
         return self.folder.parent.parent
 
     def order(self) -> dict[str, Any]:
-        """What its jobs are to do: request, launch, states to try again."""
+        """The task of its jobs: request, launch, states to rerun."""
         order: dict[str, Any] = with_home(read_json(self.folder / "order.json"))
         return order
 
     def jobs(self) -> dict[str, str]:
-        """Run id -> job id; empty while it is being submitted."""
+        """Run id -> job id; empty until the jobs are submitted."""
         path = self.folder / "jobs.json"
         jobs: dict[str, str] = read_json(path) if path.exists() else {}
         return jobs
 
     def set_jobs(self, jobs: dict[str, str]) -> None:
-        """Write down which job has which run."""
+        """Write the job id of each run."""
         write_json(self.folder / "jobs.json", jobs)
 
     def tell(self, job: str, event: str, **more: Any) -> None:
-        """Note that a job started, was put back into the queue, or ended."""
+        """Record that a job started, was requeued, or ended."""
         record = {"event": event, "time": time.time(), **more}
         append_line(self.folder / f"{job}.events.jsonl", record)
 
     def events(self, job: str) -> list[dict[str, Any]]:
-        """What a job told of itself, oldest first."""
+        """Recorded events of a job, oldest first."""
         return list(read_lines(self.folder / f"{job}.events.jsonl"))
 
     def log(self, job: str) -> Path:
-        """What a job printed outside its cell: for when it did not get that far."""
+        """Path of the job's own log, for failures before the worker starts."""
         return self.folder / f"{job}_0_log.out"
 
 
@@ -70,7 +70,7 @@ def submissions(root: Path) -> list[Submission]:
 
 
 def newest_jobs(root: Path) -> dict[str, tuple[Submission, str]]:
-    """Run id -> the last submission it was part of, and its job there."""
+    """Run id -> (newest submission that contains it, job id in that submission)."""
     found: dict[str, tuple[Submission, str]] = {}
     for submission in submissions(root):
         for run_id, job in submission.jobs().items():

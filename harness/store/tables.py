@@ -1,4 +1,4 @@
-"""What a report needs to know of a grid, and what its tables were made from, saved beside them."""
+"""matrix.json, which describes a grid for reports, and the sources from which tables were made."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 #: names of the tables of a grid, each in several formats beside matrix.json
 TABLES = ("leaderboard", "speed", "profile", "area", "coverage")
-#: what the tables beside it were made from
+#: file with digests of the sources from which the tables beside it were made
 MADE_FROM = "sources.json"
-#: what tables are read from in a run's folder
+#: keys of matrix.json, and files of a run from which tables are made
 MATRIX = ("grid", "request", "wanted", "cells", "skips")  # keys of matrix.json
 READ = ("eval.jsonl", "status.json", "provenance.json", "coefficients.json")
 
 
 def save_matrix(store: ResultStore, matrix: Matrix, *, whole: bool = True) -> str:
-    """Write tables/<grid>/matrix.json: which runs belong to the grid and what they owe.
+    """Write tables/<grid>/matrix.json: the runs of the grid, and the measures wanted of each.
 
-    Unless `whole`, `matrix` is what `--only` and `--set` made of the grid. What its tables have is
-    kept then: cells are added, and numbers where every cell of an objective is asked for them.
-    Returns a note if numbers of `matrix` are left out, else nothing.
+    If not `whole`, `matrix` is a part or variant of the grid by `--only` or `--set`. Then existing
+    content is kept: cells are added, and measures only if all cells of an objective are asked for
+    them. Returns a note if measures of `matrix` are left out, else an empty string.
     """
     path = store.root / "tables" / matrix.grid.name / "matrix.json"
     described = {
@@ -64,7 +64,7 @@ def save_matrix(store: ResultStore, matrix: Matrix, *, whole: bool = True) -> st
 
 
 def _united(known: dict[str, Any], new: dict[str, Any], grid: str) -> tuple[dict[str, Any], str]:
-    """What the tables have of a grid, and what a part or a variant of it adds; and a note."""
+    """Merge a part or variant of a grid into its matrix.json; return the result and a note."""
     merged = dict(new)
     for kind, key in (("cells", "run_id"), ("skips", "cell")):
         items = {item[key]: item for item in (*known[kind], *new[kind])}
@@ -91,7 +91,7 @@ def _united(known: dict[str, Any], new: dict[str, Any], grid: str) -> tuple[dict
 
 
 def _wanted(matrix: Matrix) -> list[dict[str, Any]]:
-    """Every number that some cell owes, with the `objectives` of these cells unless it is all."""
+    """All measures wanted, each with the `objectives` whose cells owe it unless all do."""
     by_objective = {spec.objective.name: spec for spec in matrix.specs}
     return _described({name: matrix.wanted(spec) for name, spec in by_objective.items()})
 
@@ -109,10 +109,10 @@ def _described(wanted: Mapping[str, Iterable[Measure]]) -> list[dict[str, Any]]:
 
 
 def read_wanted(matrix: dict[str, Any]) -> dict[str, set[Measure]]:
-    """Objective -> the numbers that its cells owe, from what `save_matrix` wrote.
+    """Objective -> the measures wanted of its cells, from a matrix.json.
 
     Raises:
-        TypeError: a newer version wrote it.
+        TypeError: it was written by a newer version.
     """
     return {name: set(measures) for name, measures in _measures(matrix).items()}
 
@@ -128,13 +128,11 @@ def _measures(matrix: dict[str, Any]) -> dict[str, list[Measure]]:
 
 
 def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:
-    """Read what `save_matrix` wrote.
-
-    Published students that were measured on its problems are among its cells.
+    """Read matrix.json of a grid, and add published students measured on its problems as cells.
 
     Raises:
-        ConfigError: the results folder has seen no grid of that name.
-        DamagedError: the file holds no such thing.
+        ConfigError: the results folder has no grid of that name.
+        DamagedError: the file is damaged.
     """
     path = store.root / "tables" / grid / "matrix.json"
     if not path.exists():
@@ -145,10 +143,10 @@ def load_matrix(store: ResultStore, grid: str) -> dict[str, Any]:
 
 
 def _add_published(store: ResultStore, matrix: dict[str, Any]) -> None:
-    """Add published students that were measured as the grid asks, on one of its teachers and data.
+    """Add published students that were measured by the grid's protocols on one of its problems.
 
-    They are no part of the grid and so not of its file: another `run` neither owes nor loses them.
-    Such a cell says itself what is `wanted` of it: the numbers that it has.
+    They are not part of the grid and not stored in matrix.json, so that `run` does not affect them.
+    The `wanted` of such a cell are the measures that it has.
     """
     problems = {
         (cell["digests"]["teacher"], cell["digests"]["dataset"]) for cell in matrix["cells"]
@@ -167,12 +165,12 @@ def _add_published(store: ResultStore, matrix: dict[str, Any]) -> None:
 
 
 def _protocol(measure: Measure) -> tuple[str, str, int, int]:
-    """How a number is measured, whatever the student and how it is sampled."""
+    """The protocol of a measure: metric, extractor, n and seed, without sampling."""
     return measure.metric, measure.extractor, measure.n, measure.seed
 
 
 def sources(store: ResultStore, grid: str) -> dict[str, Any]:
-    """What the tables of a grid are made from: digests of runs, matrix and the code of reports."""
+    """Digests of all sources of a grid's tables: runs, matrix.json and the code of reports."""
     return {
         "report": _code(),
         "matrix": _digest(store.root / "tables" / grid / "matrix.json"),
@@ -188,14 +186,14 @@ def sources(store: ResultStore, grid: str) -> dict[str, Any]:
 
 
 def save_sources(store: ResultStore, grid: str, found: dict[str, Any]) -> None:
-    """Say what the tables that now lie beside it were made from; written after them."""
+    """Write the sources of the tables of a grid; to be called after writing the tables."""
     write_json(store.root / "tables" / grid / MADE_FROM, found)
 
 
 def kept_tables(store: ResultStore, grid: str, extension: str) -> dict[str, str] | None:
-    """The text of every table as it lies there, or None unless all of them are up to date.
+    """The text of all stored tables of a grid, or None unless all are up to date.
 
-    So that who asks twice need not wait for pandas, whose import alone takes longer than all else.
+    This avoids the slow import of pandas if nothing has changed.
     """
     folder = store.root / "tables" / grid
     paths = {table: folder / f"{table}.{extension}" for table in TABLES}
@@ -217,7 +215,7 @@ def _digest(path: Path) -> str:
 
 @cache
 def _code() -> str:
-    """Of the package that makes the tables: an update of the harness makes them anew."""
+    """Digest of the code of harness/report, whose changes make stored tables out of date."""
     found = hashlib.sha256()
     for path in sorted((Path(__file__).parents[1] / "report").glob("*.py")):
         found.update(path.read_bytes())
@@ -225,7 +223,7 @@ def _code() -> str:
 
 
 def no_grid(stores: Sequence[ResultStore]) -> ConfigError:
-    """The error for results folders without a grid; it names those that lie in them."""
+    """The error for results folders without a grid; it names results folders inside them."""
     where = ", ".join(str(store.root) for store in stores)
     inner = ", ".join(str(each) for store in stores for each in store.inner())
     hint = f"results are in {inner}" if inner else "see `run --matrix`"

@@ -28,7 +28,7 @@ class UNetParams(Params):
 
 
 class _UNet(Architecture):
-    """What the three share."""
+    """Base class of the three U-Net plugins."""
 
     Params = UNetParams
     adapts = True
@@ -61,7 +61,7 @@ class _UNet(Architecture):
         }
 
     def _finished(self, net: Any, spec: TeacherSpec) -> Backbone:
-        """The network told s as well, in EDM's form."""
+        """Wrap the network in EDM's form and add the branch for s."""
         from harness.backbones.inner import EDM
         from harness.backbones.unet import UNetBackbone
 
@@ -71,7 +71,7 @@ class _UNet(Architecture):
 
 @register_backbone("unet")
 class DDPMpp(_UNet):
-    """DDPM++ as in EDM, for images."""
+    """DDPM++ as in EDM, for images: positional embedding, standard encoder and decoder."""
 
     def build(self, spec: TeacherSpec) -> Backbone:
         """See `Architecture.build`."""
@@ -99,7 +99,7 @@ class NCSNpp(_UNet):
 
 
 class ADMParams(UNetParams):
-    """As of the others; attention has heads of `head_channels`."""
+    """Parameters of all U-Nets; `head_channels`: channels of an attention head."""
 
     head_channels: int = Field(default=64, ge=1)
 

@@ -1,1 +1,1 @@
-"""What the finite image sets share: files, labels, decoding, order, and the set itself."""
+"""Helpers of finite image sets: files, labels, decoding, order, and the set itself."""

@@ -36,7 +36,7 @@ DEPTH_AT, TYPE_AT, GREY_TYPES = 24, 25, (0, 4)
 
 
 class Header(NamedTuple):
-    """What an image is before its pixels are read: shape (C, H, W), and its traits of the above."""
+    """Header of an image file: shape (C, H, W), and which of the conversions above apply."""
 
     shape: tuple[int, int, int]
     traits: frozenset[str]
@@ -46,7 +46,7 @@ def read_header(file: IO[bytes], what: str) -> Header:
     """Read the beginning of an image file.
 
     Raises:
-        ConfigError: not an image, or one of a kind that is not read; the sentence says why.
+        ConfigError: it is not an image, or of an unsupported kind; the message says why.
     """
     with _told(what):
         start = file.read(TYPE_AT + 1)
@@ -69,7 +69,7 @@ def decode(content: bytes, what: str) -> tuple[np.ndarray, Header]:
 
 @contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Name the file: whatever damage makes a decoder raise, no traceback may come from it."""
+    """Turn any exception of a decoder into a `ConfigError` that names the file."""
     try:
         yield
     except ConfigError:

@@ -1,9 +1,9 @@
-"""Where an image set's files lie: in a zip or in a folder, under the same names.
+"""The files of an image set, in a zip or in a folder, with the same rules for both.
 
-One rule says which of them count, for training data and for `fid` alike: images by their ending,
-and dataset.json for labels. Hidden files and folders (`.ipynb_checkpoints`), `__MACOSX`,
-thumbnails, links that lead nowhere and whatever is no image are passed over, and counted in a note.
-An image of a kind that is not read (.gif, .tif) is refused: without it this would be another set.
+For training data and for `fid` alike, images are selected by suffix, and dataset.json has labels.
+Hidden files and folders (`.ipynb_checkpoints`), `__MACOSX`, thumbnails, broken links and other
+files are ignored, and counted in a note. Images of unsupported kinds (.gif, .tif) are refused,
+since ignoring them would change the set.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Files(Protocol):
     notes: list[str]
 
     def open(self, name: str) -> IO[bytes]:
-        """One file, to read its beginning.
+        """Open one file, to read its header.
 
         Raises:
             ConfigError: see `read`.
@@ -73,8 +73,7 @@ def open_files(path: str | Path, kind: str, where: str = "") -> Files:
     """The files at `path`, a "zip" or a "folder"; `where` begins what is said of them.
 
     Raises:
-        ConfigError: nothing is there, or it cannot be an image set; the sentence says what is
-            expected.
+        ConfigError: it does not exist, or is not an image set; the message says what is expected.
     """
     where = where or f"dataset {kind!r}: {path}"
     found = Path(path)
@@ -89,7 +88,7 @@ def open_files(path: str | Path, kind: str, where: str = "") -> Files:
 
 
 class ZipFiles:
-    """A zip, read in place; names that lead out of it are refused."""
+    """A zip, read in place; member names that point outside of it are refused."""
 
     def __init__(self, path: Path, where: str) -> None:
         self.path, self.where = path, where
@@ -131,7 +130,7 @@ class ZipFiles:
 
 
 class FolderFiles:
-    """A folder with all its sub-folders; links that lead out of it are followed like files."""
+    """A folder with all its sub-folders; symbolic links are followed."""
 
     def __init__(self, path: Path, where: str) -> None:
         self.path, self.where = path, where

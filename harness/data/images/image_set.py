@@ -1,4 +1,4 @@
-"""A finite set of images in memory as uint8, drawn by number."""
+"""A finite set of images in memory as uint8, drawn by sample index."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 class ImageSet(Dataset):
     """Images as uint8 [N, C, H, W], decoded once when first drawn; draws are x / 127.5 - 1.
 
-    Subclasses set `spec` from what is cheap to know and write `decode`; those that may be larger
-    than memory also write `some` and `labels`. A parameter `hflip`, where
-    there is one and it is true, mirrors half of all draws but the reference ones.
+    Subclasses set `spec` without decoding and define `decode`; those that may be larger than memory
+    also define `some` and `labels`. If there is a parameter `hflip` and it is true, half of all
+    draws are mirrored, except those of the purpose "reference".
     """
 
     def __init__(self, params: Any = None) -> None:
@@ -32,24 +32,24 @@ class ImageSet(Dataset):
         """All images, uint8 [N, C, H, W], and labels: None, int64 [N], or float32 [N, classes].
 
         Raises:
-            ConfigError: an image cannot be used; the sentence names it.
+            ConfigError: an image cannot be used; the message names it.
         """
         raise self.lacks("decode(self)")
 
     @property
     def decoded(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """What `decode` gives, kept."""
+        """The result of `decode`, cached."""
         if self._decoded is None:
             self._decoded = self.decode()
         return self._decoded
 
     def some(self, index: np.ndarray) -> np.ndarray:
-        """The images at these places of the set, uint8 [B, C, H, W]."""
+        """The images with these indices, uint8 [B, C, H, W]."""
         return self.decoded[0][index]
 
     @property
     def labels(self) -> np.ndarray | None:
-        """All labels, as `decode` gives them."""
+        """All labels, as returned by `decode`."""
         return self.decoded[1]
 
     def items(self) -> tuple[np.ndarray, np.ndarray | None]:
@@ -80,7 +80,7 @@ class ImageSet(Dataset):
 
 
 def scaled(pixels: Any) -> Any:
-    """0..255 to [-1, 1]."""
+    """Scale pixels from 0..255 to [-1, 1]."""
     return pixels / 127.5 - 1
 
 

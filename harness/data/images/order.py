@@ -1,4 +1,4 @@
-"""Which item a sample index means: a fresh permutation every epoch.
+"""Map sample indices to items of a finite set: a new permutation in every epoch.
 
 Sample number k is item perm_e[k mod N] with e = k div N, and perm_e sorts random words of
 (seed, purpose, epoch). The purpose "reference" is the stored order, the same for every seed.
@@ -17,7 +17,7 @@ STORED = "reference"
 
 
 def items(seed: int, purpose: str, sample_index: Tensor, size: int) -> Tensor:
-    """Item of each sample number [B] int64 on the CPU, in 0..size - 1."""
+    """Item of each sample index, int64 [B] on the CPU, in 0..size - 1."""
     sample_index = sample_index.cpu()
     place = sample_index % size
     if purpose == STORED:

@@ -1,8 +1,8 @@
-"""The page of a grid: template, style and script put together with what the page shows.
+"""The HTML page of a grid, assembled from template, style, script and data.
 
-One file without any network: style, script, data and pictures are inside it, and its own security
-policy forbids every request. Labels are whatever people called things, so the template escapes
-them all; only the figures' own SVG is put in as markup, and matplotlib escapes the text in it.
+It is one file: style, script, data and pictures are embedded, and its content security policy
+forbids all requests. The template escapes all labels; only the SVG of figures is inserted as
+markup, and matplotlib escapes the text in it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCRIPTS = ("charts.js", "levels.js", "page.js")
 
 
 def write_page(report: Report, path: Path) -> Path:
-    """Write the page; links to provenance are relative to where it lies. Returns its path."""
+    """Write the page and return its path; links to run files are relative to its folder."""
     write_atomic(path, render_page(report, path.parent))
     return path
 
@@ -50,7 +50,7 @@ def render_page(report: Report, folder: Path) -> str:
 
 
 def _breakable(label: str) -> Markup:
-    """A label that may be broken after a parenthesis, comma or equals sign, escaped."""
+    """An escaped label with line breaks allowed after parentheses, commas and equals signs."""
     label = label.replace("(= ", "(=\N{NO-BREAK SPACE}")
     return Markup("<wbr>").join(re.split(r"(?<=[(,=])(?=\w)", label))
 

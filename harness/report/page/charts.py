@@ -19,7 +19,7 @@ Chart = dict[str, Any]
 
 
 def charts(report: Report, places: Places, looks: dict[str, Look]) -> dict[str, list[Chart]]:
-    """`looks` of the strategies; `curves`, `speeds`, `levels` name them by their place in it."""
+    """Chart data: `looks` of strategies, and `curves`, `speeds`, `levels` with indices of looks."""
     order = {name: number for number, name in enumerate(looks)}
     points = curve_points(report.rows, report.cells)
     return {
@@ -131,7 +131,7 @@ def _levels(
 
 
 def _number(value: Any) -> float | str | None:
-    """JSON has neither nan nor infinity: null, and the word that JavaScript reads as one."""
+    """A number for JSON: null for nan, and the string that JavaScript parses as infinity."""
     value = float(value)
     if math.isnan(value):
         return None

@@ -1,4 +1,4 @@
-"""Figures as they stand in the page: SVG that follows its colours, sheets of samples as PNG."""
+"""Figures for the page: SVG in the colours of the page, sheets of samples as PNG."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DECIMALS = re.compile(r"(\.\d\d)\d+")
 
 @dataclass(frozen=True)
 class Figure:
-    """An SVG, the number of its problem, its title, what it shows, its width in CSS pixels."""
+    """An SVG figure: index of its problem, title, description, width in CSS pixels."""
 
     problem: int
     title: str
@@ -76,7 +76,7 @@ def _sheets(report: Report, looks: dict[str, Look]) -> Iterator[Sheets]:
 
 
 def _png(image: Image.Image) -> str:
-    """The top of a sheet as a data URI: sheets are 8 samples wide, whole rows are kept."""
+    """The top rows of a sheet (8 samples wide) as a data URI."""
     row = (image.width - 2) // 8
     image = image.crop((0, 0, image.width, min(image.height, max(1, TALLEST // row) * row + 2)))
     buffer = io.BytesIO()
@@ -85,10 +85,7 @@ def _png(image: Image.Image) -> str:
 
 
 def inline(plot: Plot) -> Markup:
-    """A figure as SVG inside HTML: text stays text, colours are the page's, ids are its own.
-
-    It has no title, which the page gives it.
-    """
+    """A figure as inline SVG, with text as text, colours of the page, unique ids and no title."""
     buffer = io.StringIO()
     own = {"svg.fonttype": "none", "svg.hashsalt": plot.name, "savefig.transparent": True}
     with matplotlib.rc_context(RC | own):

@@ -1,4 +1,4 @@
-"""Numbers of problems and protocols, by which the page's tables, charts and filters meet."""
+"""Indices of problems and protocols, which link the page's tables, charts and filters."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ class Places:
 
     @classmethod
     def of(cls, report: Report) -> Places:
-        """Those of a grid; protocols are those that have a number."""
+        """Problems and protocols of a report; only protocols with a measurement."""
         protocols = report.leaderboard[PROTOCOL].drop_duplicates()
         return cls([named for named, _ in problems(report)], records(protocols))
 
     def problem(self, named: dict[str, Any]) -> int:
-        """Place of the problem that `named` belongs to."""
+        """Index of the problem to which `named` belongs."""
         return self.problems.index({axis: named[axis] for axis in PROBLEM})
 
     def protocol(self, named: dict[str, Any]) -> int:
-        """Place of the protocol that `named` was measured by."""
+        """Index of the protocol by which `named` was measured."""
         return self.protocols.index({axis: named[axis] for axis in PROTOCOL})
 
 
 def groups(
     frame: pd.DataFrame, axes: list[str], sort: bool = False
 ) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """The parts of a frame that agree on `axes`, each with what they agree on."""
+    """Group a frame by `axes`; each group with its values of the axes."""
     for key, group in frame.groupby(axes, sort=sort):
         yield dict(zip(axes, key, strict=True)), group
 

@@ -1,4 +1,4 @@
-"""The page's tables: strategies down, NFEs across, every cell with what it is sorted by."""
+"""The page's tables: strategies as rows, NFEs as columns, every cell with a sort key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.report.write import Report
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows, beside it in small print, what it is sorted by (empty: last), a rank."""
+    """A table cell: text, small print, sort key (empty: last), and rank."""
 
     text: str
     detail: str = ""
@@ -29,7 +29,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Pivot:
-    """One table. `nfe` and `more` name its columns, `rows` hold cells by column and strategy."""
+    """One table; `nfe` and `more` are its columns, `rows` its cells by strategy and column."""
 
     name: str
     problem: int
@@ -69,7 +69,7 @@ def speeds(report: Report, places: Places) -> Iterator[Pivot]:
 
 
 def leads(report: Report, places: Places) -> Iterator[Pivot]:
-    """Where every strategy leads, what follows, how it ends; one table per problem and protocol."""
+    """Leads of every strategy and the final quality; one table per problem and protocol."""
     for named, group in groups(report.profile, GROUP):
         first = group.drop_duplicates(["precond", "nfe"])
         rows = _rows(first, partial(_lead_cell, baseline=report.baseline))
@@ -77,7 +77,7 @@ def leads(report: Report, places: Places) -> Iterator[Pivot]:
 
 
 def _lead_cell(row: dict[str, Any], baseline: str) -> Cell:
-    """Sorted by how far the lead goes."""
+    """The cell of a lead, sorted by where it ends."""
     stretch, _, then = lead_cell(row, baseline).partition(", ")
     end = f"end {end_cell(row)}".replace(" [", "\n[") if not math.isnan(row["end"]) else ""
     further = row["lead_to"] if row["lower_is_better"] else -row["lead_to"]

@@ -57,7 +57,7 @@ def _yaml(grid: dict[str, Any]) -> str:
 
 
 def _words(report: Report) -> dict[str, str]:
-    """The sentences that the text tables have under them."""
+    """The legends that the text tables have below them."""
     return {
         "rank": " ".join(
             filter(None, (words.RANK, words.OVERALL, words.chance(report.leaderboard)))
@@ -71,7 +71,7 @@ def _words(report: Report) -> dict[str, str]:
 
 
 def _menu(places: list[dict[str, Any]]) -> list[str]:
-    """Problems by the one thing that tells them apart (the teacher, of one alone), or in full."""
+    """Labels of problems: the single axis in which they differ (else the teacher), or all axes."""
     varying = [axis for axis in PROBLEM if len({named[axis] for named in places}) > 1]
     if len(varying) > 1:
         return [name_problem(named) for named in places]
@@ -98,17 +98,17 @@ def _summary(report: Report) -> list[tuple[str, str]]:
 
 
 def _coverage(report: Report) -> dict[str, Any]:
-    """The coverage table, without columns that are empty or told elsewhere."""
+    """The coverage table, without columns that are empty or shown elsewhere."""
     table = report.coverage.drop(columns=["hardware", "commit"], errors="ignore").fillna("")
     table = table.loc[:, [column for column in table if (table[column] != "").any()]]
     return {"columns": list(table.columns), "rows": table.astype(str).to_numpy().tolist()}
 
 
 def _runs(report: Report, folder: Path) -> Iterator[dict[str, Any]]:
-    """Every cell with its state, and links to its files as seen from `folder`.
+    """Every cell with its state, and links to its files relative to `folder`.
 
-    Where only the root of the file system holds both there is no link: it would lead nowhere but
-    here, and tell the world the names of this machine's folders.
+    There is no link if the two have only the root of the file system in common: it would work on
+    this machine only, and publish the names of its folders.
     """
     for cell in records(report.cells):
         files = {}
@@ -122,7 +122,7 @@ def _runs(report: Report, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _origins(report: Report) -> list[dict[str, Any]]:
-    """Where runs were made: commit, hardware, versions; each combination once, with its count."""
+    """Provenance of runs (commit, hardware, versions): each combination with its count."""
     found: Counter[str] = Counter()
     known: dict[str, dict[str, Any]] = {}
     for folder in report.cells["folder"]:

@@ -1,1 +1,1 @@
-"""Figures of a grid, drawn from files alone; matplotlib without pyplot, no torch."""
+"""Figures of a grid, drawn from its files; matplotlib without pyplot, no torch."""

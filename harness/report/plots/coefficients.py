@@ -1,4 +1,4 @@
-"""What a strategy is before any training: skip and out over (t, s), and what was calibrated."""
+"""Figures of strategies: skip and out over (t, s), and calibrated curves."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NOT_DRAWN = ("sigma", "flat")
 def coefficient_maps(
     fingerprints: Fingerprints, looks: dict[str, Look], title: str, name: str
 ) -> Plot:
-    """skip and out of every jump t -> s of the fingerprints (harness/train/coefficients.py).
+    """Maps of skip and out for all jumps t -> s of fingerprints (harness/train/coefficients.py).
 
-    One row each (and one for shift, where a strategy has it; several, for many strategies), one
-    tile per strategy, one colour scale for each coefficient. Strategies equal to an earlier one
-    are left to the caller.
+    A row for each coefficient (shift included, if a strategy has it; more for many strategies), a
+    tile per strategy, and one colour scale per coefficient. The caller leaves out strategies that
+    equal an earlier one.
     """
     keys = [key for key in ("skip", "out", "shift") if _differs_from_zero(fingerprints, key)]
     names = list(fingerprints)
@@ -55,7 +55,7 @@ def coefficient_maps(
 def coefficient_slices(
     fingerprints: Fingerprints, looks: dict[str, Look], title: str, name: str
 ) -> Plot:
-    """The same as lines: skip and out against s, for a few starts t, all strategies together."""
+    """skip and out as lines against s, for a few starts t, all strategies in one panel."""
     starts = sorted(set(next(iter(fingerprints.values()))["t"]), reverse=True)
     chosen = [starts[k] for k in (0, 3, 6) if k < len(starts)]
     figure, axes = panels(2 * len(chosen), 2.3, 1.9, columns=len(chosen), sharex="col")
@@ -82,8 +82,8 @@ def coefficient_bands(
 ) -> Plot:
     """skip and out of a strategy with a basis against s, for a few starts t: a line per band.
 
-    Lines run from the band of the largest variance, dark, to that of the smallest; dashed grey is
-    the mean over coordinates, which other plots show.
+    Lines are dark for the band of largest variance and lighter for smaller ones; dashed grey is the
+    mean over coordinates, which other plots show.
     """
     starts = sorted(set(found["t"]), reverse=True)
     chosen = [starts[k] for k in (0, 3, 6) if k < len(starts)]
@@ -119,10 +119,10 @@ def coefficient_bands(
 def calibration_curves(
     curves: dict[str, dict[str, list[float]]], looks: dict[str, Look], title: str, name: str
 ) -> Plot:
-    """What calibrations measured, against the noise level; `ctm`, which is l = S = 1, in grey.
+    """Calibrated curves against the noise level; in grey `ctm`, for which l = S = 1.
 
-    Every name in `curves` (strategy -> name -> values at `sigma`, see `Preconditioning.shown`) gets
-    a panel. Levels where g vanishes, and S is only continued, are crossed out.
+    Every name in `curves` (strategy -> name -> values at `sigma`, see `Preconditioning.shown`) has
+    a panel. Levels where g vanishes and S is only continued are crossed out.
     """
     keys = list(dict.fromkeys(k for found in curves.values() for k in found if k not in NOT_DRAWN))
     figure, axes = panels(len(keys), 3.3, 2.4)
@@ -159,6 +159,6 @@ def _differs_from_zero(fingerprints: Fingerprints, key: str) -> bool:
 
 
 def _span(values: np.ndarray) -> Normalize:
-    """A linear scale over the central nine tenths, so that one outlier flattens nothing."""
+    """A linear colour scale over the central nine tenths, so that outliers do not dominate."""
     low, high = np.quantile(values, [0.05, 0.95])
     return Normalize(float(low), float(high) if high > low else float(low) + 1)

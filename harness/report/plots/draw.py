@@ -57,7 +57,7 @@ def write_plots(report: Report, folder: Path) -> list[Path]:
 
 
 def measured(report: Report, look: dict[str, Look]) -> Iterator[Plot]:
-    """What came out: quality along training, speed-ups; by problem and protocol."""
+    """Figures of results: quality along training and speed-ups, by problem and protocol."""
     protocol = [*PROBLEM, *PROTOCOL]
     for key, points in curve_points(report.rows, report.cells).groupby(protocol, sort=False):
         named = dict(zip(protocol, key, strict=True))
@@ -83,10 +83,10 @@ def measured(report: Report, look: dict[str, Look]) -> Iterator[Plot]:
 def explained(
     report: Report, look: dict[str, Look], sheets: bool = True
 ) -> Iterator[tuple[int, Plot]]:
-    """Why: coefficients, calibrations, gaps; samples and trajectories to look at.
+    """Figures that explain results: coefficients, calibrations, gaps, samples, trajectories.
 
-    Each with the number of its problem. Strategies that equal an earlier one are named in its
-    panels instead of having their own. `sheets` is false for whoever shows image samples otherwise.
+    Each with the index of its problem. Strategies that equal an earlier one are named in its panel
+    and have none of their own. `sheets`: whether to include sheets of image samples.
     """
     seen = set()
     alike = twins(report)
@@ -134,7 +134,7 @@ def _of_students(
 
 
 def gap_maps(gaps: pd.DataFrame, about: str, end: str = "") -> Iterator[Plot]:
-    """Three heat maps of what the verb `gap` measured: columns precond, t, s, to_t, ..."""
+    """Three heat maps of the results of `gap`, a frame with columns precond, t, s, to_t, ..."""
     for quantity, title in GAPS.items() if len(gaps) else ():
         maps = {
             str(precond): {(t, s): v for t, s, v in mine[["t", "s", quantity]].itertuples(False)}
@@ -145,7 +145,7 @@ def gap_maps(gaps: pd.DataFrame, about: str, end: str = "") -> Iterator[Plot]:
 
 
 def _slug(named: dict[str, Any], report: Report) -> str:
-    """The end of a file name: the metric, and whatever else differs within the grid."""
+    """Suffix of a file name: the metric, and all else that differs within the grid."""
     parts = []
     for key, value in named.items():
         known = report.speed if key == "target" else report.cells

@@ -18,7 +18,10 @@ COLUMNS = 4
 
 
 def heat_maps(maps: Mapping[str, Pairs], title: str, name: str) -> Plot:
-    """s across, t upwards, one log colour scale for all tiles, clipped at the outer tenths."""
+    """Heat maps with s on the x axis, t on the y axis, and one log colour scale for all tiles.
+
+    The scale is clipped at the outer tenths of all values.
+    """
     positive = {
         label: {pair: max(value, 1e-12) for pair, value in pairs.items()}
         for label, pairs in maps.items()
@@ -45,11 +48,11 @@ def heat_maps(maps: Mapping[str, Pairs], title: str, name: str) -> Plot:
 def tiles(
     axis: Any, maps: Mapping[str, Pairs], norm: Normalize, columns: int, ends: bool = True
 ) -> Any:
-    """Draw maps side by side into one axis, titled; returns the image, for a colour bar.
+    """Draw maps side by side into one axis, with titles; return the image, for a colour bar.
 
-    All in one image, since an axis of its own for each takes a second to lay out. Cividis is the
-    map: its lightness rises evenly, for every kind of sight and on grey paper. `ends` is false
-    where the levels of s are written elsewhere.
+    They are one image, since separate axes take a second to lay out. The colour map is cividis,
+    whose lightness increases uniformly, also for colour-blind readers and in grey. `ends`: whether
+    to write the levels of s.
     """
     levels = sorted({level for pairs in maps.values() for pair in pairs for level in pair})
     place = {level: k for k, level in enumerate(levels)}

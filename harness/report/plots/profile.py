@@ -1,4 +1,4 @@
-"""Speed-up against the quality to reach, one panel per number of sampling steps."""
+"""Speed-up against the quality to reach, one panel per NFE."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FURTHEST = 64.0
 
 
 def speed_profile(profile: pd.DataFrame, looks: dict[str, Look], title: str, name: str) -> Plot:
-    """Median speed-up and its interval, from easy qualities on the left to hard ones on the right.
+    """Median speed-up and its interval, from easy quality levels (left) to hard ones (right).
 
-    `profile` is of one problem and protocol. Bounds are triangles, up for at least and down for at
-    most; a stroke at the lower edge is where a lead ends, dotted is the baseline's last value.
+    `profile` is of one problem and protocol. Triangles are bounds: up means at least, down at most.
+    A tick at the lower edge marks the end of a lead, a dotted line the baseline's last value.
     """
     steps = sorted(profile["nfe"].unique())
     baseline = next(iter(looks))
@@ -57,7 +57,7 @@ def speed_profile(profile: pd.DataFrame, looks: dict[str, Look], title: str, nam
 
 
 def _line(axis: Any, rows: list[dict[str, Any]], look: Look, low: float, high: float) -> None:
-    """One strategy: solid where both ends are known, triangles and a thin line where a bound is."""
+    """Draw one strategy: solid where the value is known, triangles and a thin line for bounds."""
     style = look.line()
     label = plain(look.legend)
     axis.plot([], [], label=label, **style)
@@ -82,7 +82,7 @@ def _line(axis: Any, rows: list[dict[str, Any]], look: Look, low: float, high: f
 
 
 def _axes(axis: Any, levels: list[float], low: float, high: float) -> None:
-    """Easy to hard, evenly, with four of the levels named; speed-ups on a log scale."""
+    """Set up axes: evenly spaced levels from easy to hard, four of them labelled; log speed-ups."""
     axis.axhline(1, color="#000000", lw=0.8)
     axis.set_yscale("log")
     axis.set_ylim(low / 1.1, high * 1.1)
@@ -104,7 +104,7 @@ def _axes(axis: Any, levels: list[float], low: float, high: float) -> None:
 
 
 def _limits(profile: pd.DataFrame) -> tuple[float, float]:
-    """Every finite speed-up and end of an interval, at least 1/1.25 to 1.25."""
+    """Limits of the axis: all finite speed-ups and interval ends, at least 1/1.25 to 1.25."""
     values = profile[["speedup", "speedup_low", "speedup_high"]].to_numpy().ravel()
     finite = [value for value in values if 0 < value < math.inf]
     low, high = min([*finite, 0.8]), max([*finite, 1.25])

@@ -1,4 +1,4 @@
-"""Quality against training images or seconds, one panel per number of sampling steps."""
+"""Quality against training images or seconds, one panel per NFE."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def quality(
 ) -> Plot:
     """Medians over seeds with their range, from `curve_points` of one problem and protocol.
 
-    The value axis is logarithmic where all values are positive; where a median is not finite the
-    line has a gap.
+    The value axis is logarithmic if all values are positive. Lines have gaps where a median is not
+    finite.
     """
     steps = sorted(points["nfe"].unique())
     finite = points.replace([math.inf, -math.inf], math.nan)

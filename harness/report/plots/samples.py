@@ -14,7 +14,7 @@ from harness.report.plots.style import Look, Plot, panels, plain
 def sample_sheets(
     sheets: dict[tuple[str, int], Path], looks: dict[str, Look], title: str, name: str
 ) -> Plot:
-    """Strategies down, NFE across, the same noises everywhere; from `samples/*.png` of the runs."""
+    """Sheets from `samples/*.png` of runs: strategies as rows, NFE as columns, the same noise."""
     names = [precond for precond in looks if any(key[0] == precond for key in sheets)]
     steps = sorted({nfe for _, nfe in sheets})
     figure, axes = panels(len(names) * len(steps), 2.2, 2.2, columns=len(steps))
@@ -31,11 +31,10 @@ def sample_sheets(
 def trajectories(
     paths: dict[tuple[str, int], dict[str, Any]], looks: dict[str, Look], title: str, name: str
 ) -> Plot:
-    """The teacher's ODE in grey, the student's jumps over it; strategies down, NFE across.
+    """The teacher's ODE in grey and the student's jumps; strategies as rows, NFE as columns.
 
-    Points are drawn as x / sqrt(t^2 + sigma_data^2), where the noise at the start and the data at
-    the end have the same size. A cross is where the teacher ends, a large mark where the student
-    does.
+    Points are drawn as x / sqrt(t^2 + sigma_data^2), which has the same scale at all noise levels.
+    A cross marks the end of the teacher's trajectory, a large mark that of the student.
     """
     names = [precond for precond in looks if any(key[0] == precond for key in paths)]
     steps = sorted({nfe for _, nfe in paths})
@@ -70,13 +69,13 @@ def trajectories(
 
 
 def _reach(found: dict[str, Any]) -> float:
-    """The largest coordinate of the teacher's scaled points, with a margin; students may leave."""
+    """Axis limit: the largest coordinate of the teacher's scaled points, with a margin."""
     truth = _scaled(found["teacher"], found["levels"], found["sigma_data"])
     return 1.08 * float(np.abs(truth).max())
 
 
 def _joined(walks: np.ndarray) -> np.ndarray:
-    """Walks [B, K, 2] as the x and y of one line that is lifted between them."""
+    """Trajectories [B, K, 2] as x and y of one line, separated by nan."""
     return np.pad(walks, ((0, 0), (0, 1), (0, 0)), constant_values=np.nan).reshape(-1, 2).T
 
 

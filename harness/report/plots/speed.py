@@ -22,7 +22,7 @@ BOUNDS = {
 def speed_bars(speed: pd.DataFrame, looks: dict[str, Look], title: str, name: str) -> Plot:
     """Bars from 1x to the median speed-up, whiskers over seeds; `speed` is of one target.
 
-    Censored ones are open, hatched and end in an arrow that says which way the truth lies.
+    Bars of bounds are open and hatched and end in an arrow towards the true value.
     """
     steps = sorted(speed["nfe"].unique())
     names = [precond for precond in looks if precond in set(speed["precond"])]
@@ -84,7 +84,7 @@ def _bar(axis: Any, place: int, row: dict[str, Any], look: Look, reach: float) -
 
 
 def _reach(speed: pd.DataFrame) -> float:
-    """How far the axis must go to either side of 1x: every finite value, 1.25 to 100 times."""
+    """Extent of the axis to either side of 1x: all finite values, within 1.25 to 100 times."""
     values = speed[["speedup", "speedup_low", "speedup_high"]].to_numpy().ravel()
     finite = [value for value in values if 0 < value < math.inf]
     return float(min(max([*finite, *(1 / value for value in finite), 1.25]), 100.0))

@@ -1,4 +1,4 @@
-"""One look for every figure: a strategy keeps its colour, marker and dash wherever it is drawn."""
+"""Common style of figures: a strategy has the same colour, marker and dash in all of them."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ RC: dict[Any, Any] = {
 class Look:
     """How one strategy is drawn; `filled` is false for one that equals an earlier one.
 
-    `legend` names it beside others, `title` over a panel of its own, where those that equal it
-    are named instead of drawn.
+    `legend` is its label in a legend; `title` is that of a panel of its own, with the names of
+    strategies that equal it.
     """
 
     colour: str
@@ -67,10 +67,10 @@ class Look:
 
 
 def looks(names: Iterable[str], baseline: str, twins: dict[str, str]) -> dict[str, Look]:
-    """A look for every strategy in a grid's own order, the baseline first and in black.
+    """A look for every strategy in the grid's order, the baseline first and in black.
 
-    A strategy with the coefficients of an earlier one (`twins`: it -> that one) has the same
-    colour, dots, and rings around the other's markers, so that both are seen where they coincide.
+    A strategy with the coefficients of an earlier one (`twins`: it -> the earlier one) has the same
+    colour, a dotted line, and rings around the other's markers, so that both are visible.
     """
     order = sorted(dict.fromkeys(names), key=lambda name: name != baseline)
     found = {}
@@ -92,14 +92,14 @@ def looks(names: Iterable[str], baseline: str, twins: dict[str, str]) -> dict[st
 
 
 def folded(title: str, width: int = 24) -> str:
-    """Titles of narrow panels, broken before a parenthesis or after a comma."""
+    """Break the title of a narrow panel before a parenthesis or after a comma."""
     text = title.replace("(", " (").replace("  ", " ")
     return "\n".join(textwrap.wrap(text, width, break_long_words=False)).replace(" (", "(")
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with its file name, its title, and in words what it shows and how it is read."""
+    """A figure with its file name, title, and a description of what it shows."""
 
     name: str
     title: str
@@ -107,7 +107,7 @@ class Plot:
     figure: Figure
 
     def save(self, folder: Path) -> list[Path]:
-        """Write `name`.svg and `name`.png (200 dpi, white ground), titled; returns the paths."""
+        """Write `name`.svg and `name`.png (200 dpi, white background), titled; return the paths."""
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{self.name}.{extension}" for extension in ("svg", "png")]
         with matplotlib.rc_context(RC):
@@ -120,7 +120,7 @@ class Plot:
 
 
 def plain(text: str) -> str:
-    """Text of people's own for matplotlib, which takes what is between dollars for mathematics."""
+    """Escape dollar signs in labels, which matplotlib would read as mathematics."""
     return text.replace("$", r"\$")
 
 
@@ -138,9 +138,9 @@ def panels(
 
 
 def legend_below(figure: Figure, axes: Iterable[Any], looks: Mapping[str, Look]) -> None:
-    """One legend for all panels, in the order of the looks, in as many columns as there is room.
+    """One legend for all panels, in the order of the looks, in as many columns as fit.
 
-    Every further line of it makes the figure taller, not the panels smaller.
+    Further lines of the legend make the figure taller, not the panels smaller.
     """
     known = {
         label: handle
@@ -159,9 +159,9 @@ def legend_below(figure: Figure, axes: Iterable[Any], looks: Mapping[str, Look])
 
 
 def log_ticks(axes: Any, axis: Any) -> None:
-    """A log scale with plain numbers at 1, 2, 5 where it spans little, at powers of ten where not.
+    """A log scale with plain numbers at 1, 2, 5 if the range is small, else at powers of ten.
 
-    `axis` is the x or y axis of `axes`, whose data are drawn already.
+    `axis` is the x or y axis of `axes`, whose data must be drawn already.
     """
     low, high = axis.get_data_interval()
     (axes.set_yscale if axis is axes.yaxis else axes.set_xscale)("log")
@@ -173,10 +173,10 @@ def log_ticks(axes: Any, axis: Any) -> None:
 
 
 def plain_numbers() -> FuncFormatter:
-    """0.01, 5, 1e6: no mathematical typesetting, which is most of the time a figure takes."""
+    """A tick formatter without mathematical typesetting (0.01, 5, 1e6), which would be slow."""
     return FuncFormatter(lambda value, _: f"{value:g}".replace("e+0", "e").replace("e-0", "e-"))
 
 
 def times(value: float) -> str:
-    """A ratio as it stands on an axis: `2×`, and `1/2×` below one."""
+    """Format a ratio for an axis: `2×`, and `1/2×` below one."""
     return f"{value:g}×" if value >= 1 else f"1/{1 / value:.3g}×"
