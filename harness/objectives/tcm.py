@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from harness.api import Batch, StudentInTraining, Teacher, TeacherSpec, register_objective
+from harness.api import (
+    Batch,
+    Preconditioning,
+    StudentInTraining,
+    Teacher,
+    TeacherSpec,
+    register_objective,
+)
 from harness.objectives.ect import ConsistencyTuning, TuningParams
 from harness.objectives.tuning import misfit, weights
 
@@ -64,10 +71,10 @@ class TruncatedConsistency(ConsistencyTuning):
             " switch"
         )
 
-    def unsuited(self, spec: TeacherSpec, precond: object) -> str:
+    def unsuited(self, spec: TeacherSpec, precond: Preconditioning) -> str:
         """See `Objective.unsuited`; t' must lie within the teacher's noise range."""
         if spec.sigma_min < self.params.transition < spec.sigma_max:
-            return ""
+            return super().unsuited(spec, precond)
         return (
             f"transition: {self.params.transition:g} is not between the teacher's noise levels,"
             f" {spec.sigma_min:g} and {spec.sigma_max:g}"
