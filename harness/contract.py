@@ -278,8 +278,7 @@ def _denoiser(precond: Preconditioning) -> str:
     """`denoiser_coeffs` agrees with a one-sided difference quotient of `coeffs` in s at s = t."""
     grid = _grid(precond)[:-1]
     implied = precond.denoiser_coeffs(grid)
-    h = 1e-6
-    worst = 0.0
+    h, worst = 1e-6, 0.0
     near = precond.coeffs(grid, grid * (1 - h))
     nearer = precond.coeffs(grid, grid * (1 - h / 2))
     for (name, one), (_, half) in zip(_parts(near, precond), _parts(nearer, precond), strict=True):
@@ -287,18 +286,11 @@ def _denoiser(precond: Preconditioning) -> str:
         slope = 2 * (at - half) / (h / 2) - (at - one) / h  # = t d/ds, error O(h^2)
         found = dict(_parts(_by_band(implied, precond), precond)).get(name, torch.zeros_like(grid))
         expected = (1 - slope) if _is_skip(name) else -slope
-        error = (found - expected).abs() / expected.abs().clamp_min(1)
-        worst = max(worst, float(error.max()))
-    inherited = type(precond).denoiser_coeffs is Preconditioning.denoiser_coeffs
-    mend = (
-        "; it is the one that every strategy inherits, which differentiates coeffs with torch:"
-        " something in coeffs has no derivative (.item(), .detach(), numpy, rounding), so mend that"
-        " or define denoiser_coeffs(self, t)"
-    )
-    _require(
-        worst < 1e-3,
-        f"denoiser_coeffs is {worst:.1e} from the slope of coeffs" + mend * inherited,
-    )
+        worst = max(worst, float(((found - expected).abs() / expected.abs().clamp_min(1)).max()))
+    told = f"denoiser_coeffs is {worst:.1e} from the slope of coeffs"
+    if type(precond).denoiser_coeffs is Preconditioning.denoiser_coeffs:
+        told += "; keep .item(), .detach() and numpy out of coeffs, or define denoiser_coeffs too"
+    _require(worst < 1e-3, told)
     return f"within {worst:.0e} of the slope"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import json
 import os
 import shlex
 import sys
@@ -138,6 +139,11 @@ def bench_command(args: argparse.Namespace) -> str:
     return shlex.join(["python", "-m", "harness", "bench", *(w for pair in options for w in pair)])
 
 
+def results_setting(folder: str) -> str:
+    """`--results DIR` as a `--set`: a folder's name is text, also where YAML reads a number."""
+    return f"results={json.dumps(folder)}"
+
+
 def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
     """Add --plugin FILE, for every command that uses plugins."""
     parser.add_argument(
@@ -163,7 +169,7 @@ def add_grid_arguments(parser: argparse.ArgumentParser, *, shard: bool = True) -
         "--results",
         dest="set",
         action="append",
-        type=lambda folder: f"results={folder}",
+        type=results_setting,
         metavar="DIR",
         help="the results folder, instead of the grid's",
     )

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli import add_plugin_argument, bench_command
+from harness.cli import add_plugin_argument, bench_command, results_setting
 from harness.cli.teacher_argument import parse_plugin
 from harness.config.grid import load_grid, make_grid
 from harness.config.matrix import Matrix, expand
@@ -135,7 +135,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _grid(args: argparse.Namespace) -> Grid:
     """The grid that was named, or one made of the flags."""
-    moved = [f"results={args.results}"] if args.results else []
+    moved = [results_setting(args.results)] if args.results else []
     moved += [f"launch.device={args.device}"] if args.device else []
     if args.matrix:
         return load_grid(args.matrix, [*args.set, *moved])

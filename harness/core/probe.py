@@ -49,10 +49,11 @@ def standard_error(
 ) -> float:
     """Jackknife over groups: the largest standard error of an entry of `known(sum of all groups)`.
 
-    Infinite with fewer than three groups.
+    Infinite with fewer than three groups, or sums that are not finite.
     """
     count = len(groups)
-    if count < 3:
+    finite = all(bool(value.isfinite().all()) for sums in groups for value in sums.values())
+    if count < 3 or not finite:
         return math.inf
     without = torch.stack([known(_total(groups[:k] + groups[k + 1 :])) for k in range(count)])
     return float((without.var(0, unbiased=False) * (count - 1)).sqrt().max())

@@ -35,6 +35,7 @@ from harness.store.tables import MADE_FROM, TABLES, save_sources
 from harness.visible import visible
 
 EXTENSIONS = (*STYLES, "csv")
+QUICK_NOTE = "made with --quick: this shows that everything works, not which strategy is ahead"
 FORMULA = ("=", "+", "-", "@")
 
 
@@ -128,8 +129,7 @@ def build_report(
     conflicts = [conflict for run in runs.values() for conflict in run.conflicts]
     told = [
         *notes,
-        *["made with --quick: this shows that everything works, not which strategy is ahead"]
-        * grid.endswith(QUICK),
+        *([QUICK_NOTE] if grid.endswith(QUICK) else []),
         *_notes(runs, rows, cells, baseline, settings),
         *_untrained(rows, matrix),
         *_edited(runs, matrix),

@@ -249,21 +249,15 @@ class EvalRow:
         """
         if not isinstance(record, dict):
             raise ValueError("it is no object")
-        finite = _finite_fields(tuple(record), tuple(map(type, record.values())))
-        if finite is not None and all(math.isfinite(record[name]) for name in finite):
-            row = object.__new__(cls)  # __init__ takes longer than all else, of 400,000 rows
-            row.__dict__.update(_ROW_DEFAULTS, **record)
-            return row
-        if unknown := sorted(record.keys() - _ROW_FIELDS):
-            raise ValueError(f"unknown field {unknown[0]!r}: a newer precondbench wrote it")
-        if lacking := sorted(_ROW_NEEDS - record.keys()):
-            raise ValueError(f"field {lacking[0]!r} is missing")
-        for name, value in record.items():
-            kind = type(value)
-            wrong = kind is float and name != "value" and not math.isfinite(value)
-            if wrong or kind not in _ROW_TYPES[name]:
-                raise ValueError(f"{name} is {str(value)[:60]!r}")
-        return cls(**record)
+        fault, wrong = _fault(tuple(record), tuple(map(type, record.values())))
+        if fault:
+            raise ValueError(fault)
+        wrong = wrong or tuple(x for x in FINITE if not math.isfinite(record.get(x) or 0.0))
+        if wrong:
+            raise ValueError(f"{wrong[0]} is {str(record[wrong[0]])[:60]!r}")
+        row = object.__new__(cls)  # __init__ takes longer than all else, of 400,000 rows
+        row.__dict__.update(_ROW_DEFAULTS, **record)
+        return row
 
 
 def _json_types(kind: Any) -> set[type]:
@@ -272,15 +266,22 @@ def _json_types(kind: Any) -> set[type]:
     return kinds | {int} if float in kinds else kinds
 
 
+#: fields of a row that are finite; `value` may be infinite or nan
+FINITE = ("seconds", "std", "ema")
+
+
 @cache
-def _finite_fields(names: tuple[str, ...], kinds: tuple[type, ...]) -> list[str] | None:
-    """Fields of a row, of these names and types, that have to be finite; None if it is no row."""
-    if not _ROW_NEEDS <= set(names) <= _ROW_FIELDS:
-        return None
-    told = dict(zip(names, kinds, strict=True))
-    if any(kind not in _ROW_TYPES[name] for name, kind in told.items()):
-        return None
-    return [name for name, kind in told.items() if kind is float and name != "value"]
+def _fault(names: tuple[str, ...], kinds: tuple[type, ...]) -> tuple[str, tuple[str, ...]]:
+    """What is wrong with the names of a row's fields, and fields that are not of their type.
+
+    Cached, since all rows of a version are alike.
+    """
+    if unknown := sorted(set(names) - _ROW_FIELDS):
+        return f"unknown field {unknown[0]!r}: a newer precondbench wrote it", ()
+    if lacking := sorted(_ROW_NEEDS - set(names)):
+        return f"field {lacking[0]!r} is missing", ()
+    typed = zip(names, kinds, strict=True)
+    return "", tuple(name for name, kind in typed if kind not in _ROW_TYPES[name])
 
 
 _MEASURE_OF = attrgetter(*(each.name for each in fields(Measure)))

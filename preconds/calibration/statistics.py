@@ -65,10 +65,7 @@ def measure(probe: Probe, statistics: Statistics) -> dict[str, Tensor]:
         return torch.stack([_moved(curves, probe) for curves in both])
 
     sums = probe.add_up(lambda draw: _inner_products(probe, draw, mean, statistics), jumps)
-    if not all(bool(value.isfinite().all()) for value in sums.values()):
-        raise HarnessError(
-            "calibration: the teacher's denoiser returned values that are not finite"
-        )
+    _require_finite(sums)
     return {"offset": mean.cpu(), **_curves(probe, sums, statistics)}
 
 
@@ -92,6 +89,13 @@ def _curves(probe: Probe, sums: dict[str, Tensor], statistics: Statistics) -> di
     return result
 
 
+def _require_finite(sums: dict[str, Tensor]) -> None:
+    if not all(bool(value.isfinite().all()) for value in sums.values()):
+        raise HarnessError(
+            "calibration: the teacher's denoiser returned values that are not finite"
+        )
+
+
 def _moved(curves: Curves, probe: Probe) -> Tensor:
     """Jumps of the backward form, in standard deviations of the data at s, [2, jumps].
 
@@ -112,6 +116,9 @@ def teacher_mean(probe: Probe) -> Tensor:
     For the exact denoiser E[D] = E[x_0] at every level. At sigma_max D hardly depends on x; the
     remaining dependence, D = m + c (x - m) with c = c_skip(sigma_max), is solved for m, so that the
     mean of the samples does not enter. m is then accurate to 1e-9, as small as g_c can be there.
+
+    Raises:
+        HarnessError: the teacher returned values that are not finite.
     """
     t = probe.sigma[0].to(probe.device)
     c, _ = edm_inner(t, probe.teacher.spec.sigma_data)
@@ -121,6 +128,7 @@ def teacher_mean(probe: Probe) -> Tensor:
         return {"mean": (probe.denoise(x, t, draw.labels) - c * x).sum(0)}
 
     sums = probe.add_up(total)
+    _require_finite(sums)
     return sums["mean"].to(probe.device) / (sums["samples"].item() * (1 - c.item()))
 
 

@@ -17,6 +17,7 @@ from harness.cli import bench as verb
 from harness.config.grid import load_grid
 from harness.config.matrix import expand
 from harness.core.random import integers
+from harness.registry import registry
 from harness.store.store import ResultStore
 from harness.train.machine import Machine
 from harness.train.step import gradients
@@ -84,7 +85,7 @@ def test_flop_of_a_published_network():
     )
 
 
-def test_plan_forecasts_from_what_was_measured(harness, grid, tmp_path):
+def test_plan_forecasts_from_what_was_measured(harness, grid, tmp_path, monkeypatch):
     results = tmp_path / "results"
     before = run_without_torch("plan", "--matrix", grid)
     assert "no forecast for gmm x ctm: measure it with `python -m harness bench" in before.stdout
@@ -112,6 +113,9 @@ def test_plan_forecasts_from_what_was_measured(harness, grid, tmp_path):
     told = [each.once for each in parts.values()]
     ours = 2048 * 197 + 4096 * 121  # arc and lsq share one
     assert told[1] - told[0] == pytest.approx(denoise * ours)
+    monkeypatch.setattr(registry.get("precond", "arc"), "calibration_evaluations", lambda _: None)
+    matrix = expand(load_grid(grid, ["axes.precond=[ctm, arc]"]))
+    assert "; without calibrating arc)" in forecast(matrix, ResultStore(results)).text("")
     path.write_text("{")
     assert "no forecast" in run_without_torch("plan", "--matrix", grid).stdout
 

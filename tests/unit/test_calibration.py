@@ -10,6 +10,7 @@ import torch
 from harness.api import calibrate, create_precond, create_teacher, edm_inner
 from harness.core.probe import Probe, standard_error
 from harness.core.schedule import karras
+from harness.errors import HarnessError
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures/reference_values.json").read_text())
 
@@ -101,6 +102,17 @@ def test_with_a_tolerance_it_ends_when_it_knows(name, tolerance, ring):
         skip = (other.coeffs(t, s).skip - whole.coeffs(t, s).skip) * before / size
         out = (other.coeffs(t, s).out - whole.coeffs(t, s).out) / size
         assert max(skip.abs().max(), out.abs().max()) < most
+
+
+@pytest.mark.parametrize("name", ["analytic", "arc"])
+def test_a_teacher_without_numbers_is_named_with_a_tolerance_too(name, ring):
+    class Broken(type(ring)):
+        def denoise(self, x, sigma, labels=None):
+            return super().denoise(x, sigma, labels) * math.nan
+
+    precond = create_precond(name, sigma_data=0.5, tolerance=0.01, samples=512)
+    with pytest.raises(HarnessError, match="not finite"):
+        calibrate(precond, Broken(ring.params))
 
 
 def test_the_jackknife_is_the_error_of_a_mean():

@@ -111,6 +111,15 @@ def test_bad_grids_are_refused_with_one_sentence(grid, harness, changes, words):
     assert not (grid.parent / "results" / "runs").exists()
 
 
+@pytest.mark.parametrize("name", ["2024", "no: 1", "a b"])
+def test_a_results_folder_is_text_whatever_yaml_makes_of_it(grid, harness, monkeypatch, name):
+    monkeypatch.chdir(grid.parent)
+    (grid.parent / name).mkdir()
+    code, out, err = harness("plan", "--matrix", grid, "--results", name)
+    assert (code, err) == (0, ""), err
+    assert "2 cells" in out
+
+
 def test_files_that_are_no_grids(tmp_path, harness):
     for name, content, words in [
         ("missing.yaml", None, "no such file"),
