@@ -31,7 +31,7 @@ from harness.config.matrix import Matrix, expand
 from harness.store.provenance import collect
 from harness.train.cell import Cell, calibrated
 from harness.train.machine import Machine
-from harness.train.tuning import arithmetic, repeatable, tune
+from harness.train.torch_settings import arithmetic, repeatable, tune
 
 ROOT = Path(__file__).parents[1]
 #: dense bf16 products a second on NVIDIA's data sheets

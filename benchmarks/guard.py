@@ -38,7 +38,7 @@ from harness.store.files import write_json
 from harness.store.store import ResultStore
 from harness.train.machine import Machine
 from harness.train.optimizer import Optimizer
-from harness.train.tuning import repeatable
+from harness.train.torch_settings import repeatable
 
 ROOT = Path(__file__).parents[1]
 STORED = Path(__file__).with_name("ratios.json")

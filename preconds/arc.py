@@ -27,14 +27,14 @@ from preconds.calibration.rotation import Rotation
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from preconds.calibration.trajectories import Moments
+    from preconds.calibration.trajectories import JumpMoments
 
 
 @register_precond("arc")
 class Arc(Rotation):
     """TrigFlow's arc (F is the mean velocity) with skip measured on the teacher's trajectories."""
 
-    def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
+    def table(self, moments: JumpMoments, way: Tensor) -> tuple[Tensor, Tensor]:
         """See `Rotation.table`."""
         sigma, sd = self.artifact["sigma"], self.sigma_data
         t, s = sigma[:, None], sigma

@@ -32,7 +32,7 @@ from preconds.calibration.rotation import Rotation, ScalarParams
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from preconds.calibration.trajectories import Moments
+    from preconds.calibration.trajectories import JumpMoments
 
 
 @register_precond("balanced")
@@ -45,7 +45,7 @@ class Balanced(Rotation):
         ridge: float = Field(default=0.01, ge=0)
         reach: float = Field(default=1.0, gt=0)
 
-    def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
+    def table(self, moments: JumpMoments, way: Tensor) -> tuple[Tensor, Tensor]:
         """See `Rotation.table`."""
         a = moments.least_squares(self.params.ridge * way**2)
         a = a.maximum(moments.target_rms / self.params.reach)

@@ -27,7 +27,7 @@ from preconds.calibration.rotation import Rotation, ScalarParams
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from preconds.calibration.trajectories import Moments
+    from preconds.calibration.trajectories import JumpMoments
 
 
 @register_precond("lsq")
@@ -39,7 +39,7 @@ class LeastSquares(Rotation):
 
         ridge: float = Field(default=0.01, ge=0)
 
-    def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
+    def table(self, moments: JumpMoments, way: Tensor) -> tuple[Tensor, Tensor]:
         """See `Rotation.table`."""
         a = moments.least_squares(self.params.ridge * way**2)
         return a, moments.target_slope - a * moments.network_slope

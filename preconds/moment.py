@@ -27,7 +27,7 @@ from preconds.calibration.rotation import Rotation, ScalarParams
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from preconds.calibration.trajectories import Moments
+    from preconds.calibration.trajectories import JumpMoments
 
 
 @register_precond("moment")
@@ -43,7 +43,7 @@ class Moment(Rotation):
         super().__init__(params, **context)
         self.tangent = self.params.tangent
 
-    def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
+    def table(self, moments: JumpMoments, way: Tensor) -> tuple[Tensor, Tensor]:
         """See `Rotation.table`."""
         if not self.tangent:
             return moments.target_rms, moments.target_slope
@@ -51,7 +51,7 @@ class Moment(Rotation):
         a = moments.target_rms / (known + (1 - known) * way**2).sqrt()
         return a, moments.target_slope - a * moments.network_slope
 
-    def diagonal(self, moments: Moments) -> tuple[Tensor, Tensor]:
+    def diagonal(self, moments: JumpMoments) -> tuple[Tensor, Tensor]:
         """See `Rotation.diagonal`."""
         if self.tangent:
             return super().diagonal(moments)

@@ -18,7 +18,7 @@ from harness.store.provenance import collect
 from harness.store.records import Request, RunSpec
 from harness.train.cell import Cell, build_cell
 from harness.train.machine import Machine
-from harness.train.tuning import tune
+from harness.train.torch_settings import tune
 
 
 def measure(

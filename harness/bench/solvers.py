@@ -13,7 +13,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from harness.api import ConfigError, Teacher, create
-from harness.config.workshop import resolve_dataset
+from harness.config.plugins import resolve_dataset
 from harness.core.random import normal
 from harness.core.schedule import karras
 from harness.core.solver import SOLVERS, solve

@@ -24,7 +24,7 @@ from harness.train.cell import Cell
 from harness.train.machine import Machine
 from harness.train.optimizer import Optimizer
 from harness.train.step import take_step
-from harness.train.tuning import arithmetic
+from harness.train.torch_settings import arithmetic
 
 #: solver steps at which CTM's step is measured, as far as the objective goes there
 H = (1, 4, 12)

@@ -14,7 +14,7 @@ from harness.bench.problem import bench_cell
 from harness.bench.steps import StepBench, variants
 from harness.store.records import Request, RunSpec
 from harness.train.machine import Machine
-from harness.train.tuning import tune
+from harness.train.torch_settings import tune
 
 
 def measure_switches(

@@ -168,7 +168,7 @@ def _machine(grid: Grid, *, by_grid: bool) -> Machine:
     import torch
 
     from harness.train.machine import Machine
-    from harness.train.tuning import repeatable
+    from harness.train.torch_settings import repeatable
 
     if by_grid:
         torch.set_num_threads(_threads(grid.launch))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from harness.cli.teacher_argument import parse_plugin
+from harness.config.plugins import plugin_spec
 from harness.config.schema import PluginRef
-from harness.config.workshop import plugin_spec
 from harness.errors import EXIT_CELL_FAILED, EXIT_DONE, ConfigError, HarnessError
 from harness.store.records import PluginSpec, RunSpec
 
 if TYPE_CHECKING:
     from harness.contract import Finding
-    from harness.train.trial import Ground
+    from harness.train.trial import TrialSetup
 
 #: kinds that are checked so; strategies have a contract of their own
 KINDS = ("backbone", "objective", "teacher", "dataset", "extractor", "metric")
@@ -57,29 +57,29 @@ def _try(plugin: PluginSpec, at: dict[str, str], kind: str) -> list[Finding]:
     from harness.api import create
     from harness.backbones.contract import check_architecture
     from harness.contract import Finding
-    from harness.train.trial import Ground
+    from harness.train.trial import TrialSetup
 
     try:
-        ground = Ground(_cell(at))
+        setup = TrialSetup(_cell(at))
         if kind == "backbone":
-            made, spec = create("backbone", plugin.name, plugin.params), ground.own.spec
+            made, spec = create("backbone", plugin.name, plugin.params), setup.own.spec
             if at["teacher"] == DEFAULT and made.unfit(spec.shape):
                 spec = replace(spec, shape=IMAGES)
             return check_architecture(made, spec)
-        return [Finding("trial", True, _told(ground, plugin, kind, at["teacher"] == DEFAULT))]
+        return [Finding("trial", True, _told(setup, plugin, kind, at["teacher"] == DEFAULT))]
     except HarnessError as error:
         return [Finding("trial", False, str(error))]
 
 
-def _told(ground: Ground, plugin: PluginSpec, kind: str, default: bool) -> str:
+def _told(setup: TrialSetup, plugin: PluginSpec, kind: str, default: bool) -> str:
     """Try it, and say on what; `default`: no teacher was chosen whose shape data must have."""
     from harness.train.trial_metrics import try_extractor, try_metric
 
-    extractors, samples = ["raw"], ground.own.spec.shape
+    extractors, samples = ["raw"], setup.own.spec.shape
     trial: dict[str, Any] = {
-        "objective": lambda: ground.try_objective(plugin),
-        "teacher": ground.try_teacher,
-        "dataset": lambda: ground.try_dataset(any_shape=default),
+        "objective": lambda: setup.try_objective(plugin),
+        "teacher": setup.try_teacher,
+        "dataset": lambda: setup.try_dataset(any_shape=default),
         "extractor": lambda: try_extractor(plugin.name, samples),
         "metric": lambda: try_metric(
             {"name": plugin.name, "params": plugin.params}, extractors, VECTORS, samples
@@ -93,7 +93,7 @@ def _told(ground: Ground, plugin: PluginSpec, kind: str, default: bool) -> str:
         "extractor": f"{found} features",
         "metric": f"a finite number of {VECTORS} vectors",
     }
-    shape = found if kind == "dataset" else ground.own.spec.shape
+    shape = found if kind == "dataset" else setup.own.spec.shape
     return f"{what[kind]}, samples {list(shape)}"
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from harness.cli import add_plugin_argument
 from harness.config.matrix import named_metrics
 from harness.config.needs import told_at_once
+from harness.config.plugins import GridPlugins, plugin_spec
 from harness.config.schema import Launch, PluginRef
-from harness.config.workshop import Workshop, plugin_spec
 from harness.core.sampler import Sampler
 from harness.errors import (
     EXIT_CELL_FAILED,
@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError("eval: --matrix and --set go with --student")
     store = ResultStore(args.results).existing()
     runs = [store.run(run_id) for run_id in args.runs] or store.runs()
-    asked = {run.run_id: run.request.plugins for run in runs if run.weighed()}
+    asked = {run.run_id: run.request.plugins for run in runs if run.budgets_with_weights()}
     for file in dict.fromkeys(itertools.chain(*asked.values())):
         registry.load_file(file)
     for name in args.extractors or []:
@@ -148,7 +148,7 @@ def _readable(runs: Iterable[Run]) -> tuple[list[Run], int]:
 def _leave(run: Run, owed: Request, status: Mapping[str, Any]) -> None:
     """Restore the run's own request and its state, since those of `eval` are temporary."""
     if taken(lease := run.lease()):
-        run.ask(owed)
+        run.write_request(owed)
         if status["state"] == State.DONE != run.known_status()["state"]:
             run.tidy()
             run.set_status(State.DONE, step=status.get("step", 0))
@@ -173,7 +173,7 @@ def _check_samplers(groups: Iterable[tuple[Request, list[Run]]]) -> None:
     Raises:
         ConfigError: with all that is wrong.
     """
-    make = Workshop()
+    make = GridPlugins()
     wrong: list[str] = []
     for request, runs in groups:
         for name in request.samplers:
@@ -196,7 +196,7 @@ def _by_request(runs: Iterable[Run], given: Mapping[str, Any]) -> list[tuple[Req
     groups: list[tuple[Request, list[Run]]] = []
     asked = {key: value for key, value in given.items() if value is not None}
     for run in runs:
-        if not (steps := run.weighed()):
+        if not (steps := run.budgets_with_weights()):
             print(f"{run.run_id}: no evaluation weights yet, skipped", file=sys.stderr)
             continue
         if run.spec.run_id != run.run_id:  # to open its spec would start another run, from step 0

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from harness.config.grid import load_grid
 from harness.config.matrix import Matrix, expand, wanted
+from harness.config.plugins import plugin_spec, resolve_dataset
 from harness.config.schema import PluginRef
-from harness.config.workshop import plugin_spec, resolve_dataset
 from harness.core.sampler import Sampler
 from harness.errors import EXIT_DONE, ConfigError, DivergedError
 from harness.store.files import write_json
@@ -139,7 +139,7 @@ def _measure(student: TrainedStudent, run: Run, request: Request) -> None:
     if not taken(lease):
         raise ConfigError(f"{run.path}: another process measures this student right now")
     try:
-        run.ask(request)
+        run.write_request(request)
         run.set_status(State.RUNNING)
         _append(student, run, spec, request)
         run.set_status(State.DONE)
@@ -157,7 +157,7 @@ def _append(student: TrainedStudent, run: Run, spec: RunSpec, request: Request) 
     from harness.api import create_teacher
     from harness.evaluate.evaluator import Evaluator
     from harness.store.provenance import collect
-    from harness.train.tuning import repeatable
+    from harness.train.torch_settings import repeatable
 
     repeatable()
     accelerator = Accelerator(cpu=request.device == "cpu" or not torch.cuda.is_available())

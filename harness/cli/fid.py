@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
     extractor = _extractor(args)
     metrics = {name: create("metric", name) for name in dict.fromkeys(args.metrics)}
     from harness.evaluate.compare import check, compare, open_side, statistics
-    from harness.train.tuning import arithmetic
+    from harness.train.torch_settings import arithmetic
 
     paths = [path for path in (args.generated, args.reference) if path]
     sides = [open_side(path, extractor, args.reference_n) for path in paths]

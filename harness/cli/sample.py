@@ -90,7 +90,7 @@ def _load(path: str, name: str, params: dict[str, Any], device: str, plugins: li
 
     from harness.api import load_student
     from harness.registry import registry
-    from harness.train.tuning import repeatable
+    from harness.train.torch_settings import repeatable
 
     for plugin in plugins:
         registry.load_file(plugin)

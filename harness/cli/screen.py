@@ -60,7 +60,7 @@ def _print_problem(teacher: str, specs: dict, baseline: str, results: Path, samp
     import torch
 
     from harness.api import create
-    from harness.config.workshop import resolve_dataset
+    from harness.config.plugins import resolve_dataset
     from harness.evaluate.screen import screen
     from harness.registry import blaming, registry
     from harness.train.cell import calibrated

@@ -10,9 +10,9 @@ from typing import Any
 
 from harness.api import DatasetSpec, Teacher
 from harness.api.evaluation import misfit
+from harness.config.plugins import AXES, GridPlugins
 from harness.config.schema import Grid
 from harness.config.selection import excluded, filters, labels_match
-from harness.config.workshop import AXES, Workshop
 from harness.core.sampler import Sampler
 from harness.errors import ConfigError, nearest
 from harness.registry import registry
@@ -118,7 +118,7 @@ def expand(grid: Grid, only: Iterable[str] = (), plugins: Sequence[str] = ()) ->
         raise ConfigError(f"evaluate: {reason}")
     specs: dict[str, RunSpec] = {}
     skips: list[Skip] = []
-    make = Workshop()
+    make = GridPlugins()
     keep = filters(grid, make, only)
     references = make.references(grid.evaluate.references)
     metrics = [make.spec("metric", ref) for ref in grid.evaluate.metrics]
@@ -189,7 +189,7 @@ def shard(matrix: Matrix, which: str | None) -> Matrix:
 
 
 def _cell(
-    grid: Grid, make: Workshop, plugins: Mapping[str, PluginSpec], seed: int
+    grid: Grid, make: GridPlugins, plugins: Mapping[str, PluginSpec], seed: int
 ) -> RunSpec | Skip:
     """One combination of plugins and a seed: what is to be run, or why not."""
     name = _name(plugins, seed)
@@ -249,7 +249,7 @@ def _name(plugins: Mapping[str, PluginSpec], seed: int) -> str:
     return " x ".join([*(spec.label for spec in plugins.values()), str(seed)])
 
 
-def _nothing_to_run(grid: Grid, make: Workshop, skips: Sequence[Skip]) -> ConfigError:
+def _nothing_to_run(grid: Grid, make: GridPlugins, skips: Sequence[Skip]) -> ConfigError:
     """One sentence if one thing is wrong, else all of them, one a line."""
     wrong = list(dict.fromkeys([*make.broken.values(), *make.absent.values()]))
     if not make.broken and not make.absent:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness.config.plugins import GridPlugins
 from harness.config.schema import Axes, Grid
-from harness.config.workshop import Workshop
 from harness.errors import ConfigError, nearest
 from harness.home import without_home
 from harness.store.records import PluginSpec
 
 
-def filters(grid: Grid, make: Workshop, only: Iterable[str]) -> dict[str, set[str]]:
+def filters(grid: Grid, make: GridPlugins, only: Iterable[str]) -> dict[str, set[str]]:
     """Axis -> names that `--only` keeps of it.
 
     Raises:
@@ -34,7 +34,7 @@ def filters(grid: Grid, make: Workshop, only: Iterable[str]) -> dict[str, set[st
     return keep
 
 
-def _names(grid: Grid, make: Workshop, axis: str) -> set[str] | None:
+def _names(grid: Grid, make: GridPlugins, axis: str) -> set[str] | None:
     """What `labels_match` knows on an axis; None if that cannot be told, for a broken plugin."""
     if axis == "seed":
         return {str(seed) for seed in grid.axes.seed}

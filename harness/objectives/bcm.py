@@ -16,7 +16,7 @@ from harness.api import (
     TeacherSpec,
     register_objective,
 )
-from harness.objectives.tuning import Weighting, discrete_lognormal, misfit, weights
+from harness.objectives.consistency import Weighting, discrete_lognormal, summed_distance, weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,7 +131,7 @@ class BidirectionalConsistency(Objective):
         moved = jump_rows(target, moved, other, clean, noisy[2], labels)
         size = x0[0].numel() ** -0.5
         first, second = (
-            size * misfit("pseudo-huber", each, target_jump, p.c) for each in (end, moved)
+            size * summed_distance("pseudo-huber", each, target_jump, p.c) for each in (end, moved)
         )
         w = weights(p.weighting, t, near, spec.sigma_data)
         return (w.to(first.dtype) * first + second / (other - t).abs().to(second.dtype)).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +30,7 @@ class DistanceParams(Params):
 
     `lpips_sha256` is filled in from the files; if given, it must match them. `weighting` is a
     factor w(t) of each sample as in consistency models, 1/t^2 for `snr`, and so on, see
-    harness/objectives/tuning.py.
+    harness/objectives/consistency.py.
 
     `bands: whitened` weights errors by frequency: both samples are transformed to the strategy's
     basis, and each coordinate is multiplied by sigma_data over the standard deviation of clean data
@@ -104,15 +105,14 @@ class Distance:
             ConfigError: LPIPS of samples that are not images, or with unreadable weights;
                 `bands: whitened` for a strategy without bands.
         """
-        from harness.core.distances import distance, distances
-        from harness.objectives.tuning import weights
+        from harness.objectives.consistency import weights
 
         p = self.params
         if p.bands == "whitened":
             basis = None if student is None else student.basis
             a, b = (_whitened(each, sigma_data, basis) for each in (a, b))
         if p.distance != "lpips" and p.weighting == "uniform":
-            return distance(p.distance, a, b)
+            return mean_distance(p.distance, a, b)
         found = self._perceived(a, b) if p.distance == "lpips" else distances(p.distance, a, b)
         if p.weighting != "uniform":
             found = weights(p.weighting, t, t, sigma_data).to(found.dtype) * found
@@ -143,3 +143,26 @@ def _whitened(x: Tensor, sigma_data: float, basis: Basis | None) -> Tensor:
             " give this objective to spectral alone, or leave out bands"
         )
     return basis.coordinates(x) * (sigma_data / basis.spread(basis.deviations))
+
+
+def distances(name: str, a: Tensor, b: Tensor) -> Tensor:
+    """Distance of each pair of samples of a and b, [B, *shape], in float32 or better; [B].
+
+    l2, l1: mean over coordinates of the squared, of the absolute difference (CM's l2 and l1).
+    pseudo-huber: sqrt(||a - b||^2 + c^2) - c with c = 0.00054 sqrt(d)
+    (Song & Dhariwal 2023, "Improved techniques for training consistency models").
+    """
+    difference = (a.float() - b.float()).flatten(1)
+    if name == "l2":
+        return difference.square().mean(1)
+    if name == "l1":
+        return difference.abs().mean(1)
+    c = 0.00054 * math.sqrt(difference.shape[1])
+    return (difference.square().sum(1) + c * c).sqrt() - c
+
+
+def mean_distance(name: str, a: Tensor, b: Tensor) -> Tensor:
+    """The mean of `distances` over the batch, a scalar."""
+    if name == "l2":  # in one sum, as published runs were trained
+        return (a.float() - b.float()).flatten(1).square().mean()
+    return distances(name, a, b).mean()

@@ -20,14 +20,14 @@ from harness.api import (
     TeacherSpec,
     register_objective,
 )
-from harness.objectives.tuning import (
+from harness.objectives.consistency import (
+    DistanceName,
     MappingParams,
-    Misfit,
     Weighting,
     discrete_lognormal,
     ict_constant,
     lognormal,
-    misfit,
+    summed_distance,
     weights,
 )
 
@@ -46,7 +46,7 @@ class TuningParams(MappingParams):
     - `total`: number of training steps over which `ict` increases N; no budget may be larger;
     - `distance`, summed over coordinates; `c`: constant of the pseudo-Huber distance, by default 0
       for `ect` (the norm) and 0.00054 sqrt(d) for `ict`;
-    - `weighting`: w(t, r), see harness/objectives/tuning.py; `gap` is 1/(t - r).
+    - `weighting`: w(t, r), see harness/objectives/consistency.py; `gap` is 1/(t - r).
     """
 
     schedule: Literal["ect", "ict"] = "ect"
@@ -56,7 +56,7 @@ class TuningParams(MappingParams):
     s1: int = Field(default=1280, ge=2)
     rho: float = Field(default=7.0, gt=0)
     total: int | None = Field(default=None, ge=1)
-    distance: Misfit = "pseudo-huber"
+    distance: DistanceName = "pseudo-huber"
     c: float | None = Field(default=None, ge=0)
     weighting: Weighting = "gap"
 
@@ -153,5 +153,5 @@ class ConsistencyTuning(Objective):
             x_r = x0 + per_sample(r, x0) * eps
             target_jump = jump_rows(student, x_r, r, clean, moving, batch.labels)
         estimate = student.jump(x0 + per_sample(t, x0) * eps, t, clean, batch.labels)
-        found = misfit(p.distance, estimate, target_jump, self.constant(spec))
+        found = summed_distance(p.distance, estimate, target_jump, self.constant(spec))
         return (weights(p.weighting, t, r, spec.sigma_data).to(found.dtype) * found).mean()

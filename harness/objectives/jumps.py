@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PORTIONS = 8
 
 
-def portioned(rows: Tensor, x: Tensor) -> Tensor:
+def padded_on_gpu(rows: Tensor, x: Tensor) -> Tensor:
     """`rows` [k], on a GPU padded by repetition to a multiple of an eighth of the batch x.
 
     cuDNN selects convolution algorithms anew for each new batch size, which takes the host longer
@@ -44,7 +44,7 @@ def jump_rows(
         return x
     if count == len(x):
         return student.jump(x, t, s, labels)
-    asked = portioned(rows, x)
+    asked = padded_on_gpu(rows, x)
     with of_batch(asked):
         part = student.jump(x[asked], t[asked], s[asked], None if labels is None else labels[asked])
     return x.index_copy(0, rows, part[:count].to(x.dtype))

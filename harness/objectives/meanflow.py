@@ -101,7 +101,7 @@ class MeanFlow(Objective):
         from harness.core.rows import of_batch
         from harness.core.solver import per_sample
         from harness.core.transfer import sent
-        from harness.objectives.jumps import portioned
+        from harness.objectives.jumps import padded_on_gpu
 
         p, x0, labels, device = self.params, batch.x0, batch.labels, batch.x0.device
         draw = (batch.step, batch.host_batch_index)
@@ -127,7 +127,7 @@ class MeanFlow(Objective):
         for rows, jumps in ((sent(jumping, device), True), (sent(staying, device), False)):
             if not len(rows):
                 continue
-            asked = portioned(rows, x)
+            asked = padded_on_gpu(rows, x)
             x_a, clean_a, t_a, s_a, labels_a = of(asked, x, clean, t, s, labels)
             with of_batch(asked):
                 if jumps:

@@ -17,7 +17,7 @@ from harness.api import (
     Trained,
     register_objective,
 )
-from harness.objectives.tuning import lognormal
+from harness.objectives.consistency import lognormal
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,8 +19,8 @@ from harness.api import (
     TeacherSpec,
     register_objective,
 )
+from harness.objectives.consistency import summed_distance, weights
 from harness.objectives.ect import ConsistencyTuning, TuningParams
-from harness.objectives.tuning import misfit, weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,7 +146,7 @@ class TruncatedConsistency(ConsistencyTuning):
                 seen = jump_rows(student, x_r, r, clean, mine, batch.labels)
                 target_jump = torch.where(per_sample(r, x0) >= p.transition, seen, target_jump)
         estimate = student.jump(x0 + per_sample(t, x0) * eps, t, clean, batch.labels)
-        found = misfit(p.distance, estimate, target_jump, self.constant(spec))
+        found = summed_distance(p.distance, estimate, target_jump, self.constant(spec))
         part = torch.where(at_end, p.boundary_weight / (p.boundary or 1.0), 1 / (1 - p.boundary))
         w = part * weights(p.weighting, t, r, spec.sigma_data)
         return (w.to(found.dtype) * found).mean()

@@ -15,7 +15,7 @@ from harness.config.needs import (
     unready_objectives,
     wrong_files,
 )
-from harness.config.workshop import is_untried, own_sources
+from harness.config.plugins import is_untried, own_sources
 from harness.core.sampler import Sampler
 from harness.errors import ArtifactError, ConfigError, DamagedError, HarnessError
 from harness.registry import registry
@@ -202,5 +202,5 @@ def _settle(run: Run) -> None:
     """Set the state of a cell with all measurements to done, in case it was killed before that."""
     whole = run.known_status()["state"] == State.DONE and not run.is_torn()
     if not whole and taken(lease := run.lease()):
-        run.settle()  # else it is at work, for another grid
+        run.mark_done()  # else it is at work, for another grid
         lease.release()

@@ -153,7 +153,7 @@ class Scheduler:
                 lease.release()
                 self.outcome.done.append(run.run_id)
                 return
-            run.ask(self.request)
+            run.write_request(self.request)
             watched = Watched(run, self.launch, self._shares[self._free[0]], self.node)
         except (OSError, HarnessError) as error:
             self._lost(run, lease, error)

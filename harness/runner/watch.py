@@ -130,7 +130,7 @@ class Watched:
 
     def _ended(self, ended: local.Exit) -> bool:
         if not self.run.missing(wanted(self.run.request, self.run.spec)):
-            self.run.settle()  # however its processes ended: nothing is left to do
+            self.run.mark_done()  # however its processes ended: nothing is left to do
             return True
         verdict = self._ending or self._explain(ended)
         self._ending = None
@@ -138,7 +138,7 @@ class Watched:
             smaller = self._smaller() if verdict.cause == "memory" else None
             if smaller is not None:
                 name, size = smaller
-                self.run.ask(replace(self.run.request, **{name: size}))
+                self.run.write_request(replace(self.run.request, **{name: size}))
                 self._say(f"out of memory: {name} is now {size}")
                 self._start()
                 return False

@@ -333,7 +333,7 @@ class Request:
 
     @property
     def switches(self) -> dict[str, bool]:
-        """`compile` and `channels_last`, which change rounding only (harness/train/tuning.py)."""
+        """`compile` and `channels_last`, which change rounding only (train/torch_settings.py)."""
         return {"compile": self.compile, "channels_last": self.channels_last}
 
 

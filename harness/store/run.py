@@ -88,7 +88,7 @@ class Run:
         except TypeError as error:
             raise DamagedError(f"{path} is damaged ({error}); {ANEW}") from None
 
-    def ask(self, request: Request) -> None:
+    def write_request(self, request: Request) -> None:
         """Write the request; only for the holder of the lease."""
         write_json(self.path / "request.json", asdict(request))
 
@@ -201,14 +201,14 @@ class Run:
         rate = "" if ema is None else f"-ema{ema}"
         return self.path / "ema" / f"step-{step:08d}{rate}.safetensors"
 
-    def weighed(self) -> list[int]:
+    def budgets_with_weights(self) -> list[int]:
         """The budgets whose evaluation weights exist."""
         steps = (path.stem.removeprefix("step-") for path in self.path.glob("ema/step-*"))
         return sorted(int(step) for step in steps if step.isdigit())
 
     def without_averages(self, rates: Iterable[float]) -> list[float]:
         """Those of `rates` that training did not keep, by its newest checkpoint or weights."""
-        steps, checkpoints = self.weighed(), sorted(self.checkpoints.glob("step-*"))
+        steps, checkpoints = self.budgets_with_weights(), sorted(self.checkpoints.glob("step-*"))
         lacking = []
         for rate in rates:
             places = [self.weights(step, rate) for step in steps]
@@ -249,7 +249,7 @@ class Run:
         """Remove temporary files of killed processes; only for the holder of the lease."""
         tidy(self.path)
 
-    def settle(self) -> None:
+    def mark_done(self) -> None:
         """Set the state of a run with all measurements to done, if it died before that.
 
         Also removes an incomplete last line of eval.jsonl. Only for the holder of the lease.

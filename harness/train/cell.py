@@ -12,7 +12,7 @@ import torch
 from harness import api
 from harness.api import Dataset, Objective, Preconditioning, Teacher
 from harness.backbones.base import Backbone
-from harness.config.workshop import check_command, resolve_dataset
+from harness.config.plugins import check_command, resolve_dataset
 from harness.contract import refuse_broken
 from harness.core.group import Group
 from harness.core.random import derive_seed

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.config.matrix import wanted
-from harness.config.workshop import own_sources
+from harness.config.plugins import own_sources
 from harness.evaluate.evaluator import Evaluator
 from harness.store.records import EvalRow, Request, RunSpec
 from harness.train.cell import build_cell
 from harness.train.loop import Trainer
 from harness.train.machine import Machine
 from harness.train.measure import by_sampling, rows
-from harness.train.tuning import repeatably, tune
+from harness.train.torch_settings import repeatably, tune
 
 
 def run_cell(

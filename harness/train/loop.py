@@ -19,7 +19,7 @@ from harness.train.machine import Machine
 from harness.train.optimizer import Optimizer
 from harness.train.status import Interrupted
 from harness.train.step import take_step
-from harness.train.tuning import arithmetic
+from harness.train.torch_settings import arithmetic
 
 log = logging.getLogger(__name__)
 

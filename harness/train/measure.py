@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from harness.config.workshop import sources_of
+from harness.config.plugins import sources_of
 from harness.core.sampling import Walk
 from harness.core.student import Student
 from harness.errors import ArtifactError, DivergedError

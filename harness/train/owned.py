@@ -60,12 +60,12 @@ def own_modules(
     return owned
 
 
-def together(owned: Mapping[str, Owned]) -> list[Owned]:
+def trained_with_student(owned: Mapping[str, Owned]) -> list[Owned]:
     """The modules that are trained by the same loss terms as the student."""
     return [each for each in owned.values() if each.by is None]
 
 
-def alone(owned: Mapping[str, Owned], terms: Iterable[str]) -> list[Owned]:
+def trained_apart(owned: Mapping[str, Owned], terms: Iterable[str]) -> list[Owned]:
     """The modules that are trained by a term of their own, if that is one of `terms`."""
     names = set(terms)
     return [each for each in owned.values() if each.by in names]

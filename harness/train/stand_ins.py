@@ -27,7 +27,7 @@ class Banded(Student):
         return Basis(axes, torch.zeros(self.shape, dtype=torch.int64), one)
 
 
-class StandIn:
+class GaussianDenoiser:
     """Replaces a network teacher's `denoise` by the exact denoiser of Gaussian data N(0, sd^2 I).
 
     D = sd^2/(sd^2 + sigma^2) x. All other attributes are the teacher's own.
@@ -42,7 +42,7 @@ class StandIn:
         level = torch.as_tensor(sigma, dtype=torch.float64)
         return per_sample(var / (level.square() + var), x) * x
 
-    def to(self, device: Any) -> StandIn:
+    def to(self, device: Any) -> GaussianDenoiser:
         """See `Teacher.to`."""
         return self
 

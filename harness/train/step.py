@@ -17,7 +17,7 @@ from harness.core.transfer import sent
 from harness.errors import ConfigError
 from harness.train.cell import Cell
 from harness.train.optimizer import Optimizer, learning_rate
-from harness.train.owned import alone, together
+from harness.train.owned import trained_apart, trained_with_student
 
 Gradients = list[Tensor]
 #: called with the name of each part of a step; the context surrounds it, for timing (harness/bench)
@@ -48,7 +48,7 @@ def take_step(
         optimizer.lr = learning_rate(train, step)
         optimizer.step(grads[: len(optimizer.parameters)])
         at = len(optimizer.parameters)
-        for each in (*together(cell.owned), *alone(cell.owned, logs)):
+        for each in (*trained_with_student(cell.owned), *trained_apart(cell.owned, logs)):
             if each.follows:
                 each.optimizer.lr = optimizer.lr
             count = len(each.optimizer.parameters)
@@ -142,7 +142,9 @@ def _group_gradients(
     """
     parameters = list(cell.network.parameters())
     last = next(i for i, p in enumerate(parameters) if p is cell.network.last_layer)
-    parameters += [p for each in together(cell.owned) for p in each.optimizer.parameters]
+    parameters += [
+        p for each in trained_with_student(cell.owned) for p in each.optimizer.parameters
+    ]
     own = {each.by: each.optimizer.parameters for each in cell.owned.values() if each.by}
     sums: dict[str, Gradients] = {}
     logs: dict[str, Tensor] = {}
@@ -171,7 +173,7 @@ def _group_gradients(
         torch._foreach_mul_(sums[name], weights[name])
         torch._foreach_add_(total, sums[name])
         logs[f"{name}_weight"] = weights[name]
-    for each in alone(cell.owned, sums):
+    for each in trained_apart(cell.owned, sums):
         total += sums[str(each.by)]
     return total, logs
 

@@ -30,7 +30,7 @@ from harness.api import (
 from harness.backbones.base import Backbone
 from harness.backbones.contract import check_architecture
 from harness.config.matrix import Matrix
-from harness.config.workshop import check_command, is_untried, resolve_dataset
+from harness.config.plugins import check_command, is_untried, resolve_dataset
 from harness.contract import refuse_broken
 from harness.core.random import normal
 from harness.core.sampling import Walk, evaluation_labels, fresh_noise, initial_noise
@@ -41,8 +41,8 @@ from harness.evaluate.images import is_image
 from harness.registry import blaming, place, registry
 from harness.store.records import PluginSpec, RunSpec
 from harness.train.fit import make_backbone
-from harness.train.owned import own_modules, together
-from harness.train.stand_ins import Banded, Noise, StandIn
+from harness.train.owned import own_modules, trained_with_student
+from harness.train.stand_ins import Banded, GaussianDenoiser, Noise
 from harness.train.trial_metrics import try_extractor, try_metric
 
 SAMPLES = 4
@@ -65,8 +65,8 @@ def failures(matrix: Matrix, specs: Iterable[RunSpec]) -> list[str]:
     wrong: dict[str, None] = {}
     for spec in specs:
         where = f"{spec.teacher} {spec.dataset}"
-        ground = Ground(spec)
-        for what, trial in _trials(matrix, spec, ground):
+        setup = TrialSetup(spec)
+        for what, trial in _trials(matrix, spec, setup):
             if f"{what} {where}" in tried:
                 continue
             tried.add(f"{what} {where}")
@@ -80,32 +80,32 @@ def failures(matrix: Matrix, specs: Iterable[RunSpec]) -> list[str]:
 
 
 def _trials(
-    matrix: Matrix, spec: RunSpec, ground: Ground
+    matrix: Matrix, spec: RunSpec, setup: TrialSetup
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield (key, trial) for each plugin of a cell to be tried; equal keys need one trial only."""
-    if is_untried("teacher", spec.teacher.name) and not ground.own.is_network:
-        yield "teacher", ground.try_teacher
+    if is_untried("teacher", spec.teacher.name) and not setup.own.is_network:
+        yield "teacher", setup.try_teacher
     if spec.dataset.name != "teacher" and is_untried("dataset", spec.dataset.name):
-        yield "dataset", ground.try_dataset
+        yield "dataset", setup.try_dataset
     if spec.backbone and is_untried("backbone", spec.backbone["name"]):
-        yield f"backbone {spec.backbone}", partial(ground.try_backbone, spec.backbone)
+        yield f"backbone {spec.backbone}", partial(setup.try_backbone, spec.backbone)
     if is_untried("precond", spec.precond.name):
         walks = list(dict.fromkeys((m.sampler, m.nfe) for m in matrix.wanted(spec)))
-        yield f"{spec.precond} {spec.objective}", partial(ground.try_precond, spec, walks)
+        yield f"{spec.precond} {spec.objective}", partial(setup.try_precond, spec, walks)
     if is_untried("objective", spec.objective.name, spec.objective.changed):
-        yield f"{spec.objective}", partial(ground.try_objective, spec.objective)
+        yield f"{spec.objective}", partial(setup.try_objective, spec.objective)
     for name in matrix.extractors:
         if is_untried("extractor", name):
-            yield f"extractor {name}", partial(try_extractor, name, ground.own.spec.shape)
+            yield f"extractor {name}", partial(try_extractor, name, setup.own.spec.shape)
     for label in matrix.request.metrics:
         plugin = matrix.request.metric_plugin(label)
         if is_untried("metric", **plugin):
             n = min(matrix.request.samples, FEATURES)
-            given = (plugin, matrix.extractors, n, ground.own.spec.shape)
+            given = (plugin, matrix.extractors, n, setup.own.spec.shape)
             yield f"metric {label}", partial(try_metric, *given)
 
 
-class Ground:
+class TrialSetup:
     """The setting of trials for one cell: a teacher or its stand-in, data, and a tiny network."""
 
     def __init__(self, spec: RunSpec) -> None:
@@ -120,7 +120,7 @@ class Ground:
     @cached_property
     def teacher(self) -> Teacher:
         """The teacher that is run: the cell's own, or a stand-in if that is a network."""
-        return cast(Teacher, StandIn(self.own)) if self.own.is_network else self.own
+        return cast(Teacher, GaussianDenoiser(self.own)) if self.own.is_network else self.own
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -273,7 +273,7 @@ class Ground:
                 " {name: function that gives the loss}"
             )
         own = {each.by: each.optimizer.parameters for each in owned.values() if each.by}
-        shared = [p for each in together(owned) for p in each.optimizer.parameters]
+        shared = [p for each in trained_with_student(owned) for p in each.optimizer.parameters]
         reached: set[Tensor] = set()
         for name, term in terms.items():
             learn = own.get(name, [*self.network.parameters(), *shared])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.api import ConfigError, Metric, Score, create
 from harness.api.evaluation import EXTRACTED
-from harness.config.workshop import is_untried
+from harness.config.plugins import is_untried
 from harness.core.random import normal
 from harness.errors import HarnessError, described
 from harness.evaluate.features import Features

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from harness.config.matrix import wanted
-from harness.config.workshop import own_sources, plugins_of
+from harness.config.plugins import own_sources, plugins_of
 from harness.core.progress import listening
 from harness.errors import ConfigError, HarnessError
 from harness.evaluate.evaluator import Evaluator
@@ -33,8 +33,8 @@ from harness.train.coefficients import fingerprint
 from harness.train.loop import Trainer
 from harness.train.measure import measure, seconds_at
 from harness.train.status import Interrupted, Status, explain
+from harness.train.torch_settings import repeatable, tune
 from harness.train.trackers import start_trackers
-from harness.train.tuning import repeatable, tune
 
 #: timeout of collectives: a rank may be making an artifact alone, or waiting for another runner to
 #: make it; ranks that hang or die are detected by the runner

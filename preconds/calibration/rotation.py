@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.core.probe import Probe
-    from preconds.calibration.trajectories import Moments
+    from preconds.calibration.trajectories import JumpMoments
 
 
 class RotationParams(Params):
@@ -46,11 +46,11 @@ class Rotation(DenoiserForm):
 
     Params = ScalarParams
 
-    def table(self, moments: Moments, way: Tensor) -> tuple[Tensor, Tensor]:
+    def table(self, moments: JumpMoments, way: Tensor) -> tuple[Tensor, Tensor]:
         """(a, e) [levels (t), levels (s)]; `way` is 1 - s/t. Only entries with s < t are used."""
         raise self.lacks("table(self, moments, way)")
 
-    def diagonal(self, moments: Moments) -> tuple[Tensor, Tensor]:
+    def diagonal(self, moments: JumpMoments) -> tuple[Tensor, Tensor]:
         """(a, e) at s = t, [levels]: (1, 0) as for `ctm`; overridden if not tangent."""
         import torch
 

@@ -107,7 +107,7 @@ def _products(
     return sums | pairs | sums_by_group(basis, sigma, away, denoised, draw.x0 - mean)
 
 
-class Moments(NamedTuple):
+class JumpMoments(NamedTuple):
     """Regressions that determine jumps t -> s, [levels (t), levels (s)], valid for s < t.
 
     With F = F^ - k x^, the part of the teacher's output that is not linear in x:
@@ -132,7 +132,7 @@ class Moments(NamedTuple):
         return common / (self.network_rms**2 + noise).clamp_min(SILENT**2)
 
 
-def moments(artifact: dict[str, Tensor]) -> Moments:
+def moments(artifact: dict[str, Tensor]) -> JumpMoments:
     """Compute the regressions and the correlation from a measurement."""
     xx, Fx, FF = (artifact[name][:, None] for name in ("xx", "Fx", "FF"))
     Yx, YF, YY = (artifact[name] for name in ("Yx", "YF", "YY"))
@@ -140,4 +140,4 @@ def moments(artifact: dict[str, Tensor]) -> Moments:
     target_rms = (YY - Yx * Yx / xx).clamp_min(0).sqrt()
     common = YF - Fx * Yx / xx
     correlation = common / (network_rms * target_rms).clamp_min(SILENT**2)
-    return Moments(Yx / xx, Fx / xx, network_rms, target_rms, correlation.clamp(-1, 1))
+    return JumpMoments(Yx / xx, Fx / xx, network_rms, target_rms, correlation.clamp(-1, 1))

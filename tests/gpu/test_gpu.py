@@ -13,12 +13,12 @@ from harness.core.group import Group
 from harness.train.machine import Machine
 from harness.train.optimizer import Optimizer
 from harness.train.step import gradients, take_step
-from harness.train.tuning import arithmetic, repeatable, tune
+from harness.train.torch_settings import arithmetic, repeatable, tune
 from tests.cells import cell_of
 from tests.conftest import ROOT
 from tests.integration.test_on_a_gpu import images, numbers, vectors
 from tests.unit.objectives_processes import CASES, OWNER, names
-from tests.unit.test_tuning import make_smaller_cell
+from tests.unit.test_torch_settings import make_smaller_cell
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 GPU = torch.device("cuda", 0)

@@ -341,7 +341,7 @@ def test_a_hang_then_a_timeout_then_interrupts(tmp_path, monkeypatch):
     grid = load_grid(place.grid)
     matrix = expand(grid, plugins=[str(place.plugin)])
     run = ResultStore(grid.results).prepare().open(matrix.specs[0])
-    run.ask(matrix.request)
+    run.write_request(matrix.request)
     watched = Watched(run, grid.launch.model_copy(update={"timeout": 90.0, "stall": 60.0}))
     eventually((tmp_path / "hung").exists)
 

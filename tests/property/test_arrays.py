@@ -9,8 +9,8 @@ from safetensors import torch as for_torch
 from safetensors.numpy import load, save
 
 from harness.api import ConfigError, Preconditioning, create
+from harness.config.plugins import plugin_spec
 from harness.config.schema import Grid
-from harness.config.workshop import plugin_spec
 from harness.errors import ArtifactError
 from harness.evaluate.moments import Moments
 from harness.evaluate.reference import Reference, load_reference

@@ -30,7 +30,7 @@ def opened(grid, results, processes):
 
 
 def poll(*groups, until=lambda: False, seconds=120):
-    """Look after some groups until all have ended or something is the case."""
+    """PlotStyle after some groups until all have ended or something is the case."""
     deadline, left = time.monotonic() + seconds, list(groups)
     while left and not until():
         assert time.monotonic() < deadline, "it hangs"

@@ -12,9 +12,9 @@ from harness.api import Params, Preconditioning, make_params
 from harness.api.plugin import Settings, _kinds
 from harness.config.grid import load_grid
 from harness.config.matrix import expand
+from harness.config.plugins import plugin_spec
 from harness.config.reading import parse
 from harness.config.schema import Grid, PluginRef
-from harness.config.workshop import plugin_spec
 from harness.core.schedule import karras
 from harness.errors import ConfigError
 from harness.registry import BUILT_IN, registry

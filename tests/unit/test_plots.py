@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from harness.report.curves import curve_points
-from harness.report.plots.draw import explained, gap_maps, looks_of, measured, write_plots
+from harness.report.plots.draw import explained, gap_maps, measured, styles_of, write_plots
 from harness.report.plots.profile import speed_profile
 from harness.report.plots.speed import speed_bars
-from harness.report.plots.style import looks
+from harness.report.plots.style import plot_styles
 from harness.report.write import build_report
 from harness.store.store import ResultStore
 from tests.synthetic_results import quality, spec, write_results
@@ -28,7 +28,7 @@ def cells(*names, seeds=(0, 1), **more):
 
 def test_strategies_are_told_apart_without_colour_and_twins_are_rings():
     names = [f"s{k}" for k in range(28)]
-    found = looks(["bcm", *names, "ctm"], "ctm", {"bcm": "ctm"})
+    found = plot_styles(["bcm", *names, "ctm"], "ctm", {"bcm": "ctm"})
     assert next(iter(found)) == "ctm"
     assert found["ctm"].colour == "#000000"
     assert (found["bcm"].colour, found["bcm"].filled) == ("#000000", False)
@@ -81,7 +81,7 @@ def test_a_censored_speed_up_is_open_hatched_and_has_an_arrow(tmp_path):
     report = build_report(write_results(tmp_path, cells(), value=value), "synthetic")
     bounds = report.speed[report.speed["nfe"] == 1].set_index("precond")["bound"]
     assert (bounds["edm"], bounds["ctm"]) == ("<", "")
-    plot = speed_bars(report.speed, looks_of(report), "", "speed")
+    plot = speed_bars(report.speed, styles_of(report), "", "speed")
     axis = plot.figure.axes[0]
     hatched = [bool(bar.get_hatch()) for bar in axis.patches]
     assert hatched == [False, True, True]
@@ -96,7 +96,7 @@ def test_bounds_of_the_profile_are_triangles_and_a_lead_that_ends_is_marked(tmp_
         return ahead[each.precond.name][[100, 200, 400, 800].index(step)]
 
     report = build_report(write_results(tmp_path, cells(), value=value), "synthetic")
-    plot = speed_profile(report.profile, looks_of(report), "", "profile")
+    plot = speed_profile(report.profile, styles_of(report), "", "profile")
     axis = plot.figure.axes[0]
     markers = [line.get_marker() for line in axis.lines]
     assert markers.count("v") > 13  # edm, everywhere, and mine where only ctm gets
@@ -115,7 +115,7 @@ def test_what_is_published_has_every_kind_of_figure(grid, shown, tmp_path):
     for frame in (report.rows, report.speed, report.profile):
         kept = (frame["metric"] == "frechet") & (frame["nfe"] == 2)
         frame.drop(frame.index[~kept], inplace=True)
-    look = looks_of(report)
+    look = styles_of(report)
     assert {plot.name for plot in measured(report, look)} == {
         f"{what}--frechet" for what in ("quality-images", "quality-seconds", "speed", "profile")
     }
@@ -140,7 +140,7 @@ def test_a_report_shows_the_gaps_that_were_measured_of_its_own_teacher(tmp_path)
         frame = pd.DataFrame([row | dict.fromkeys(("to_t", "to_s", "untrained"), value)])
         frame.to_csv(folder / "gap.csv", index=False)
     report = build_report(store, "synthetic")
-    plots = [plot for _, plot in explained(report, looks_of(report))]
+    plots = [plot for _, plot in explained(report, styles_of(report))]
     assert [plot.name for plot in plots] == ["gap-to-t", "gap-to-s", "gap-untrained"]
     (image,) = plots[0].figure.axes[0].images
     assert image.get_array().compressed().tolist() == [1.0]

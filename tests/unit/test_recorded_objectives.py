@@ -10,7 +10,7 @@ from harness.backbones.mlp import MLP
 from harness.config.grid import make_grid
 from harness.config.matrix import expand
 from harness.core.student import Student
-from harness.objectives.tuning import lognormal, misfit, weights
+from harness.objectives.consistency import lognormal, summed_distance, weights
 from harness.runner.prepare import check_machine
 from tests.cells import cell_of
 from tests.unit.recorded import (
@@ -267,7 +267,7 @@ def test_distances_and_weightings(objective):
             made = create("objective", objective, params)
             mean = sum(w * d for w, d in zip(expected, found, strict=True)) / 2
             if objective == "ect":  # which sums over coordinates
-                loss = weights(weighting, t, t, 0.5) * misfit(distance, a, 0 * a, 0.0) / 2
+                loss = weights(weighting, t, t, 0.5) * summed_distance(distance, a, 0 * a, 0.0) / 2
                 assert loss.mean().item() == pytest.approx(mean)
             else:
                 assert made.distance(a, 0 * a, t, 0.5).item() == pytest.approx(mean)

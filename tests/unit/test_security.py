@@ -11,9 +11,9 @@ import torch
 import yaml
 
 from harness.api import Dataset, DatasetSpec, Params, located
+from harness.config.plugins import plugin_spec
 from harness.config.reading import Loader, parse
 from harness.config.schema import PluginRef
-from harness.config.workshop import plugin_spec
 from harness.errors import ArtifactError
 from harness.home import told_without_home, with_home, without_home
 from harness.registry import registry

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from harness.api import create, create_teacher
+from harness.config.plugins import plugin_spec
 from harness.config.schema import PluginRef
-from harness.config.workshop import plugin_spec
 from harness.core.schedule import karras
 from harness.core.solver import SOLVERS, solve
 from harness.objectives.distances import SolverName

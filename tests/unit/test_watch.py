@@ -100,7 +100,7 @@ def spec(seed=0):
 def prepared(store, *script, seed=0):
     run = store.open(spec(seed))
     (run.path / "script.json").write_text(json.dumps(script))
-    run.ask(REQUEST)
+    run.write_request(REQUEST)
     return run
 
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from harness.report.page.pictures import pictures
 from harness.report.page.view import view
-from harness.report.plots.draw import looks_of
+from harness.report.plots.draw import styles_of
 from harness.report.write import Report
 from harness.store.files import write_atomic
 
@@ -32,7 +32,7 @@ def write_page(report: Report, path: Path) -> Path:
 
 def render_page(report: Report, folder: Path) -> str:
     """The page as text, for a file in `folder`; imports no torch."""
-    looks = looks_of(report)
+    looks = styles_of(report)
     environment = Environment(
         loader=FunctionLoader(_read),
         autoescape=True,

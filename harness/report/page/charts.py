@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.report.curves import curve_points
 from harness.report.page.places import GROUP, Places, groups, records
-from harness.report.plots.style import COLOURS, Look
+from harness.report.plots.style import COLOURS, PlotStyle
 from harness.report.profile import NEAR
 from harness.report.speed import LAST
 from harness.report.words import images_cell, lead_cell, speed_cell
@@ -18,7 +18,7 @@ from harness.report.write import Report
 Chart = dict[str, Any]
 
 
-def charts(report: Report, places: Places, looks: dict[str, Look]) -> dict[str, list[Chart]]:
+def charts(report: Report, places: Places, looks: dict[str, PlotStyle]) -> dict[str, list[Chart]]:
     """Chart data: `looks` of strategies, and `curves`, `speeds`, `levels` with indices of looks."""
     order = {name: number for number, name in enumerate(looks)}
     points = curve_points(report.rows, report.cells)
@@ -40,7 +40,7 @@ def charts(report: Report, places: Places, looks: dict[str, Look]) -> dict[str, 
     }
 
 
-def _drawn(look: Look) -> Chart:
+def _drawn(look: PlotStyle) -> Chart:
     return {
         "name": look.legend,
         "colour": f"var(--c{COLOURS.index(look.colour)})",

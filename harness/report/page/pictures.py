@@ -14,7 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from harness.report.plots.draw import explained
-from harness.report.plots.style import COLOURS, RC, Look, Plot
+from harness.report.plots.style import COLOURS, RC, Plot, PlotStyle
 from harness.report.sources import problems, samples, twins
 from harness.report.write import Report
 
@@ -45,7 +45,7 @@ class Sheets:
     rows: dict[str, dict[int, str]]
 
 
-def pictures(report: Report, looks: dict[str, Look]) -> dict[str, list[Any]]:
+def pictures(report: Report, looks: dict[str, PlotStyle]) -> dict[str, list[Any]]:
     """`figures` and `sheets` of a grid, in the order of its problems."""
     return {
         "figures": list(_figures(report, looks)),
@@ -53,14 +53,14 @@ def pictures(report: Report, looks: dict[str, Look]) -> dict[str, list[Any]]:
     }
 
 
-def _figures(report: Report, looks: dict[str, Look]) -> Iterator[Figure]:
+def _figures(report: Report, looks: dict[str, PlotStyle]) -> Iterator[Figure]:
     for problem, plot in explained(report, looks, sheets=False):
         yield Figure(
             problem, plot.title, plot.alt, inline(plot), int(96 * plot.figure.get_figwidth())
         )
 
 
-def _sheets(report: Report, looks: dict[str, Look]) -> Iterator[Sheets]:
+def _sheets(report: Report, looks: dict[str, PlotStyle]) -> Iterator[Sheets]:
     alike = twins(report)
     for number, (_, cells) in enumerate(problems(report)):
         which, found = samples(cells[~cells["precond"].isin(alike)], "png")

@@ -16,14 +16,14 @@ from harness.report.frame import PROBLEM
 from harness.report.page.charts import charts
 from harness.report.page.places import Places, records
 from harness.report.page.tables import areas, boards, leads, speeds
-from harness.report.plots.style import COLOURS, Look
+from harness.report.plots.style import COLOURS, PlotStyle
 from harness.report.render import name_problem, name_protocol
 from harness.report.write import Report
 from harness.store.run import Run
 from harness.visible import visible
 
 
-def view(report: Report, looks: dict[str, Look], folder: Path) -> dict[str, Any]:
+def view(report: Report, looks: dict[str, PlotStyle], folder: Path) -> dict[str, Any]:
     """The template's variables, for a page in `folder`."""
     places = Places.of(report)
     return {

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize, SymLogNorm
 from matplotlib.lines import Line2D
 
 from harness.report.plots.heatmap import tiles
-from harness.report.plots.style import Look, Plot, log_ticks, panels, plain, plain_numbers
+from harness.report.plots.style import Plot, PlotStyle, log_ticks, panels, plain, plain_numbers
 
 Fingerprints = dict[str, dict[str, Any]]
 
@@ -21,7 +21,7 @@ NOT_DRAWN = ("sigma", "flat")
 
 
 def coefficient_maps(
-    fingerprints: Fingerprints, looks: dict[str, Look], title: str, name: str
+    fingerprints: Fingerprints, styles: dict[str, PlotStyle], title: str, name: str
 ) -> Plot:
     """Maps of skip and out for all jumps t -> s of fingerprints (harness/train/coefficients.py).
 
@@ -39,7 +39,7 @@ def coefficient_maps(
         norm = SymLogNorm(1e-3, vmin=0, vmax=1) if key == "skip" else _span(values)
         titled = len(chunks) > 1 or key == keys[0]
         maps = {
-            looks[precond].title if titled else " " * k: _pairs(fingerprints[precond], key)
+            styles[precond].title if titled else " " * k: _pairs(fingerprints[precond], key)
             for k, precond in enumerate(chunk)
         }
         image = tiles(axis, maps, norm, across, ends=axis is axes[-1])
@@ -53,7 +53,7 @@ def coefficient_maps(
 
 
 def coefficient_slices(
-    fingerprints: Fingerprints, looks: dict[str, Look], title: str, name: str
+    fingerprints: Fingerprints, styles: dict[str, PlotStyle], title: str, name: str
 ) -> Plot:
     """skip and out as lines against s, for a few starts t, all strategies in one panel."""
     starts = sorted(set(next(iter(fingerprints.values()))["t"]), reverse=True)
@@ -64,7 +64,7 @@ def coefficient_slices(
             for precond, found in fingerprints.items():
                 jumps = zip(found["t"], found["s"], found[key], strict=True)
                 s, values = zip(*[(s, value) for t, s, value in jumps if t == start], strict=True)
-                axis.plot(s, values, label=plain(looks[precond].title), **looks[precond].line())
+                axis.plot(s, values, label=plain(styles[precond].title), **styles[precond].line())
             log_ticks(axis, axis.xaxis)
             if key == "skip":
                 axis.set_title(f"jumps from t = {start:.3g}")
@@ -117,7 +117,7 @@ def coefficient_bands(
 
 
 def calibration_curves(
-    curves: dict[str, dict[str, list[float]]], looks: dict[str, Look], title: str, name: str
+    curves: dict[str, dict[str, list[float]]], styles: dict[str, PlotStyle], title: str, name: str
 ) -> Plot:
     """Calibrated curves against the noise level; in grey `ctm`, for which l = S = 1.
 
@@ -132,8 +132,8 @@ def calibration_curves(
                 continue
             sigma, values = np.array(found["sigma"]), np.array(found[key], float)
             values = np.exp(values) if key.startswith("log_") else values
-            line = looks[precond].line() | {"markevery": 0.1}
-            axis.plot(sigma, values, label=plain(looks[precond].title), **line)
+            line = styles[precond].line() | {"markevery": 0.1}
+            axis.plot(sigma, values, label=plain(styles[precond].title), **line)
             flat = np.array(found.get("flat", np.zeros_like(sigma))) > 0
             if key.startswith("log_") and flat.any():
                 axis.plot(sigma[flat], values[flat], "x", color="#808080")

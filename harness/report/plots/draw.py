@@ -23,7 +23,7 @@ from harness.report.plots.profile import speed_profile
 from harness.report.plots.quality import quality
 from harness.report.plots.samples import sample_sheets, trajectories
 from harness.report.plots.speed import speed_bars
-from harness.report.plots.style import RC, Look, Plot, looks, plain
+from harness.report.plots.style import RC, Plot, PlotStyle, plain, plot_styles
 from harness.report.render import name_problem, name_protocol
 from harness.report.sources import (
     fingerprints,
@@ -44,44 +44,44 @@ GAPS = {
 }
 
 
-def looks_of(report: Report) -> dict[str, Look]:
-    """The look of every strategy of a grid."""
-    return looks(report.cells["precond"], report.baseline, twins(report))
+def styles_of(report: Report) -> dict[str, PlotStyle]:
+    """The styles of every strategy of a grid."""
+    return plot_styles(report.cells["precond"], report.baseline, twins(report))
 
 
 def write_plots(report: Report, folder: Path) -> list[Path]:
     """Write all figures of a grid into `folder`; returns the paths."""
-    look = looks_of(report)
-    plots = (*measured(report, look), *(plot for _, plot in explained(report, look)))
+    styles = styles_of(report)
+    plots = (*measured(report, styles), *(plot for _, plot in explained(report, styles)))
     return [path for plot in plots for path in plot.save(folder)]
 
 
-def measured(report: Report, look: dict[str, Look]) -> Iterator[Plot]:
+def measured(report: Report, styles: dict[str, PlotStyle]) -> Iterator[Plot]:
     """Figures of results: quality along training and speed-ups, by problem and protocol."""
     protocol = [*PROBLEM, *PROTOCOL]
     for key, points in curve_points(report.rows, report.cells).groupby(protocol, sort=False):
         named = dict(zip(protocol, key, strict=True))
         title, end = f"{name_problem(named)}\n{name_protocol(named)}", _slug(named, report)
         with matplotlib.rc_context(RC):
-            yield quality(points, look, title, f"quality-images{end}", "images")
+            yield quality(points, styles, title, f"quality-images{end}", "images")
             if points["seconds"].notna().any():
-                yield quality(points, look, title, f"quality-seconds{end}", "seconds")
+                yield quality(points, styles, title, f"quality-seconds{end}", "seconds")
     for key, speed in report.speed.groupby([*protocol, "target"], sort=False):
         named = dict(zip([*protocol, "target"], key, strict=True))
         goal = f"{report.baseline}'s last value" if named["target"] == LAST else named["target"]
         reached = f"to reach {goal}; {trained_for(speed)}"
         title = f"{name_problem(named)}\n{name_protocol(named)}\n{reached}"
         with matplotlib.rc_context(RC):
-            yield speed_bars(speed, look, title, f"speed{_slug(named, report)}")
+            yield speed_bars(speed, styles, title, f"speed{_slug(named, report)}")
     for key, profile in report.profile.groupby(protocol, sort=False):
         named = dict(zip(protocol, key, strict=True))
         title = f"{name_problem(named)}\n{name_protocol(named)}; {trained_for(profile)}"
         with matplotlib.rc_context(RC):
-            yield speed_profile(profile, look, title, f"profile{_slug(named, report)}")
+            yield speed_profile(profile, styles, title, f"profile{_slug(named, report)}")
 
 
 def explained(
-    report: Report, look: dict[str, Look], sheets: bool = True
+    report: Report, styles: dict[str, PlotStyle], sheets: bool = True
 ) -> Iterator[tuple[int, Plot]]:
     """Figures that explain results: coefficients, calibrations, gaps, samples, trajectories.
 
@@ -97,40 +97,42 @@ def explained(
             if about not in seen:  # coefficients do not depend on the objective
                 seen.add(about)
                 name = about[0] if about[1] == "teacher" else f"{about[0]} on {about[1]}"
-                for plot in _of_teacher(look, own, name, end):
+                for plot in _of_teacher(styles, own, name, end):
                     yield number, plot
                 for plot in gap_maps(gaps(report, cells), name, end):
                     yield number, plot
-            for plot in _of_students(look, own, name_problem(named), end, sheets):
+            for plot in _of_students(styles, own, name_problem(named), end, sheets):
                 yield number, plot
 
 
-def _of_teacher(look: dict[str, Look], cells: pd.DataFrame, name: str, end: str) -> Iterator[Plot]:
+def _of_teacher(
+    styles: dict[str, PlotStyle], cells: pd.DataFrame, name: str, end: str
+) -> Iterator[Plot]:
     found = fingerprints(cells)
-    found = {precond: found[precond] for precond in look if precond in found}
+    found = {precond: found[precond] for precond in styles if precond in found}
     if found:
-        yield coefficient_maps(found, look, f"Coefficients: {name}", f"coefficients{end}")
-        yield coefficient_slices(found, look, f"Coefficients along s: {name}", f"slices{end}")
+        yield coefficient_maps(found, styles, f"Coefficients: {name}", f"coefficients{end}")
+        yield coefficient_slices(found, styles, f"Coefficients along s: {name}", f"slices{end}")
     for precond, value in found.items():
         if bands := value.get("bands"):
-            title = f"Coefficients by band, {plain(look[precond].title)}: {name}"
+            title = f"Coefficients by band, {plain(styles[precond].title)}: {name}"
             slug = re.sub(r"[^a-z0-9]+", "-", precond.lower()).strip("-")
             yield coefficient_bands(value, bands, title, f"bands-{slug}{end}")
     curves = {precond: value["curves"] for precond, value in found.items() if "curves" in value}
     if curves:
-        yield calibration_curves(curves, look, f"Calibration: {name}", f"calibration{end}")
+        yield calibration_curves(curves, styles, f"Calibration: {name}", f"calibration{end}")
 
 
 def _of_students(
-    look: dict[str, Look], cells: pd.DataFrame, name: str, end: str, sheets: bool
+    styles: dict[str, PlotStyle], cells: pd.DataFrame, name: str, end: str, sheets: bool
 ) -> Iterator[Plot]:
     which, images = samples(cells, "png") if sheets else ("", {})
     if images:
-        yield sample_sheets(images, look, f"Samples: {name}, {which}", f"samples{end}")
+        yield sample_sheets(images, styles, f"Samples: {name}, {which}", f"samples{end}")
     which, files = samples(cells, "json")
     if files:
         walks = {key: read_json(path) for key, path in files.items()}
-        yield trajectories(walks, look, f"Trajectories: {name}, {which}", f"trajectories{end}")
+        yield trajectories(walks, styles, f"Trajectories: {name}, {which}", f"trajectories{end}")
 
 
 def gap_maps(gaps: pd.DataFrame, about: str, end: str = "") -> Iterator[Plot]:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from harness.report.plots.style import Look, Plot, legend_below, panels, plain, times
+from harness.report.plots.style import Plot, PlotStyle, legend_below, panels, plain, times
 from harness.report.profile import NEAR
 from harness.report.speed import LAST
 from harness.report.words import lead_cell, level
@@ -24,24 +24,26 @@ TICKS = {
 FURTHEST = 64.0
 
 
-def speed_profile(profile: pd.DataFrame, looks: dict[str, Look], title: str, name: str) -> Plot:
+def speed_profile(
+    profile: pd.DataFrame, styles: dict[str, PlotStyle], title: str, name: str
+) -> Plot:
     """Median speed-up and its interval, from easy quality levels (left) to hard ones (right).
 
     `profile` is of one problem and protocol. Triangles are bounds: up means at least, down at most.
     A tick at the lower edge marks the end of a lead, a dotted line the baseline's last value.
     """
     steps = sorted(profile["nfe"].unique())
-    baseline = next(iter(looks))
+    baseline = next(iter(styles))
     metric = plain(str(profile["metric"].iloc[0]))
     figure, axes = panels(len(steps), 2.3, 2.1)
     for axis, nfe in zip(axes, steps, strict=True):
         mine = profile[profile["nfe"] == nfe]
         levels = mine[~mine["level"].isin((LAST, NEAR))]
         limits = _limits(levels)
-        for precond, look in looks.items():
+        for precond, style in styles.items():
             rows = levels[levels["precond"] == precond].to_dict("records")
             if rows and precond != baseline:
-                _line(axis, rows, look, *limits)
+                _line(axis, rows, style, *limits)
         _axes(axis, levels["target_value"].drop_duplicates().tolist(), *limits)
         axis.axvline(
             mine[mine["level"] == LAST]["target_value"].iloc[0],
@@ -51,34 +53,34 @@ def speed_profile(profile: pd.DataFrame, looks: dict[str, Look], title: str, nam
         )
         axis.set_title(f"NFE {nfe}")
         axis.set_xlabel(f"{metric} to reach")
-    legend_below(figure, axes, looks)
+    legend_below(figure, axes, styles)
     figure.supylabel(f"speed-up over {plain(baseline)}; harder to the right", fontsize=9)
     return Plot(name, title, _in_words(profile, baseline), figure)
 
 
-def _line(axis: Any, rows: list[dict[str, Any]], look: Look, low: float, high: float) -> None:
+def _line(axis: Any, rows: list[dict[str, Any]], style: PlotStyle, low: float, high: float) -> None:
     """Draw one strategy: solid where the value is known, triangles and a thin line for bounds."""
-    style = look.line()
-    label = plain(look.legend)
-    axis.plot([], [], label=label, **style)
+    line = style.line()
+    label = plain(style.legend)
+    axis.plot([], [], label=label, **line)
     for row, after in pairwise(rows):
         ends = [row["target_value"], after["target_value"]]
         values = [min(max(each["speedup"], low), high) for each in (row, after)]
         if not row["bound"] and not after["bound"]:
-            axis.plot(ends, values, **(style | {"marker": ""}))
+            axis.plot(ends, values, **(line | {"marker": ""}))
             band = [[each[key] for each in (row, after)] for key in ("speedup_low", "speedup_high")]
-            axis.fill_between(ends, *band, color=look.colour, alpha=0.15, lw=0)
+            axis.fill_between(ends, *band, color=style.colour, alpha=0.15, lw=0)
         elif row["bound"] == after["bound"]:
-            axis.plot(ends, values, color=look.colour, lw=0.7, linestyle=":")
+            axis.plot(ends, values, color=style.colour, lw=0.7, linestyle=":")
     for k, row in enumerate(rows):
-        marker = {">": "^", "<": "v", "": style["marker"] if k % 3 == 0 else ""}.get(row["bound"])
+        marker = {">": "^", "<": "v", "": line["marker"] if k % 3 == 0 else ""}.get(row["bound"])
         if marker:
             hollow = {"markerfacecolor": "white", "markersize": 4} if row["bound"] else {}
             value = min(max(row["speedup"], low), high)
-            axis.plot(row["target_value"], value, **(style | {"marker": marker} | hollow))
+            axis.plot(row["target_value"], value, **(line | {"marker": marker} | hollow))
     if rows[0]["lead_then"]:
         to = rows[0]["lead_to"]
-        axis.axvline(to, 0, 0.07, color=look.colour, lw=2)
+        axis.axvline(to, 0, 0.07, color=style.colour, lw=2)
 
 
 def _axes(axis: Any, levels: list[float], low: float, high: float) -> None:

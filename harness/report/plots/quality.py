@@ -8,7 +8,7 @@ from typing import Literal
 import pandas as pd
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from harness.report.plots.style import Look, Plot, legend_below, log_ticks, panels, plain
+from harness.report.plots.style import Plot, PlotStyle, legend_below, log_ticks, panels, plain
 
 LABELS = {
     "images": "training images",
@@ -18,7 +18,7 @@ LABELS = {
 
 def quality(
     points: pd.DataFrame,
-    looks: dict[str, Look],
+    styles: dict[str, PlotStyle],
     title: str,
     name: str,
     clock: Literal["images", "seconds"],
@@ -33,12 +33,12 @@ def quality(
     figure, axes = panels(len(steps), 2.3, 1.9)
     for axis, nfe in zip(axes, steps, strict=True):
         shown = finite[finite["nfe"] == nfe]
-        for precond, look in looks.items():
+        for precond, style in styles.items():
             curve = shown[shown["precond"] == precond]
             if len(curve):
-                axis.plot(curve[clock], curve["median"], label=plain(look.legend), **look.line())
+                axis.plot(curve[clock], curve["median"], label=plain(style.legend), **style.line())
                 band = (curve[clock], curve["low"], curve["high"])
-                axis.fill_between(*band, color=look.colour, alpha=0.15, lw=0)
+                axis.fill_between(*band, color=style.colour, alpha=0.15, lw=0)
         values = shown["low"].dropna()
         if len(values) and (finite["low"].dropna() > 0).all():
             log_ticks(axis, axis.yaxis)
@@ -48,6 +48,6 @@ def quality(
         axis.set_xlabel(LABELS[clock])
     better = "lower" if points["lower_is_better"].all() else "higher"
     figure.supylabel(plain(f"{points['metric'].iloc[0]} ({better} is better)"), fontsize=9)
-    legend_below(figure, axes, looks)
+    legend_below(figure, axes, styles)
     alt = f"Quality against {LABELS[clock]}: median over seeds, band from lowest to highest."
     return Plot(name, title, alt, figure)

@@ -42,7 +42,7 @@ RC: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class Look:
+class PlotStyle:
     """How one strategy is drawn; `filled` is false for one that equals an earlier one.
 
     `legend` is its label in a legend; `title` is that of a panel of its own, with the names of
@@ -66,8 +66,8 @@ class Look:
         }
 
 
-def looks(names: Iterable[str], baseline: str, twins: dict[str, str]) -> dict[str, Look]:
-    """A look for every strategy in the grid's order, the baseline first and in black.
+def plot_styles(names: Iterable[str], baseline: str, twins: dict[str, str]) -> dict[str, PlotStyle]:
+    """A style for every strategy in the grid's order, the baseline first and in black.
 
     A strategy with the coefficients of an earlier one (`twins`: it -> the earlier one) has the same
     colour, a dotted line, and rings around the other's markers, so that both are visible.
@@ -76,7 +76,7 @@ def looks(names: Iterable[str], baseline: str, twins: dict[str, str]) -> dict[st
     found = {}
     for k, name in enumerate(name for name in order if name not in twins):
         equal = [name, *(twin for twin in order if twins.get(twin) == name)]
-        found[name] = Look(
+        found[name] = PlotStyle(
             COLOURS[k % len(COLOURS)],
             MARKERS[k % len(MARKERS)],
             DASHES[k % len(DASHES)],
@@ -87,7 +87,7 @@ def looks(names: Iterable[str], baseline: str, twins: dict[str, str]) -> dict[st
     for name in order:
         if name in twins:
             colour, legend = found[twins[name]].colour, f"{name} (= {twins[name]})"
-            found[name] = Look(colour, "o", (1, 1), False, legend, folded(legend))
+            found[name] = PlotStyle(colour, "o", (1, 1), False, legend, folded(legend))
     return {name: found[name] for name in order}
 
 
@@ -137,8 +137,8 @@ def panels(
     return figure, list(axes.flat[:count])
 
 
-def legend_below(figure: Figure, axes: Iterable[Any], looks: Mapping[str, Look]) -> None:
-    """One legend for all panels, in the order of the looks, in as many columns as fit.
+def legend_below(figure: Figure, axes: Iterable[Any], styles: Mapping[str, PlotStyle]) -> None:
+    """One legend for all panels, in the order of the styles, in as many columns as fit.
 
     Further lines of the legend make the figure taller, not the panels smaller.
     """
@@ -147,7 +147,7 @@ def legend_below(figure: Figure, axes: Iterable[Any], looks: Mapping[str, Look])
         for axis in axes
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    order = [label for look in looks.values() if (label := plain(look.legend)) in known]
+    order = [label for styles in styles.values() if (label := plain(styles.legend)) in known]
     if not order:
         return
     room = int(15 * figure.get_figwidth() / (8 + max(map(len, order))))

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 SIGMA = ("sigma_data", "sigma_min", "sigma_max")
 
 
-class Workshop:
+class GridPlugins:
     """The plugins of a grid, each created once; errors are collected in `broken` and `absent`.
 
     Attributes:

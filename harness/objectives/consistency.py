@@ -12,7 +12,7 @@ from harness.api import Params, TeacherSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-Misfit = Literal["pseudo-huber", "l2", "l1"]
+DistanceName = Literal["pseudo-huber", "l2", "l1"]
 #: names of the weightings w(t, r) of a pair r < t, see `weights`
 Weighting = Literal[
     "gap",
@@ -65,7 +65,7 @@ def discrete_lognormal(levels: Tensor, mean: float, std: float) -> Tensor:
     return mass / mass.sum()
 
 
-def misfit(name: Misfit, a: Tensor, b: Tensor, c: float) -> Tensor:
+def summed_distance(name: DistanceName, a: Tensor, b: Tensor, c: float) -> Tensor:
     """Distance of each pair of samples, [B], in float32 or better, summed over coordinates.
 
     pseudo-huber: sqrt(||a - b||^2 + c^2) - c, at c = 0 the norm itself, whose gradient is taken as

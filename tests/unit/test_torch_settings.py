@@ -15,7 +15,7 @@ from harness.backbones.song import SongUNet
 from harness.backbones.unet import UNetBackbone
 from harness.config.schema import Train
 from harness.train.step import gradients
-from harness.train.tuning import arithmetic, repeatable, tune
+from harness.train.torch_settings import arithmetic, repeatable, tune
 from tests.unit.test_image_training import make_image_cell
 from tests.unit.test_training import make_cell
 
