@@ -20,6 +20,7 @@ from harness.registry import place, registry
 
 if TYPE_CHECKING:
     from harness.core.group import Group
+    from harness.core.protocols import Parts
 
 C = TypeVar("C", bound=type[Plugin])
 
@@ -127,6 +128,7 @@ def calibrate(
     dataset: Dataset | None = None,
     device: Any = "cpu",
     group: Group | None = None,
+    parts: Parts | None = None,
 ) -> Preconditioning:
     """Measure `teacher` on its data and load the result into `precond`, which is returned.
 
@@ -135,7 +137,7 @@ def calibrate(
     `group` share the work: each must call this, and each gets the same result. The cost is added to
     the artifact: `evaluations`, the number of teacher evaluations (batch size 1), and `seconds`.
     With a tolerance, so is the `standard_error` that was reached; it is above the tolerance if all
-    samples were too few.
+    samples were too few. `parts`: where an interrupted calibration is continued from.
 
     Raises:
         ConfigError: the plugin's `calibrate` did not return {name: tensor}.
@@ -161,6 +163,7 @@ def calibrate(
         seed=seed,
         device=device,
         group=group,
+        parts=parts,
     )
     started = time.perf_counter()
     with torch.no_grad():
@@ -173,6 +176,7 @@ def calibrate(
         )
     # what it cost belongs beside every speed-up: recorded here, so that no plugin has to
     cost = {"evaluations": probe.evaluations, "seconds": time.perf_counter() - started}
+    cost["seconds"] += parts.seconds if parts else 0.0
     if probe.error is not None:
         cost["standard_error"] = probe.error
     spent = {k: torch.tensor(float(v), dtype=torch.float64) for k, v in cost.items()}

@@ -48,14 +48,17 @@ def _artifacts(store: ResultStore) -> Iterator[list[Path]]:
     cannot be read.
     """
     needed = {digest for run in store.runs() for digest in run.spec.digests.values()}
-    for note in sorted((store.root / "artifacts").glob("*/*.json")):
+    artifacts = store.root / "artifacts"
+    for note in sorted((*artifacts.glob("*/*.json"), *artifacts.glob("*/*.parts/key.json"))):
         try:
             key = read_json(note)["key"]
         except (HarnessError, KeyError, TypeError):
             continue
         made_of = {key.get("teacher"), key.get("dataset")} - {None}
         if made_of and not made_of <= needed:
-            yield [path for path in (note.with_suffix(".safetensors"), note) if path.exists()]
+            parts = note.parent.suffix == ".parts"  # of a calibration that was interrupted
+            paths = [note.parent] if parts else [note.with_suffix(".safetensors"), note]
+            yield [path for path in paths if path.exists()]
 
 
 def _checkpoints(store: ResultStore) -> Iterator[list[Path]]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from harness.core.group import Group
 from harness.core.progress import tell
-from harness.core.protocols import CleanData, Denoiser
+from harness.core.protocols import CleanData, Denoiser, Parts
 from harness.core.random import normal, words
 from harness.core.schedule import uniform_lambda
 
@@ -80,7 +82,10 @@ class Probe:
         samples: number of samples, or the largest number if there is a `tolerance`.
         tolerance: standard error at which sampling stops; None: use all samples.
         error: standard error that was reached; None without a tolerance.
-        evaluations: number of teacher evaluations (one sample each) so far, over all processes.
+        evaluations: number of teacher evaluations (one sample each) so far, over all processes,
+            those of kept parts included.
+        parts: where sums over part of the samples are kept while it works; None: nowhere.
+        sums: number of calls of `add_up` so far.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class Probe:
         seed: int = 0,
         device: torch.device | str = "cpu",
         group: Group | None = None,
+        parts: Parts | None = None,
     ) -> None:
         if levels < 4 or samples < 4:
             raise ValueError(f"calibration needs 4 levels and 4 samples or more: {levels, samples}")
@@ -110,6 +116,8 @@ class Probe:
         batches = max(SHARES, -(-samples // max(SMALLEST, min(LARGEST, most))))
         self.batch = 2 * -(-samples // (2 * batches))
         self.group = group or Group()
+        self.parts = parts
+        self.sums = 0
         self.error: float | None = None
         self.evaluations = 0
 
@@ -134,6 +142,7 @@ class Probe:
                 are given, summation ends after the first round in which all do.
         """
         pairs, half = self.samples // 2, self.batch // 2
+        self.sums += 1
         if known is None or self.tolerance is None:
             spans = _spans(0, pairs, half)
             parts = min(len(spans), PARTS)
@@ -161,19 +170,49 @@ class Probe:
         batches = sum(map(len, shares))
         mine, seen = [], 0
         for part in range(self.group.rank, len(shares), self.group.size):
-            total: dict[str, Tensor] = {}
-            for span in shares[part]:
-                draw = self._draw(*span)
-                counted = torch.tensor(len(draw.x0), dtype=torch.float64)
-                for name, value in {**measure(draw), "samples": counted}.items():
-                    total[name] = total[name] + value if name in total else value
-                seen += 1
-                tell("calibrating", self.group.size * seen, batches)
-            mine.append((part, {name: value.cpu() for name, value in total.items()}))
+            total = self._kept(shares[part]) or self._sum(measure, shares[part], seen, batches)
+            seen += len(shares[part])
+            mine.append((part, total))
         told = self.group.gather([(mine, self.evaluations - before)])
         self.evaluations = before + sum(count for _, count in told)
         found = dict(item for share, _ in told for item in share)
         return [found[part] for part in range(len(shares))]
+
+    def _sum(
+        self,
+        measure: Callable[[Draw], dict[str, Tensor]],
+        spans: list[tuple[int, int]],
+        seen: int,
+        batches: int,
+    ) -> dict[str, Tensor]:
+        """Sums over some spans, on the CPU; `seen` of all `batches` were summed here before."""
+        started, before = time.perf_counter(), self.evaluations
+        total: dict[str, Tensor] = {}
+        for done, span in enumerate(spans, 1):
+            draw = self._draw(*span)
+            counted = torch.tensor(len(draw.x0), dtype=torch.float64)
+            for name, value in {**measure(draw), "samples": counted}.items():
+                total[name] = total[name] + value if name in total else value
+            tell("calibrating", self.group.size * (seen + done), batches)
+        total = {name: value.cpu() for name, value in total.items()}
+        if self.parts is not None:
+            spent = {"evaluations": np.array(self.evaluations - before)}
+            arrays = {name: value.numpy() for name, value in total.items()}
+            self.parts.write(self._name(spans), arrays | spent, time.perf_counter() - started)
+        return total
+
+    def _kept(self, spans: list[tuple[int, int]]) -> dict[str, Tensor] | None:
+        """Sums over some spans, if an interrupted calibration kept them."""
+        arrays = None if self.parts is None else self.parts.read(self._name(spans))
+        if arrays is None:
+            return None
+        self.evaluations += int(arrays.pop("evaluations"))
+        return {name: torch.from_numpy(value) for name, value in arrays.items()}
+
+    def _name(self, spans: list[tuple[int, int]]) -> str:
+        """What tells the sums over some spans from all other sums of this calibration."""
+        first, last = spans[0][0], spans[-1][1]
+        return f"{self.sums}-{first}-{last}-{self.batch}-{self.device.type}"
 
     def denoise(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The teacher's D(x, t), float64 [B, *shape].

@@ -33,18 +33,25 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 class Pace:
-    """Formats progress reports with the time left: `calibrating: 35 %, 2 min left`."""
+    """Formats progress reports with the time left: `calibrating: 35 %, 2 min left`.
+
+    The time left follows from the parts done since the first report of the task, not from those
+    that an earlier process did.
+    """
 
     def __init__(self) -> None:
         self._what = ""
         self._since = 0.0
+        self._first = self._last = 0
 
     def line(self, what: str, done: int, total: int) -> str:
         """The line for a progress report."""
         now = time.monotonic()
-        if what != self._what or not done:
-            self._what, self._since = what, now
-        left = (now - self._since) * (total - done) / done if done else 0.0
+        if what != self._what or done < self._last or not done:
+            self._what, self._since, self._first = what, now, done
+        self._last = done
+        here = done - self._first
+        left = (now - self._since) * (total - done) / here if here else 0.0
         told = f"{what}: {100 * done // max(1, total)} %"
         return f"{told}, {seconds(left)} left" if left >= 1 else told
 

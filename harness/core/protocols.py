@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -17,6 +18,21 @@ class StudentLike(Protocol):
 
     def denoise(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The implied denoiser D(x, t), [B, *shape]."""
+
+
+class Parts(Protocol):
+    """Where a calibration keeps sums over part of the samples, to resume from.
+
+    `seconds`: what it took to compute the parts that were read.
+    """
+
+    seconds: float
+
+    def read(self, name: str) -> dict[str, NDArray[Any]] | None:
+        """The sums of a part, if they were kept."""
+
+    def write(self, name: str, arrays: dict[str, NDArray[Any]], seconds: float) -> None:
+        """Keep the sums of a part that took `seconds`."""
 
 
 class NoiseRange(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from harness.store.files import read_json, tidy, write_atomic, write_json
 from harness.store.lease import held
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+#: seconds below which a part of a computation is not worth a file
+CHEAP = 1.0
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,60 @@ class Artifact:
     seconds: float
 
 
+class Parts:
+    """Parts of a long computation, kept on disk until its artifact is stored, to resume from.
+
+    A part that was computed within `CHEAP` seconds is not kept. One that is damaged is ignored, and
+    thus computed again.
+
+    Attributes:
+        seconds: what it took to compute the parts that were read.
+    """
+
+    def __init__(self, root: Path, kind: str, key: dict[str, Any]) -> None:
+        self.folder = _path(root, kind, key).with_suffix(".parts")
+        self.key = key
+        self.seconds = 0.0
+
+    def read(self, name: str) -> Arrays | None:
+        """The arrays of a part, if it was kept."""
+        for path in self.folder.glob(f"{name}.*.safetensors"):
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest()[:16] == path.suffixes[-2][1:]:
+                arrays = load(content)
+                self.seconds += float(arrays.pop("seconds"))
+                return arrays
+        return None
+
+    def write(self, name: str, arrays: Arrays, seconds: float) -> None:
+        """Keep a part that took `seconds`; `name` has no dot."""
+        if seconds < CHEAP:
+            return
+        if not (about := self.folder / "key.json").exists():
+            write_json(about, {"key": self.key})
+        content = packed({**arrays, "seconds": np.array(seconds)}, str(self.folder / name))
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        write_atomic(self.folder / f"{name}.{digest}.safetensors", content)
+
+    def remove(self) -> None:
+        """Delete all parts."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _path(root: Path, kind: str, key: dict[str, Any]) -> Path:
+    return root / "artifacts" / kind / f"{content_digest(key, spaced=True)}.safetensors"
+
+
 def get_or_make(
-    root: Path | None, kind: str, key: dict[str, Any], make: Callable[[], Arrays]
+    root: Path | None,
+    kind: str,
+    key: dict[str, Any],
+    make: Callable[[], Arrays],
+    parts: Parts | None = None,
 ) -> Artifact:
     """Return the artifact for `key`; if it does not exist, make and store it under a lock.
+
+    `parts`: what `make` keeps while it works. Their seconds count; they are deleted at the end.
 
     Without a results folder (`root` is None) it is made, bitwise the same, and not stored. If
     several processes call this, one makes it and the others wait and read. A damaged file raises an
@@ -42,24 +95,25 @@ def get_or_make(
     Raises:
         ArtifactError: the stored file does not match its digest.
     """
-    name = content_digest(key, spaced=True)
     if root is None:
         started = time.perf_counter()
         arrays = load(packed(make(), f"artifact {kind}"))
         return Artifact(None, arrays, time.perf_counter() - started)
-    path = root / "artifacts" / kind / f"{name}.safetensors"
+    path = _path(root, kind, key)
     path.parent.mkdir(parents=True, exist_ok=True)
     with held(path.with_suffix(".lease")):
         if not path.with_suffix(".json").exists():
-            tidy(path.parent, f".{name}.*.tmp")
+            tidy(path.parent, f".{path.stem}.*.tmp")
             started = time.perf_counter()
             content = packed(make(), str(path))
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - started + (parts.seconds if parts else 0.0)
             write_atomic(path, content)
             digest = hashlib.sha256(content).hexdigest()
             write_json(
                 path.with_suffix(".json"), {"key": key, "sha256": digest, "seconds": seconds}
             )
+            if parts:
+                parts.remove()
         return read(path)
 
 

@@ -19,7 +19,7 @@ from harness.core.random import derive_seed
 from harness.core.student import Student
 from harness.errors import ConfigError
 from harness.registry import own_source
-from harness.store.artifacts import Artifact, get_or_make
+from harness.store.artifacts import Artifact, Parts, get_or_make
 from harness.store.records import PluginSpec, RunSpec
 from harness.train.fit import fitted_backbone, make_backbone
 from harness.train.owned import Owned, own_modules
@@ -170,12 +170,15 @@ def calibrated(
     if source := own_source(definer):  # what was measured before an edit is not used
         key["source"] = source
     group = Group.current()
+    parts = None if results is None else Parts(results, "calibration", key)
 
     def measure() -> dict:
-        api.calibrate(precond, teacher, dataset=dataset, device=device, group=group)
+        api.calibrate(precond, teacher, dataset=dataset, device=device, group=group, parts=parts)
         return {name: _array(precond, name, value) for name, value in precond.artifact.items()}
 
-    artifact = group.together(lambda make: get_or_make(results, "calibration", key, make), measure)
+    artifact = group.together(
+        lambda make: get_or_make(results, "calibration", key, make, parts), measure
+    )
     loaded = {name: torch.from_numpy(value) for name, value in artifact.arrays.items()}
     return precond.load(loaded), artifact
 

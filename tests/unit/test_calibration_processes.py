@@ -1,15 +1,22 @@
 """A measurement is divided over the processes of a cell, and does not depend on their number."""
 
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from harness.api import create_teacher, make_params
 from harness.core import group
+from harness.registry import registry
+from harness.store import artifacts
+from harness.store.records import PluginSpec
+from harness.train.cell import calibrated
 
 HERE = Path(__file__)
 
@@ -73,3 +80,55 @@ def test_what_the_first_process_made_is_waited_for_and_never_made_alone(monkeypa
     monkeypatch.setattr(group, "LATEST", -1.0)
     with pytest.raises(TimeoutError, match="do they share the results folder"):
         second([False], [False, True])
+
+
+class Interrupted(Exception):
+    """As a signal that ends the process within a part."""
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("analytic", {"samples": 4096, "levels": 12}),
+        ("moment", {"samples": 4096, "levels": 12, "tolerance": 1e-6}),
+    ],
+)
+def test_an_interrupted_calibration_goes_on_with_equal_numbers(monkeypatch, tmp_path, name, params):
+    monkeypatch.setattr(artifacts, "CHEAP", 0.0)
+    made = make_params("precond", name, params).model_dump(mode="json")
+    spec = PluginSpec(name, registry.get("precond", name).revision, made, params)
+
+    def calibrate(folder, most=math.inf):
+        teacher = create_teacher("gmm", dim=3, preset="random")
+        inner, asked = teacher.denoise, []
+
+        def denoise(x, sigma, labels=None):
+            asked.append(len(x))
+            if sum(asked) > most:
+                raise Interrupted
+            return inner(x, sigma, labels)
+
+        teacher.denoise = denoise
+        data, cpu = teacher.dataset(), torch.device("cpu")
+        try:
+            _, artifact = calibrated(spec, teacher, data, tmp_path / folder, cpu)
+        except Interrupted:
+            artifact = None
+        return artifact, sum(asked)
+
+    whole, evaluations = calibrate("whole")
+    spent = 0
+    for share in (0.02, 0.4, 0.5):
+        artifact, asked = calibrate("parts", share * evaluations)
+        assert artifact is None
+        spent += asked
+    damaged = sorted((tmp_path / "parts").rglob("*.parts/*.safetensors"))[-1]
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    artifact, asked = calibrate("parts")
+    assert spent + asked < 1.2 * evaluations
+    assert asked < 0.4 * evaluations
+    assert artifact.seconds > 0
+    for key, value in whole.arrays.items():
+        if key != "seconds":
+            assert np.array_equal(value, artifact.arrays[key]), key
+    assert not list((tmp_path / "parts").rglob("*.parts"))

@@ -40,13 +40,16 @@ def test_a_calibration_tells_every_batch_and_a_fit_every_step(told):
 
 
 def test_a_line_says_how_long_still(monkeypatch):
-    clock = iter([0.0, 30.0, 60.0, 600.0])
+    clock = iter([0.0, 30.0, 60.0, 600.0, 700.0, 720.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     pace = Pace()
     assert pace.line("calibrating", 0, 10) == "calibrating: 0 %"
     assert pace.line("calibrating", 1, 10) == "calibrating: 10 %, 4 min left"
     assert pace.line("calibrating", 9, 10) == "calibrating: 90 %, 7 s left"
     assert pace.line("sampling, NFE 2", 0, 10) == "sampling, NFE 2: 0 %"
+    # what an interrupted calibration kept took no time here
+    assert pace.line("calibrating", 5, 10) == "calibrating: 50 %"
+    assert pace.line("calibrating", 7, 10) == "calibrating: 70 %, 30 s left"
 
 
 def test_a_log_gets_dated_lines_of_what_takes_long(monkeypatch, capsys):
