@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -44,9 +45,11 @@ def grid(tmp_path):
 
 
 @pytest.fixture
-def harness(capsys):
-    """Run a verb in this process; returns (exit code, stdout, stderr)."""
-    from harness.cli import main
+def harness(capsys, monkeypatch):
+    """Run a verb in this process; returns (exit code, stdout, stderr without progress)."""
+    from harness.cli import main, waiting
+
+    monkeypatch.setattr(waiting, "PATIENCE", math.inf)  # how long it takes is the machine's matter
 
     def run(*arguments):
         try:
