@@ -36,6 +36,21 @@ def quality(spec, step, nfe, metric):
     return noise * nfe**-0.5 * (len(metric) / 5) * step ** (-0.3 * skill)
 
 
+def many_problems(root, count=12):
+    """Write a grid of `count` teachers, t0, t1, ..., whose values differ; returns the store."""
+    specs = [
+        spec(name, seed, teacher=f"t{k}", digest=f"t{k}")
+        for k in range(count)
+        for name in ("ctm", "edm", "mine")
+        for seed in (0, 1)
+    ]
+
+    def harder(each, *measure):
+        return (1 + int(each.teacher.name[1:]) / 7) * quality(each, *measure)
+
+    return write_results(root, specs, nfe=(1, 2), metrics=("frechet", "alignment"), value=harder)
+
+
 def write_results(
     root,
     specs,

@@ -5,13 +5,15 @@ import os
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 
+from harness.report.page import pack
 from harness.report.page.build import write_page
-from harness.report.write import build_report
+from harness.report.write import build_report, write_report
 from harness.store.store import ResultStore
-from tests.synthetic_results import spec, write_results
+from tests.synthetic_results import many_problems, spec, write_results
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: see `make browser`")
 
@@ -53,7 +55,9 @@ def opened(browser, address):
         page.on(
             "request",
             lambda request: (
-                None if request.url.startswith((where, "data:")) else complaints.append(request.url)
+                None
+                if request.url.startswith((where.partition("#")[0], "data:"))
+                else complaints.append(request.url)
             ),
         )
         page.goto(where)
@@ -111,11 +115,11 @@ def test_headings_sort_by_mouse_and_by_keys(opened):
     values, sort, _ = column(page, "NFE 3")
     assert sort == "descending"
     assert values == sorted(before, key=float, reverse=True)
-    _, _, button = column(page, "Strategy")
+    _, _, button = column(page, "Preconditioning")
     button.click()
-    assert column(page, "Strategy")[0] == ["analytic", "bcm", "ctm", "edm"]
+    assert column(page, "Preconditioning")[0] == ["analytic", "bcm", "ctm", "edm"]
     assert column(page, "NFE 3")[1] == "none"
-    assert "sorted by Strategy" in page.inner_text("#said")
+    assert "sorted by Preconditioning" in page.inner_text("#said")
 
 
 def test_filters_choose_metric_and_number_of_steps(opened):
@@ -129,7 +133,8 @@ def test_filters_choose_metric_and_number_of_steps(opened):
     shown = page.locator("#curves figcaption").all_inner_texts()
     assert [text.split(" frechet")[0].strip() for text in shown] == ["NFE 2"]
     heads = page.locator("table.sorts:visible").first.locator("thead th:visible")
-    assert [t.strip("↕ \n") for t in heads.all_inner_texts()] == ["Strategy", "Overall", "NFE 2"]
+    names = [text.strip("↕ \n") for text in heads.all_inner_texts()]
+    assert names == ["Preconditioning", "Overall", "NFE 2"]
     page.check("input[name=nfe][value='']")
     assert page.locator("#curves figure").count() == 5
 
@@ -157,7 +162,83 @@ def test_a_teacher_is_chosen_and_only_its_metrics_are_offered(opened, tmp_path):
     assert offered == ["frechet, raw, n=50, sampler exact"]
 
 
-def test_charts_tell_values_to_mouse_and_keys_and_strategies_can_be_hidden(opened):
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Address of a page of many problems, and the leaderboard that was written beside it."""
+    store = many_problems(tmp_path_factory.mktemp("many"))
+    report = build_report(store, "synthetic")
+    folder = store.root / "tables" / "synthetic"
+    write_report(report, folder)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pack, "PLAIN", 100_000)
+        page = write_page(report, folder / "report.html")
+    return page.as_uri(), pd.read_csv(folder / "leaderboard.csv")
+
+
+def shown_and_written(page, board, teacher):
+    """Medians of the visible leaderboard and those of the csv, by preconditioning and NFE."""
+    table = page.locator("[data-part=boards] .table:visible")
+    assert table.locator("caption").inner_text().startswith(f"{teacher} / ")
+    metric = page.locator("#protocol option:checked").inner_text().partition(",")[0]
+    mine = board[(board["teacher"] == teacher) & (board["metric"] == metric)]
+    written = {(row.precond, str(row.nfe)): f"{row.median:.4g}" for row in mine.itertuples()}
+    shown = {
+        (row.locator("th").get_attribute("data-sort"), cell.get_attribute("data-nfe")): value
+        for row in table.locator("tbody tr").all()
+        for cell in row.locator("td[data-nfe]").all()
+        for value in [cell.locator(".value").inner_text().split()[0]]
+    }
+    return shown, written
+
+
+def test_a_packed_problem_opens_by_address_and_by_click(opened, many):
+    where, board = many
+    page = opened(f"{where}#problem=t7")
+    page.locator("[data-part=boards] .table[data-problem='7']:visible").wait_for()
+    assert page.locator("#problem option:checked").inner_text() == "t7"
+    shown, written = shown_and_written(page, board, "t7")
+    assert shown == written
+    assert len(shown) == 3 * 2
+    page.select_option("#problem", label="t9")
+    page.locator("[data-part=boards] .table[data-problem='9']:visible").wait_for()
+    assert page.url.endswith("#problem=t9")
+    page.select_option("#protocol", index=1)
+    shown, written = shown_and_written(page, board, "t9")
+    assert shown == written
+    assert page.locator("#curves figure svg").count() == 2
+    assert page.locator(".table:visible th[data-look] .swatch:empty").count() == 0
+    page.get_by_text("All 72 runs, with their files").click()
+    runs = page.locator("tr[data-run]")
+    runs.last.wait_for()
+    assert runs.count() == 72
+    page.get_by_role("link", name="t3 /").first.click()
+    page.locator("[data-part=boards] .table[data-problem='3']:visible").wait_for()
+    assert page.evaluate("document.querySelector('#main').getBoundingClientRect().top") >= 0
+    page.go_back()
+    page.locator("[data-part=boards] .table[data-problem='9']:visible").wait_for()
+
+
+def test_a_packed_problem_chosen_last_is_the_one_that_is_shown(opened, many):
+    page = opened(many[0])
+    assert page.locator(".table[data-problem='0']:visible").count() == 4
+    page.evaluate("""() => { for (const number of [4, 5, 6, 5]) {
+        document.querySelector("#problem").value = number;
+        document.querySelector("#problem").dispatchEvent(new Event("change", { bubbles: true }));
+    } }""")
+    page.locator("[data-part=boards] .table[data-problem='5']:visible").wait_for()
+    page.wait_for_timeout(300)
+    assert page.locator(".table:not([data-problem='5']):visible").count() == 0
+    assert page.locator(".table[data-problem='5']:visible").count() == 4
+
+
+def test_a_small_page_shows_its_tables_without_javascript(opened):
+    page = opened(java_script_enabled=False)
+    tables = page.locator(".table")
+    assert tables.count() == page.locator(".table:visible").count() > 4
+    assert "The charts need JavaScript" in page.inner_text("main")
+
+
+def test_charts_tell_values_to_mouse_and_keys_and_preconditionings_can_be_hidden(opened):
     page = opened()
     chart = page.locator("#curves svg").first
     chart.scroll_into_view_if_needed()

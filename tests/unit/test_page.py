@@ -1,5 +1,7 @@
 """The page of a grid as text: self-contained, escaped, honest about what is missing."""
 
+import base64
+import gzip
 import json
 import re
 import shutil
@@ -9,10 +11,11 @@ from urllib.parse import unquote
 
 import pytest
 
+from harness.report.page import pack
 from harness.report.page.build import render_page, write_page
 from harness.report.plots.draw import write_plots
 from harness.report.write import build_report
-from tests.synthetic_results import spec, write_results
+from tests.synthetic_results import many_problems, spec, write_results
 from tests.unit.test_imports import run_without_torch
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +85,7 @@ def test_a_page_needs_nothing_but_itself(published):
 def test_tables_and_pictures_can_be_read_without_eyes(published):
     found = Reader(published.read_text())
     assert all(image["alt"] for image in found.all("img"))
-    assert len(found.all("img")) == 4 * 3  # strategies that are not another's twin, NFEs
+    assert len(found.all("img")) == 4 * 3  # preconditionings that are not another's twin, NFEs
     assert {head.get("scope") for head in found.all("th")} == {"col", "row"}
     assert all(a["aria-label"] for _, a in found.tags if a.get("role") in ("img", "region"))
     ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
@@ -166,3 +169,28 @@ def test_200_cells_are_a_page_of_two_megabytes_at_most(tmp_path):
     assert path.stat().st_size < 2_000_000
     found = Reader(path.read_text())
     assert len([row for row in found.all("tr") if "data-run" in row]) == 200
+
+
+def test_a_page_of_many_problems_packs_all_but_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "PLAIN", 100_000)
+    text = render_page(build_report(many_problems(tmp_path), "synthetic"), tmp_path)
+    found = Reader(text)
+    packed = dict(re.findall(r'type="application/gzip.base64" id="([^"]+)">([^<]+)<', text))
+    assert list(packed) == [*(f"problem-{k}" for k in range(1, 12)), "coverage", "runs"]
+    assert max(map(len, packed.values())) < 5_000
+    assert len(text) - sum(map(len, packed.values())) < 100_000
+    print(max(map(len, packed.values())), len(text) - sum(map(len, packed.values())), len(text))
+    tables = [a for a in found.all("div") if a.get("class") == "table"]
+    assert len(tables) == 4 * 2  # kinds of tables, metrics
+    assert {table["data-problem"] for table in tables} == {"0"}
+    assert "Without JavaScript this page has the tables of t0" in " ".join(found.words)
+    last = json.loads(gzip.decompress(base64.b64decode(packed["problem-11"])))
+    inside = Reader("".join(last["parts"].values()))
+    assert len([a for a in inside.all("div") if a.get("class") == "table"]) == 4 * 2
+    assert {chart["problem"] for charts in last["charts"].values() for chart in charts} == {11}
+    runs = Reader(json.loads(gzip.decompress(base64.b64decode(packed["runs"])))["parts"]["runs"])
+    assert len([row for row in runs.all("tr") if "data-run" in row]) == 72
+
+
+def test_a_page_of_few_problems_is_plain(published):
+    assert "gzip" not in published.read_text().partition("<script>")[0]

@@ -92,7 +92,7 @@ function frame(box, height, label) {
   return { svg, width };
 }
 
-// Quality of every shown strategy at one NFE; `clock` is "images" or "seconds".
+// Quality of every shown preconditioning at one NFE; `clock` is "images" or "seconds".
 function drawCurves(box, chart, looks, hidden, clock, say) {
   const lines = chart.lines.filter((line) => !hidden.has(line.look));
   const points = lines.flatMap((line) => line.images.map((_, k) => ({

@@ -19,11 +19,10 @@ Chart = dict[str, Any]
 
 
 def charts(report: Report, places: Places, looks: dict[str, PlotStyle]) -> dict[str, list[Chart]]:
-    """Chart data: `looks` of strategies, and `curves`, `speeds`, `levels` with indices of looks."""
+    """Chart data: `curves`, `speeds` and `levels`, with indices of looks."""
     order = {name: number for number, name in enumerate(looks)}
     points = curve_points(report.rows, report.cells)
     return {
-        "looks": [_drawn(look) for look in looks.values()],
         "curves": [
             _curves(named, group, places, order)
             for named, group in groups(points, [*GROUP, "nfe"], sort=True)
@@ -40,7 +39,8 @@ def charts(report: Report, places: Places, looks: dict[str, PlotStyle]) -> dict[
     }
 
 
-def _drawn(look: PlotStyle) -> Chart:
+def drawn(look: PlotStyle) -> Chart:
+    """A look as charts.js draws it."""
     return {
         "name": look.legend,
         "colour": f"var(--c{COLOURS.index(look.colour)})",
@@ -53,7 +53,7 @@ def _drawn(look: PlotStyle) -> Chart:
 def _curves(
     named: dict[str, Any], points: pd.DataFrame, places: Places, order: dict[str, int]
 ) -> Chart:
-    """Quality of every strategy at one NFE, budget by budget."""
+    """Quality of every preconditioning at one NFE, budget by budget."""
     lines = {}
     for precond, curve in points.groupby("precond", sort=False):
         columns = ("images", "seconds", "median", "low", "high", "seeds")
@@ -72,7 +72,7 @@ def _curves(
 def _bars(
     named: dict[str, Any], speed: pd.DataFrame, places: Places, order: dict[str, int]
 ) -> Chart:
-    """Speed-ups of every strategy at one NFE, to one target."""
+    """Speed-ups of every preconditioning at one NFE, to one target."""
     bars = {
         order[row["precond"]]: {
             "look": order[row["precond"]],
@@ -97,7 +97,7 @@ def _bars(
 def _levels(
     named: dict[str, Any], profile: pd.DataFrame, places: Places, order: dict[str, int]
 ) -> Chart:
-    """Speed-ups of every strategy at one NFE, level by level; the baseline's are its images."""
+    """Speed-ups of every preconditioning at one NFE by level; the baseline's are its images."""
     common = records(profile[~profile["level"].isin((LAST, NEAR))])
     mine: dict[int, list[dict[str, Any]]] = {}
     for row in common:
@@ -116,9 +116,9 @@ def _levels(
         "lines": [
             {
                 "look": number,
-                "value": [_number(row["speedup"]) for row in rows],
-                "low": [_number(row["speedup_low"]) for row in rows],
-                "high": [_number(row["speedup_high"]) for row in rows],
+                "value": [_number(row["speedup"], 4) for row in rows],
+                "low": [_number(row["speedup_low"], 4) for row in rows],
+                "high": [_number(row["speedup_high"], 4) for row in rows],
                 "bound": [row["bound"] for row in rows],
                 "told": [speed_cell(row) for row in rows],
                 "to": _number(rows[0]["lead_to"]),
@@ -130,11 +130,14 @@ def _levels(
     }
 
 
-def _number(value: Any) -> float | str | None:
-    """A number for JSON: null for nan, and the string that JavaScript parses as infinity."""
+def _number(value: Any, digits: int = 6) -> float | str | None:
+    """A number for JSON: null for nan, and the string that JavaScript parses as infinity.
+
+    Four digits are enough for what is only drawn, six for what is read off with four.
+    """
     value = float(value)
     if math.isnan(value):
         return None
     if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
-    return float(f"{value:.6g}")
+    return float(f"{value:.{digits}g}")

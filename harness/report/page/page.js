@@ -6,7 +6,21 @@
   const hidden = new Set();
   const say = (text) => { byId("said").textContent = text; };
 
-  for (const head of all("th[data-look]")) swatch(data.looks[head.dataset.look], head.querySelector(".swatch"));
+  const paint = () => {
+    for (const empty of all("th[data-look] > .swatch:empty")) swatch(data.looks[empty.parentNode.dataset.look], empty);
+  };
+  paint();
+
+  // what a packed block brings: charts, and tables whose swatches are to be painted
+  const take = (charts) => {
+    for (const [kind, found] of Object.entries(charts)) data[kind].push(...found);
+    paint();
+  };
+  for (const fold of all("details[data-block]")) {
+    const fill = () => { if (fold.open) unpack(fold.dataset.block, take); };
+    fold.addEventListener("toggle", fill);
+    fill();
+  }
 
   // theme: the system's until the button is pressed, then remembered where the browser allows it
   const root = document.documentElement;
@@ -18,7 +32,9 @@
   });
 
   // sorting: numbers best first, then worst first; rows without a value always last
-  for (const button of all("table.sorts th button")) button.addEventListener("click", () => {
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("table.sorts th button");
+    if (!button) return;
     const head = button.closest("th"), table = head.closest("table"), body = table.tBodies[0];
     const column = [...head.parentNode.children].indexOf(head);
     const way = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
@@ -26,7 +42,7 @@
     head.setAttribute("aria-sort", way);
     const sign = way === "ascending" ? 1 : -1;
     const key = (row) => row.children[column].dataset.sort;
-    const value = (row) => Number(key(row).replace(/^(-?)inf$/, "$1Infinity"));
+    const value = (row) => Number(key(row));
     const compare = button.dataset.kind === "text"
       ? (a, b) => sign * key(a).localeCompare(key(b), "en", { numeric: true })
       : (a, b) => (key(a) === "") - (key(b) === "") || (key(a) === "" ? 0 : sign * (value(a) - value(b) || 0));
@@ -75,6 +91,30 @@
     draw();
   }
 
+  async function open() {
+    const problem = byId("problem").value;
+    await unpack(`problem-${problem}`, take);
+    if (byId("problem").value === problem) filter();
+    else for (const part of all(`[data-problem="${problem}"]`)) part.hidden = true;  // another was chosen meanwhile
+  }
+
+  // #problem=NAME in the address opens a problem; the address follows the choice
+  function linked() {
+    let name = null;
+    try { name = decodeURIComponent(location.hash.match(/^#problem=(.*)$/)?.[1] ?? ""); } catch { /* no text in percent signs */ }
+    const option = [...byId("problem").options].find((each) => each.textContent === name);
+    if (option) byId("problem").value = option.value;
+    return Boolean(option);
+  }
+  addEventListener("hashchange", () => {
+    if (linked()) open().then(() => byId("main").scrollIntoView());
+  });
+  byId("problem").addEventListener("change", (event) => {
+    event.stopPropagation();
+    history.replaceState(null, "", `#problem=${encodeURIComponent(event.target.selectedOptions[0].textContent)}`);
+    open();
+  });
+
   data.looks.forEach((look, number) => {
     const button = html("button", { type: "button", "aria-pressed": "true" }, byId("legend"));
     swatch(look, html("span", { class: "swatch", "aria-hidden": "true" }, button));
@@ -92,5 +132,6 @@
   new ResizeObserver(() => {
     if (byId("curves").clientWidth !== width) { width = byId("curves").clientWidth; draw(); }
   }).observe(byId("curves"));
-  filter();
+  linked();
+  open();
 })();

@@ -37,7 +37,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Sheets:
-    """Sample sheets of one problem: strategies down, NFE across; data URIs by (strategy, NFE)."""
+    """Sample sheets of one problem: `rows` are data URIs by preconditioning and NFE."""
 
     problem: int
     caption: str

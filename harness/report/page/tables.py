@@ -1,12 +1,12 @@
-"""The page's tables: strategies as rows, NFEs as columns, every cell with a sort key."""
+"""The page's tables: preconditionings as rows, NFEs as columns, every cell with a sort key."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
@@ -19,7 +19,10 @@ from harness.report.write import Report
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: text, small print, sort key (empty: last), and rank."""
+    """A table cell: text, small print, sort key (empty: last), and rank.
+
+    In a finished table the key is the place of the cell in its column, best first.
+    """
 
     text: str
     detail: str = ""
@@ -27,9 +30,13 @@ class Cell:
     rank: str = ""
 
 
+#: cells by preconditioning and column
+Rows: TypeAlias = dict[str, dict[int | str, Cell]]
+
+
 @dataclass(frozen=True)
 class Pivot:
-    """One table; `nfe` and `more` are its columns, `rows` its cells by strategy and column."""
+    """One table; `nfe` and `more` are its columns, `rows` its cells."""
 
     name: str
     problem: int
@@ -38,7 +45,7 @@ class Pivot:
     note: str
     nfe: list[int]
     more: list[str]
-    rows: dict[str, dict[int | str, Cell]]
+    rows: Rows
 
 
 def boards(report: Report, places: Places) -> Iterator[Pivot]:
@@ -69,7 +76,7 @@ def speeds(report: Report, places: Places) -> Iterator[Pivot]:
 
 
 def leads(report: Report, places: Places) -> Iterator[Pivot]:
-    """Leads of every strategy and the final quality; one table per problem and protocol."""
+    """Leads of every preconditioning and the final quality; one table per problem and protocol."""
     for named, group in groups(report.profile, GROUP):
         first = group.drop_duplicates(["precond", "nfe"])
         rows = _rows(first, partial(_lead_cell, baseline=report.baseline))
@@ -101,7 +108,7 @@ def _pivot(
     goal: str,
     note: str,
     more: list[str],
-    rows: dict[str, dict[int | str, Cell]],
+    rows: Rows,
 ) -> Pivot:
     return Pivot(
         name=name,
@@ -111,15 +118,31 @@ def _pivot(
         note=note,
         nfe=sorted({key for cells in rows.values() for key in cells if isinstance(key, int)}),
         more=more,
-        rows=rows,
+        rows=_placed(rows),
     )
 
 
-def _rows(
-    group: pd.DataFrame, cell: Callable[[dict[str, Any]], Cell]
-) -> dict[str, dict[int | str, Cell]]:
-    """Cells by strategy, in the group's order, and NFE."""
-    rows: dict[str, dict[int | str, Cell]] = {}
+def _placed(rows: Rows) -> Rows:
+    """The rows with every sort key replaced by its place in the column; equal keys share one."""
+    keys: dict[int | str, set[Any]] = {}
+    for cells in rows.values():
+        for column, cell in cells.items():
+            keys.setdefault(column, set()).add(cell.sort)
+    places = {
+        column: {key: place for place, key in enumerate(sorted(found - {""}))} | {"": ""}
+        for column, found in keys.items()
+    }
+    return {
+        name: {
+            column: replace(cell, sort=places[column][cell.sort]) for column, cell in cells.items()
+        }
+        for name, cells in rows.items()
+    }
+
+
+def _rows(group: pd.DataFrame, cell: Callable[[dict[str, Any]], Cell]) -> Rows:
+    """Cells by preconditioning, in the group's order, and NFE."""
+    rows: Rows = {}
     for row in records(group):
         rows.setdefault(row["precond"], {})[int(row["nfe"])] = cell(row)
     return rows
@@ -140,8 +163,8 @@ def _board_cell(row: dict[str, Any], lower: bool) -> Cell:
     )
 
 
-def _add_overall(rows: dict[str, dict[int | str, Cell]], board: pd.DataFrame) -> None:
-    """The order of the mean rank over NFEs; `board` has one row of each strategy."""
+def _add_overall(rows: Rows, board: pd.DataFrame) -> None:
+    """The order of the mean rank over NFEs; `board` has one row of each preconditioning."""
     shared = board["combined_rank"].value_counts()
     for row in records(board[board["combined_rank"].notna()]):
         rank, mean = row["combined_rank"], float(row["mean_rank"])

@@ -13,7 +13,8 @@ import yaml
 
 from harness.report import words
 from harness.report.frame import PROBLEM
-from harness.report.page.charts import charts
+from harness.report.page.charts import charts, drawn
+from harness.report.page.pictures import pictures
 from harness.report.page.places import Places, records
 from harness.report.page.tables import areas, boards, leads, speeds
 from harness.report.plots.style import COLOURS, PlotStyle
@@ -43,10 +44,12 @@ def view(report: Report, looks: dict[str, PlotStyle], folder: Path) -> dict[str,
         "words": _words(report),
         "looks": {name: number for number, name in enumerate(looks)},
         "titles": {name: look.legend for name, look in looks.items()},
-        "data": charts(report, places, looks),
+        "drawn": [drawn(look) for look in looks.values()],
+        "charts": charts(report, places, looks),
+        **pictures(report, looks),
         "colours": COLOURS,
         "coverage": _coverage(report),
-        "runs": list(_runs(report, folder)),
+        "runs": list(_runs(report, places, folder)),
         "origins": _origins(report),
         "yaml": "\n".join(map(visible, _yaml(report.matrix["grid"]).split("\n"))),
     }
@@ -85,7 +88,7 @@ def _summary(report: Report) -> list[tuple[str, str]]:
     dates = sorted(date[:10] for date in cells["date"] if date)
     span = f"{dates[0]} to {dates[-1]}" if dates and dates[0] != dates[-1] else "".join(dates[:1])
     return [
-        (str(cells["precond"].nunique()), "strategies"),
+        (str(cells["precond"].nunique()), "preconditionings"),
         (
             str(cells["teacher"].nunique()),
             "teachers" if cells["teacher"].nunique() > 1 else "teacher",
@@ -104,12 +107,14 @@ def _coverage(report: Report) -> dict[str, Any]:
     return {"columns": list(table.columns), "rows": table.astype(str).to_numpy().tolist()}
 
 
-def _runs(report: Report, folder: Path) -> Iterator[dict[str, Any]]:
+def _runs(report: Report, places: Places, folder: Path) -> Iterator[dict[str, Any]]:
     """Every cell with its state, and links to its files relative to `folder`.
 
     There is no link if the two have only the root of the file system in common: it would work on
     this machine only, and publish the names of its folders.
     """
+    names, labels = map(name_problem, places.problems), _menu(places.problems)
+    addresses = {name: _address(label) for name, label in zip(names, labels, strict=True)}
     for cell in records(report.cells):
         files = {}
         for name in ("provenance.json", "spec.json", "eval.jsonl", "train.jsonl"):
@@ -118,7 +123,13 @@ def _runs(report: Report, folder: Path) -> Iterator[dict[str, Any]]:
             if cell["folder"] and near and path.exists():
                 relative = Path(os.path.relpath(path, folder.resolve())).as_posix()
                 files[name.partition(".")[0]] = quote(relative)
-        yield {**cell, "problem": name_problem(cell), "files": files}
+        name = name_problem(cell)
+        yield {**cell, "problem": name, "address": addresses[name], "files": files}
+
+
+def _address(label: str) -> str:
+    """The fragment of the page's address that opens a problem."""
+    return f"#problem={quote(label, safe='')}"
 
 
 def _origins(report: Report) -> list[dict[str, Any]]:

@@ -1,0 +1,22 @@
+"use strict";
+// Blocks of the page that are packed: JSON, compressed by gzip, in base64. A block is unpacked once; its
+// HTML goes into the parts of the page that it names, its charts to whoever asked.
+
+const unpacked = new Map();
+
+// A promise of a block's contents; undefined if there is no such block, since all of it is plain.
+function unpack(name, take) {
+  const packed = document.getElementById(name);
+  if (packed && !unpacked.has(name)) unpacked.set(name, contents(packed.textContent).then((block) => {
+    for (const [part, text] of Object.entries(block.parts))
+      document.querySelector(`[data-part="${part}"]`)?.insertAdjacentHTML("beforeend", text);
+    take(block.charts);
+  }));
+  return unpacked.get(name);
+}
+
+function contents(packed) {
+  const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).json();
+}
