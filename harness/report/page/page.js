@@ -110,7 +110,7 @@
     if (linked()) open().then(() => byId("main").scrollIntoView());
   });
   byId("problem").addEventListener("change", (event) => {
-    event.stopPropagation();
+    event.stopPropagation();  // the form filters by itself: too early for a packed problem
     history.replaceState(null, "", `#problem=${encodeURIComponent(event.target.selectedOptions[0].textContent)}`);
     open();
   });
