@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from harness.report.comparisons import CURVE
 from harness.report.frame import PROBLEM, settled
-from harness.report.speed import CURVE
 
 
 def curve_points(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:

@@ -1,11 +1,11 @@
 """Speed-up at every quality: how many times fewer images than the baseline, level by level.
 
 The speed-up to the baseline's last value (harness/report/speed.py) depends on the length of
-training. Here the same ratio, images(baseline) / images(strategy), paired by seed, is computed at
-quality levels that are the same for all strategies of one problem, protocol and NFE:
+training. Here the same ratio, images(baseline) / images(preconditioning), paired by seed, is
+computed at quality levels that are the same for a whole problem, protocol and NFE:
 
     from   the baseline's value at its first evaluation       (median over seeds)
-    to     the best value that any strategy reaches           (median over seeds of its best)
+    to     the best value that any preconditioning reaches    (median over seeds of its best)
 
 in `PARTS` equal steps of the metric's logarithm (of the metric itself if a cost is not positive).
 Easier levels carry no information, since the baseline passes them before its first evaluation.
@@ -18,24 +18,25 @@ worse than its best.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from harness.report.leaderboard import spread
-from harness.report.reach import Curve, Stack, middle, ratios
-from harness.report.speed import CURVE, LAST, Comparison, compared
-from harness.report.statistics import interval, lower_median
+from harness.report.comparisons import CURVE, Comparisons
+from harness.report.reach import exactly, middle
+from harness.report.speed import LAST
+from harness.report.statistics import Groups
 
 #: steps between the first level and the last: there is one level more
 PARTS = 12
 NEAR = "within 10 % of baseline's best"
+#: positions of the levels between the first (0) and the best (1), and the names of all
+PLACES = np.arange(PARTS + 1) / PARTS
+LEVELS = [*(str(Fraction(k, PARTS)) for k in range(PARTS + 1)), LAST, NEAR]
 
 PROFILE_COLUMNS = [
     *CURVE,
@@ -66,213 +67,164 @@ PROFILE_COLUMNS = [
 ]
 
 
-def profile_table(compared: list[Comparison]) -> pd.DataFrame:
-    """One row per (problem, protocol, NFE, strategy, level); columns: docs/tables.md."""
-    records = []
-    for found in compared:
-        levels = Levels.of(found.curves, found.baseline)
-        for precond in found.planned:
-            shared = found.of(precond) | {
-                "images_last": found.images[1],
-                "lower_is_better": found.lower_is_better,
-                **_end(found.curves.get(precond, {}), found.lower_is_better),
-            }
-            at_levels = _levels(found.pairs(precond), levels, found.sign)
-            records += [shared | record for record in at_levels]
-    return pd.DataFrame(records, columns=PROFILE_COLUMNS)
+def profile_table(compared: Comparisons) -> pd.DataFrame:
+    """One row per (problem, protocol, NFE, preconditioning, level); columns: docs/tables.md."""
+    levels = Levels.of(compared)
+    costs = levels.cost(np.tile(PLACES, (len(compared.entries), 1)))
+    base = compared.curves.costs[compared.base]
+    best = base.min(axis=1, initial=math.inf)
+    with np.errstate(invalid="ignore"):
+        near = np.where(best == math.inf, best, best + 0.1 * np.abs(best))  # for either sign
+    goals = np.column_stack([costs[compared.seeds.of], base[:, -1], near])
+    columns = compared.compare(goals)
+    signs = compared.signs
+    columns["target_value"][:, : PARTS + 1] = signs[:, None] * costs
+    there = np.column_stack([levels.exist(), *[np.ones(len(costs), bool)] * 2])
+
+    verdicts = verdict(columns["speedup"], columns["bound"])[:, : PARTS + 1]
+    verdicts[~levels.exist() | (compared.seeds.counts == 0)[:, None]] = ""
+    lead = leads(verdicts, PLACES, lambda which, places: _judged(compared, levels, which, places))
+    entries = compared.entries.assign(
+        lead_from=signs * levels.cost(lead.start[:, None])[:, 0],
+        lead_to=signs * levels.cost(lead.end[:, None])[:, 0],
+        lead_then=lead.then,
+        **_ends(compared),
+    )
+    entry, level = np.nonzero(there)
+    found = {name: each[there] for name, each in columns.items()}
+    table = entries.iloc[entry].reset_index(drop=True)
+    return table.assign(level=np.array(LEVELS, object)[level], **found)[PROFILE_COLUMNS]
 
 
 @dataclass(frozen=True)
 class Levels:
-    """The range of costs from the easiest level `first` to the hardest, `best` <= `first`."""
+    """The range of costs from the easiest level `first` to the hardest, `best` <= `first`.
 
-    first: float
-    best: float
-
-    @classmethod
-    def of(cls, curves: Mapping[str, Mapping[int, Curve]], baseline: str) -> Levels:
-        """Levels from the baseline's first value to the best value of any strategy.
-
-        There is a single level if no strategy is better than the first value, or it is infinite.
-        """
-        bests = [
-            lower_median([min(curve.costs) for curve in mine.values()]) for mine in curves.values()
-        ]
-        starts = [
-            next((cost for cost in curve.costs if cost < math.inf), math.inf)
-            for curve in curves[baseline].values()
-        ]
-        best, first = min(bests), lower_median(starts)
-        return cls(first if best < first < math.inf else best, best)
-
-    def parts(self) -> list[Fraction]:
-        """Positions of the levels between the first (0) and the best (1)."""
-        if self.best == math.inf:
-            return []
-        return [Fraction(k, PARTS) for k in range(PARTS + 1)] if self.first > self.best else [_END]
-
-    def cost(self, part: float | Fraction) -> float:
-        """The cost at position `part` in [0, 1]; exact at both ends."""
-        if part in (0, 1):
-            return self.best if part == 1 else self.first
-        if self.best > 0:
-            return math.exp(_between(math.log(self.first), math.log(self.best), float(part)))
-        return _between(self.first, self.best, float(part))
-
-
-_END = Fraction(1)
-
-
-def _levels(
-    pairs: Mapping[int, tuple[Curve, Curve]], levels: Levels, sign: float
-) -> Iterator[dict[str, Any]]:
-    """A record for every level; the columns of the lead are the same in all of them."""
-    race = Race(pairs)
-
-    def judged(parts: list[float]) -> list[str]:
-        return [verdict(*each) for each in race.middle([levels.cost(part) for part in parts])]
-
-    parts = levels.parts()
-    costs = [levels.cost(part) for part in parts]
-    goals = [[cost] * len(pairs) for cost in costs]
-    bases = [base for base, _ in pairs.values()]
-    goals += [[base.costs[-1] for base in bases], [_near_best(base) for base in bases]]
-    *records, last, near = race.compare(goals, sign)
-    found = {
-        part: record | {"target_value": sign * cost}
-        for part, record, cost in zip(parts, records, costs, strict=True)
-    }
-    verdicts = {
-        float(part): verdict(record["speedup"], record["bound"])
-        for part, record in found.items()
-        if record["seeds"]
-    }
-    stretch = lead(verdicts, judged)
-    told = {
-        "lead_from": sign * levels.cost(stretch.start) if stretch else math.nan,
-        "lead_to": sign * levels.cost(stretch.end) if stretch else math.nan,
-        "lead_then": stretch.then if stretch else "",
-    }
-    for part, record in found.items():
-        yield {"level": str(part)} | record | told
-    yield {"level": LAST} | last | told
-    yield {"level": NEAR} | near | told
-
-
-class Race:
-    """Curves of baseline and strategy for every seed, compared at any costs; see speed.compare."""
-
-    def __init__(self, pairs: Mapping[int, tuple[Curve, Curve]]) -> None:
-        self.seeds = len(pairs)
-        self.same = np.array([base is mine for base, mine in pairs.values()])
-        if pairs:
-            self.base = Stack([base for base, _ in pairs.values()])
-            self.mine = Stack([mine for _, mine in pairs.values()])
-
-    def middle(self, costs: list[float]) -> list[tuple[float, str]]:
-        """The median speed-up at each of these costs, and its bound mark."""
-        *_, low, high = self._at(np.array(costs)[:, None].repeat(self.seeds, 1))
-        return list(map(middle, low, high))
-
-    def compare(self, goals: list[list[float]], sign: float) -> list[dict[str, Any]]:
-        """For every list of goals (one per seed): images to reach them, and speed-up in images."""
-        if not self.seeds:
-            return [{"seeds": 0, "censored": 0, "bound": "", "images_bound": ""} for _ in goals]
-        ends = self._at(np.array(goals, dtype=float))
-        return [
-            compared(mine, sign, (least, most), (low, high))
-            for mine, least, most, low, high in zip(goals, *ends, strict=True)
-        ]
-
-    def _at(self, goals: np.ndarray) -> tuple[list[Any], ...]:
-        """Lower and upper ends of the strategy's images and of the speed-up, [..., seeds]."""
-        with np.errstate(all="ignore"):
-            base, mine = self.base.reach(goals), self.mine.reach(goals)
-            low = np.where(self.same, 1.0, ratios(base[0], mine[1]))
-            high = np.where(self.same, 1.0, ratios(base[1], mine[0]))
-        return tuple(each.tolist() for each in (*mine, low, high))
-
-
-def _near_best(base: Curve) -> float:
-    """The cost 10 % worse than the best of a curve, for either sign."""
-    best = min(base.costs)
-    return best if best == math.inf else best + 0.1 * abs(best)
-
-
-@dataclass(frozen=True)
-class Lead:
-    """The range of levels (positions in [0, 1]) where a strategy is faster, and what follows.
-
-    `then` is `slower`, `never` (the baseline reaches harder levels, the strategy does not),
-    `unknown`, or empty if the lead extends to the best quality that any strategy reaches.
+    Arrays [entries], which are equal for all entries of one comparison. `first` equals `best` where
+    nothing is better than the first value, or it is infinite: then there is a single level, or none
+    where `best` is infinite.
     """
 
-    start: float
-    end: float
-    then: str
+    first: np.ndarray
+    best: np.ndarray
+
+    @classmethod
+    def of(cls, compared: Comparisons) -> Levels:
+        """Levels from the baseline's first value to the best value of any preconditioning."""
+        costs, of = compared.curves.costs, compared.entries["comparison"].to_numpy()
+        starts = costs[np.arange(len(costs)), (costs < math.inf).argmax(axis=1)]
+        best, _, _ = compared.owners.summary(costs.min(axis=1, initial=math.inf))
+        first, _, _ = compared.owners.summary(starts)
+        first = np.where(compared.entries["is_baseline"], first, math.nan)
+        least = pd.DataFrame({"first": first, "best": best}).groupby(of).transform("min")
+        first, best = least["first"].to_numpy(), least["best"].to_numpy()
+        return cls(np.where((best < first) & (first < math.inf), first, best), best)
+
+    def exist(self) -> np.ndarray:
+        """Which of the levels of an entry exist, [entries, levels]."""
+        return np.column_stack([*[self.first > self.best] * PARTS, self.best < math.inf])
+
+    def at(self, which: np.ndarray) -> Levels:
+        """The levels of these entries."""
+        return Levels(self.first[which], self.best[which])
+
+    def cost(self, places: np.ndarray) -> np.ndarray:
+        """The costs at positions in [0, 1], [entries, positions]; exact at both ends."""
+        first, best = self.first[:, None], self.best[:, None]
+        with np.errstate(all="ignore"):
+            a, b = (exactly(_log, each) for each in (first, best))
+            costs = exactly(math.exp, a + places * (b - a))
+            costs = np.where(best > 0, costs, first + places * (best - first))
+        return np.select([places == 0, places == 1], [first, best], costs)
+
+
+def _log(cost: float) -> float:
+    return math.log(cost) if 0 < cost < math.inf else math.nan
+
+
+def _judged(
+    compared: Comparisons, levels: Levels, which: np.ndarray, places: np.ndarray
+) -> np.ndarray:
+    """The verdicts on entries `which` at one position of each, [which]."""
+    pairs = np.flatnonzero(np.isin(compared.seeds.of, which))
+    new = np.searchsorted(which, compared.seeds.of[pairs])
+    seeds = Groups(new, len(which))
+    costs = levels.at(which).cost(places[:, None])[new]
+    _, (low, high) = compared.some(pairs).speedups(costs)
+    return verdict(*middle(seeds.summary(low)[0], seeds.summary(high)[0]))[:, 0]
 
 
 FASTER = "faster"
 
 
-def verdict(speedup: float, bound: str) -> str:
-    """Classify a median speed-up: `faster`, `slower` (or equal), `never` reached, `unknown`."""
-    if (speedup > 1 and bound in ("", ">")) or (speedup == 1 and bound == ">"):
-        return FASTER
-    if bound == "<" and speedup <= 1:
-        return "never"
-    return "slower" if bound == "" else "unknown"
+def verdict(speedup: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """Classify median speed-ups: `faster`, `slower` (or equal), `never` reached, `unknown`."""
+    faster = ((speedup > 1) & np.isin(bound, ("", ">"))) | ((speedup == 1) & (bound == ">"))
+    kinds = [faster, (bound == "<") & (speedup <= 1), bound == ""]
+    return np.select(kinds, [FASTER, "never", "slower"], "unknown")
 
 
-def lead(verdicts: Mapping[float, str], judged: Callable[[list[float]], list[str]]) -> Lead | None:
-    """The lead that extends to the hardest quality; None if the strategy leads at no level.
+@dataclass(frozen=True)
+class Leads:
+    """The range of levels (positions in [0, 1]) where each entry is faster, and what follows.
 
-    `verdicts` are those at the levels, from the easiest to the hardest; `judged` gives those at any
-    positions between, so that the ends of the lead are found by bisection, to 1/64 of a step.
+    `then` is `slower`, `never` (the baseline reaches harder levels, the preconditioning does not),
+    `unknown`, or empty if the lead extends to the best quality that any preconditioning reaches.
+    Where there is no lead, positions are nan and `then` is empty.
     """
-    parts = list(verdicts)
-    leading = [k for k, part in enumerate(parts) if verdicts[part] == FASTER]
-    if not leading:
-        return None
-    last = start = leading[-1]
-    while start and verdicts[parts[start - 1]] == FASTER:
-        start -= 1
-    begins = parts[start] if start == 0 else _edge(parts[start], parts[start - 1], judged)[0]
-    if last == len(parts) - 1:
-        return Lead(begins, parts[last], "")
-    inside, outside = _edge(parts[last], parts[last + 1], judged)
-    return Lead(begins, inside, judged([outside])[0])
+
+    start: np.ndarray
+    end: np.ndarray
+    then: np.ndarray
 
 
-def _edge(
-    inside: float, outside: float, judged: Callable[[list[float]], list[str]]
-) -> tuple[float, float]:
-    """Two close positions: the strategy leads at the first one and does not at the second.
+#: verdicts on entries at one position of each
+Judge = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-    All positions that bisection can visit are judged at once, which is faster than one by one.
+
+def leads(verdicts: np.ndarray, places: np.ndarray, judged: Judge) -> Leads:
+    """The lead of every entry that extends to the hardest quality.
+
+    `verdicts` [entries, levels] are those at `places` [levels], empty for levels that do not exist;
+    `judged` gives those anywhere between, so that the ends of the leads are found by bisection, to
+    1/64 of a step.
     """
-    places = [inside, outside]
+    final = verdicts.shape[1] - 1
+    faster = verdicts == FASTER
+    last = final - faster[:, ::-1].argmax(axis=1)
+    broken = ~faster & (np.arange(final + 1) < last[:, None])
+    begin = np.where(broken.any(axis=1), final + 1 - broken[:, ::-1].argmax(axis=1), 0)
+    start, end = (np.where(faster.any(axis=1), places[each], math.nan) for each in (begin, last))
+    then = np.full(len(verdicts), "", object)
+    before = np.flatnonzero(faster.any(axis=1) & (begin > 0))
+    before = before[verdicts[before, begin[before] - 1] != ""]
+    start[before], _ = _edges(start[before], places[begin[before] - 1], before, judged)
+    after = np.flatnonzero(faster.any(axis=1) & (last < final))
+    end[after], outside = _edges(end[after], places[last[after] + 1], after, judged)
+    then[after] = judged(after, outside)
+    return Leads(start, end, then)
+
+
+def _edges(
+    inside: np.ndarray, outside: np.ndarray, which: np.ndarray, judged: Judge
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two close positions of each entry: it leads at the first one and does not at the second."""
     for _ in range(6):
-        between = [(a + b) / 2 for a, b in itertools.pairwise(places)]
-        places = [place for two in zip(places, between, strict=False) for place in two] + [outside]
-    leads = [True, *(each == FASTER for each in judged(places[1:-1])), False]
-    low, high = 0, len(places) - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if leads[middle] else (low, middle)
-    return places[low], places[high]
+        middle = (inside + outside) / 2
+        leading = judged(which, middle) == FASTER
+        inside = np.where(leading, middle, inside)
+        outside = np.where(leading, outside, middle)
+    return inside, outside
 
 
-def _end(curves: Mapping[int, Curve], lower: bool) -> dict[str, float]:
+def _ends(compared: Comparisons) -> dict[str, np.ndarray]:
     """Quality at the end of training: median over seeds, as in the leaderboard, and interval."""
-    costs = [curve.costs[-1] for curve in curves.values()]
-    low, high = interval(costs)
+    costs = compared.curves.costs[:, -1]
+    _, low, high = compared.owners.summary(costs)
+    median = compared.owners.median(costs)
+    lower = compared.signs > 0
     return {
-        "end": spread(costs, lower)["median"],
-        "end_low": low if lower else -high,
-        "end_high": high if lower else -low,
+        "end": compared.signs * median,
+        "end_low": np.where(lower, low, -high),
+        "end_high": np.where(lower, high, -low),
     }
-
-
-def _between(a: float, b: float, part: float) -> float:
-    return a + part * (b - a)

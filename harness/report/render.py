@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
+from harness.report.comparisons import CURVE
 from harness.report.frame import PROBLEM, PROTOCOL
 from harness.report.profile import NEAR
-from harness.report.speed import CURVE, LAST
+from harness.report.speed import LAST
 from harness.report.words import (
     OVERALL,
     RANK,

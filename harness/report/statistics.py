@@ -15,8 +15,10 @@ docs/statistics.md has the derivations.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 #: nominal level of the bootstrap intervals
 LEVEL = 0.95
@@ -32,15 +34,6 @@ def trim(n: int, level: float = LEVEL) -> int:
     return next(k for k in range(n) if _at_least(n, (k + 1) / n, middle) >= tail)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Bootstrap percentile interval of the median; (nan, nan) for fewer than two values."""
-    n = len(values)
-    if n < 2:
-        return math.nan, math.nan
-    ordered, k = sorted(values), trim(n)
-    return ordered[k], ordered[n - 1 - k]
-
-
 @cache
 def confidence(n: int) -> float:
     """Probability that the interval of n seeds contains the true median, for any distribution.
@@ -54,28 +47,71 @@ def confidence(n: int) -> float:
     return 1.0 - 2.0 * (missed / 2**n)
 
 
-def lower_median(values: Sequence[float]) -> float:
-    """The median; for an even number of values, the smaller of the two middle ones."""
-    return sorted(values)[(len(values) - 1) // 2]
+class Groups:
+    """Order statistics of many groups of values at once, such as the seeds of every table row.
+
+    `of` [values] is the group of every value, ascending; groups are 0 to `n` - 1 and may be empty.
+    Values are arrays [values, ...], results [groups, ...]; nan where a group has too few values.
+    """
+
+    def __init__(self, of: np.ndarray, n: int) -> None:
+        self.of = of
+        self.counts = np.bincount(of, minlength=n)
+        self.places = np.arange(len(of)) - (np.cumsum(self.counts) - self.counts)[of]
+        self.trims = _trims(self.counts)
+
+    def ordered(self, values: np.ndarray) -> np.ndarray:
+        """The values of every group in ascending order, padded with nan: [groups, places, ...]."""
+        shape = len(self.counts), self.counts.max(initial=1), *values.shape[1:]
+        found = np.full(shape, math.nan)
+        found[self.of, self.places] = values
+        found.sort(axis=1)
+        return found
+
+    def summary(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Median of every group, and both ends of its bootstrap percentile interval.
+
+        For an even number of values the median is the smaller of the two middle ones. Fewer than
+        two values have no interval.
+        """
+        found, last = self.ordered(values), self.counts - 1
+        places = (last // 2, self.trims, last - self.trims)
+        median, low, high = (found[np.arange(len(found)), place] for place in places)
+        low[self.counts < 2] = high[self.counts < 2] = math.nan
+        return median, low, high
+
+    def median(self, values: np.ndarray) -> np.ndarray:
+        """The median of every group; for an even number, the mean of the two middle values."""
+        found, group = self.ordered(values), np.arange(len(self.counts))
+        return (found[group, (self.counts - 1) // 2] + found[group, self.counts // 2]) / 2
 
 
-def difference(a: float, b: float) -> float:
-    """a - b, where two infinite values (diverged runs) have difference 0."""
-    return 0.0 if a == b else a - b
+def difference(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """a - b elementwise, where two infinite values (diverged runs) have difference 0."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    with np.errstate(invalid="ignore"):
+        return np.where(a == b, 0.0, a - b)
 
 
-def is_better(mine: Sequence[float], theirs: Sequence[float]) -> bool:
-    """Whether costs `mine` are below `theirs` beyond the noise between seeds; lists paired by seed.
+def is_better(mine: ArrayLike, theirs: ArrayLike) -> np.ndarray:
+    """Whether costs `mine` [..., seeds] are below `theirs` beyond the noise between seeds.
 
     True if the interval of the median of the paired differences lies below zero; up to 6 seeds this
     means better on every seed. If neither is better than the other, they are tied. With one seed
-    the sign decides.
+    the sign decides. Seeds are missing where one of the two is nan.
     """
-    n = len(mine)
-    if n == 0:
-        return False
-    ordered = sorted(difference(a, b) for a, b in zip(mine, theirs, strict=True))
-    return ordered[n - 1 - trim(n)] < 0
+    ordered = np.sort(difference(mine, theirs))
+    last = (~np.isnan(ordered)).sum(-1) - 1
+    place = np.maximum(last - _trims(last + 1), 0)
+    if not ordered.shape[-1]:
+        return np.zeros(place.shape, bool)
+    return np.take_along_axis(ordered, place[..., None], -1)[..., 0] < 0
+
+
+def _trims(counts: np.ndarray) -> np.ndarray:
+    """`trim` elementwise; 0 for no values."""
+    known, where = np.unique(counts, return_inverse=True)
+    return np.array([trim(n) if n else 0 for n in known.tolist()], int)[where].reshape(counts.shape)
 
 
 def _at_least(n: int, p: float, m: int) -> float:

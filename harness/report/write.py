@@ -13,6 +13,7 @@ from harness.core.sampler import Sampler
 from harness.errors import ConfigError, nearest
 from harness.report.area import area_table
 from harness.report.coefficients import same_coefficients
+from harness.report.comparisons import comparisons
 from harness.report.frame import load_cells, load_rows, wanted_of_cells
 from harness.report.leaderboard import coverage, leaderboard
 from harness.report.merge import (
@@ -26,7 +27,7 @@ from harness.report.merge import (
 )
 from harness.report.profile import profile_table
 from harness.report.render import STYLES, render
-from harness.report.speed import comparisons, speed_table
+from harness.report.speed import speed_table
 from harness.store.files import tidy, write_atomic, write_changed
 from harness.store.lease import held
 from harness.store.records import QUICK, State

@@ -9,24 +9,53 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.report.area import area
+from harness.report.area import areas
+from harness.report.comparisons import comparisons
 from harness.report.leaderboard import ranks
-from harness.report.profile import Levels, lead
-from harness.report.reach import Curve, Known, summarise
+from harness.report.profile import FASTER, PLACES, Levels, leads
+from harness.report.reach import Curves, middle, ratios
 from harness.report.statistics import (
+    Groups,
     confidence,
     difference,
-    interval,
     is_better,
-    lower_median,
     trim,
 )
+from tests.unit.test_report import cells
+from tests.unit.test_report import rows as measured
 
 numbers = st.floats(-1e6, 1e6) | st.sampled_from([math.inf, -math.inf])
 seeds = st.lists(numbers, min_size=2, max_size=12)
 costs = st.floats(1e-3, 1e3)
 IMAGES = [100, 200, 400, 800, 1600]
-curve = st.lists(costs, min_size=5, max_size=5).map(lambda c: Curve(IMAGES, IMAGES, c))
+curve = st.lists(costs, min_size=5, max_size=5)
+
+
+def summary(values):
+    """Lower median of one group of values, and both ends of its interval."""
+    found = Groups(np.zeros(len(values), int), 1).summary(np.array(values, float))
+    return tuple(each.item() for each in found)
+
+
+def lower_median(values):
+    return summary(values)[0]
+
+
+def interval(values):
+    return summary(values)[1:]
+
+
+def reach(costs, goals, scale=1.0):
+    """Lower and upper ends of the images of one curve up to each of the goals."""
+    images = scale * np.array([IMAGES], float)
+    low, high = Curves(np.array([costs]), images, images).reach(np.array([goals]))
+    return low[0], high[0]
+
+
+def area(base, mine, lower=True):
+    images = np.array([IMAGES], float)
+    curves = (Curves(np.array([costs]), images, images) for costs in (base, mine))
+    return areas(*curves, np.array([1.0 if lower else -1.0])).item()
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 7, 8, 11, 15])
@@ -111,81 +140,101 @@ def test_ranks_follow_dominance(table):
 
 @given(curve, costs, costs)
 def test_an_easier_target_is_reached_no_later(mine, goal, other):
-    easy, hard = mine.reach(max(goal, other)), mine.reach(min(goal, other))
-    assert easy.images.low <= hard.images.low * (1 + 1e-9)
-    assert easy.images.high <= hard.images.high * (1 + 1e-9)
+    for easy, hard in reach(mine, [max(goal, other), min(goal, other)]):
+        assert easy <= hard * (1 + 1e-9)
 
 
 @given(curve, curve, costs, st.floats(0.1, 10))
 def test_speed_ups_invert_and_do_not_depend_on_units(a, b, goal, scale):
-    ab, ba = (x.reach(goal).images / y.reach(goal).images for x, y in ((a, b), (b, a)))
-    assert 0 <= ab.low <= ab.high
-    if ab.low > 0 and ab.high < math.inf:
-        assert ba.low * ab.high == pytest.approx(1)
-    other = [Curve([i * scale for i in c.images], c.seconds, c.costs) for c in (a, b)]
-    scaled = other[0].reach(goal).images / other[1].reach(goal).images
-    assert (scaled.low, scaled.high) == (pytest.approx(ab.low), pytest.approx(ab.high))
+    there, back = reach(a, [goal]), reach(b, [goal])
+    low, high = (end.item() for end in ratios(there, back))
+    assert 0 <= low <= high
+    if low > 0 and high < math.inf:
+        assert ratios(back, there)[0].item() * high == pytest.approx(1)
+    scaled = ratios(reach(a, [goal], scale), reach(b, [goal], scale))
+    assert [end.item() for end in scaled] == [pytest.approx(low), pytest.approx(high)]
 
 
 @given(st.lists(st.tuples(costs, costs, st.sampled_from(["", "<", ">", "?"])), min_size=1))
 def test_summary_bounds_whatever_the_truth_is(pairs):
     """Hide true values behind bounds: median and interval of the truth are where we say."""
-    truth, known = [], []
+    truth, lows, highs = [], [], []
     for value, slack, mark in pairs:
         truth.append(value)
         low = 0.0 if mark in "<?" and mark else value - slack if mark == ">" else value
-        high = math.inf if mark in ">?" and mark else value + slack if mark == "<" else value
-        known.append(Known(max(low, 0.0), high))
-    value, bound, low, high = summarise(known)
+        lows.append(max(low, 0.0))
+        highs.append(math.inf if mark in ">?" and mark else value + slack if mark == "<" else value)
+    value, bound = middle(np.array(lower_median(lows)), np.array(lower_median(highs)))
     true = lower_median(truth)
-    assert {"": true == value, "<": true <= value, ">": true >= value, "?": True}[bound]
+    assert {"": true == value, "<": true <= value, ">": true >= value, "?": True}[bound.item()]
     if len(pairs) > 1:
-        assert low <= interval(truth)[0]
-        assert interval(truth)[1] <= high
+        assert interval(lows)[0] <= interval(truth)[0]
+        assert interval(truth)[1] <= interval(highs)[1]
+
+
+@given(
+    st.lists(st.lists(numbers, max_size=9), min_size=1, max_size=9),
+)
+def test_groups_are_summarised_as_each_alone(groups):
+    values = np.array([value for group in groups for value in group])
+    together = Groups(np.repeat(np.arange(len(groups)), list(map(len, groups))), len(groups))
+    for group, median, low, high in zip(groups, *together.summary(values), strict=True):
+        ordered, k = sorted(group), trim(len(group)) if group else 0
+        expected = [ordered[(len(group) - 1) // 2]] if group else [math.nan]
+        expected += [ordered[k], ordered[-1 - k]] if len(group) > 1 else [math.nan] * 2
+        np.testing.assert_array_equal([median, low, high], expected)
 
 
 @given(curve, curve, curve)
 def test_levels_go_from_easy_to_hard_and_are_reached_ever_later(base, mine, other):
-    levels = Levels.of({"base": {0: base}, "mine": {0: mine}, "other": {0: other}}, "base")
-    costs = [levels.cost(part) for part in levels.parts()]
+    curves = (base[:4], mine[:4], other[:4])  # as many as there are steps in `measured`
+    rows = measured({(name, 0): costs for name, costs in zip("abc", curves, strict=True)})
+    levels = Levels.of(comparisons(rows, cells(rows), "a", {})).at(np.array([0]))
+    there = levels.exist()[0]
+    costs = levels.cost(PLACES[None])[0][there].tolist()
     assert costs == sorted(costs, reverse=True)
-    assert costs[-1] == min(min(c.costs) for c in (base, mine, other))
+    assert costs[-1] == min(map(min, curves))
     if len(costs) > 1:
-        assert costs[0] == base.costs[0]
-    for each in (base, mine, other):
-        images = [each.reach(cost).images.high for cost in costs]
+        assert costs[0] == curves[0][0]
+    for each in curves:
+        images = reach([*each, each[-1]], costs)[1].tolist()
         assert images == sorted(images)
 
 
-@given(st.lists(st.sampled_from(["faster", "slower", "never", "unknown"]), min_size=1))
+@given(
+    st.lists(
+        st.lists(st.sampled_from([FASTER, "slower", "never", "unknown"]), min_size=4, max_size=4),
+        min_size=1,
+    )
+)
 def test_a_lead_holds_from_its_start_to_its_end_and_not_beyond(verdicts):
-    last = len(verdicts) - 1
+    every, last = np.array(verdicts), 3
 
-    def judged(places):
-        return [verdicts[round(place)] for place in places]
+    def judged(which, places):
+        return every[which, np.round(places).astype(int)]
 
-    found = lead({float(k): verdict for k, verdict in enumerate(verdicts)}, judged)
-    leading = [k for k, verdict in enumerate(verdicts) if verdict == "faster"]
-    if not leading:
-        assert found is None
-        return
-    assert found is not None
-    inside = range(math.ceil(found.start), math.floor(found.end) + 1)
-    assert all(verdicts[k] == "faster" for k in inside)
-    assert inside[-1] == leading[-1]
-    if found.end == last:
-        assert found.then == ""
-    else:
-        assert found.then == verdicts[leading[-1] + 1]
-        assert found.end == pytest.approx(leading[-1] + 0.5, abs=1 / 60)
-    assert inside[0] == 0 or verdicts[inside[0] - 1] != "faster"
+    found = leads(every, np.arange(4.0), judged)
+    for mine, start, end, then in zip(verdicts, found.start, found.end, found.then, strict=True):
+        leading = [k for k, verdict in enumerate(mine) if verdict == FASTER]
+        if not leading:
+            assert math.isnan(start)
+            assert math.isnan(end)
+            assert then == ""
+            continue
+        inside = range(math.ceil(start), math.floor(end) + 1)
+        assert all(mine[k] == FASTER for k in inside)
+        assert inside[-1] == leading[-1]
+        if end == last:
+            assert then == ""
+        else:
+            assert then == mine[leading[-1] + 1]
+            assert end == pytest.approx(leading[-1] + 0.5, abs=1 / 60)
+        assert inside[0] == 0 or mine[inside[0] - 1] != FASTER
 
 
 @given(curve, curve, st.booleans())
 def test_area_is_antisymmetric_and_signed(a, b, lower):
-    signed = [
-        c if lower else Curve(c.images, c.seconds, [-cost for cost in c.costs]) for c in (a, b)
-    ]
+    signed = [c if lower else [-cost for cost in c] for c in (a, b)]
     there, back = area(*signed, lower), area(*reversed(signed), lower)
     assert there == pytest.approx(-back, abs=1e-12)
     assert area(signed[0], signed[0], lower) == 0
@@ -193,16 +242,16 @@ def test_area_is_antisymmetric_and_signed(a, b, lower):
 
 @given(curve, st.lists(st.floats(1.01, 9), min_size=5, max_size=5), st.booleans())
 def test_area_is_positive_for_the_better_curve(a, factors, lower):
-    worse = [cost * factor for cost, factor in zip(a.costs, factors, strict=True)]
-    b = Curve(IMAGES, IMAGES, worse)
+    worse = [cost * factor for cost, factor in zip(a, factors, strict=True)]
+    b = worse
     if lower:
         assert area(b, a) > 0
     else:
-        signed = [Curve(c.images, c.seconds, [-cost for cost in c.costs]) for c in (a, b)]
+        signed = [[-cost for cost in c] for c in (a, b)]
         assert area(*signed, False) > 0
 
 
 @given(curve, costs)
 def test_area_of_a_constant_factor_is_its_log(a, factor):
-    other = Curve(a.images, a.seconds, [cost / factor for cost in a.costs])
+    other = [cost / factor for cost in a]
     assert area(a, other) == pytest.approx(math.log(factor), abs=1e-9)

@@ -2,15 +2,17 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from harness.report.area import area_table
+from harness.report.comparisons import comparisons
 from harness.report.frame import CELL_COLUMNS, COLUMNS
 from harness.report.leaderboard import coverage, leaderboard
-from harness.report.reach import Curve, Known
-from harness.report.speed import comparisons, speed_table
-from harness.report.statistics import confidence, interval
+from harness.report.reach import Curves, ratios
+from harness.report.speed import speed_table
+from harness.report.statistics import Groups, confidence
 
 STEPS = [100, 200, 400, 800]
 
@@ -69,35 +71,42 @@ def compared(frame, info=None, marks=None):
     return comparisons(frame, cells(frame) if info is None else info, "ctm", marks or {})
 
 
-def curve(costs):
-    return Curve([step * 10 for step in STEPS], [step / 100 for step in STEPS], costs)
+def reach(costs, goal, clock="images"):
+    """Lower and upper end of what a curve needs to a goal."""
+    steps = np.array([STEPS], float)
+    low, high = Curves(np.array([costs]), steps * 10, steps / 100).reach(np.array([[goal]]), clock)
+    return low.item(), high.item()
 
 
 def test_reach_interpolates_log_linearly():
-    found = curve([16.0, 4.0, 1.0, 0.25]).reach(2.0)
-    assert found.images.low == found.images.high == pytest.approx(3000)  # half way in log
-    assert found.seconds.low == pytest.approx(3.0)
-    assert not found.censored
+    low, high = reach([16.0, 4.0, 1.0, 0.25], 2.0)
+    assert low == high == pytest.approx(3000)  # half way in log
+    assert reach([16.0, 4.0, 1.0, 0.25], 2.0, "seconds")[0] == pytest.approx(3.0)
 
 
 def test_reach_knows_what_it_does_not_know():
-    assert curve([1.0, 0.5, 0.4, 0.3]).reach(2.0).images == Known(0, 1000)  # there at first sight
-    assert curve([4.0, 3.0, 3.0, 2.5]).reach(2.0).images == Known(8000, math.inf)  # never
-    assert curve([4.0, 1.0, 9.0, 9.0]).reach(2.0).images.high < 2000  # the first crossing counts
-    assert curve([-1.0, -3.0, -5.0, -7.0]).reach(-2.0).images.low == pytest.approx(1500)
-    diverged = curve([4.0, math.inf, math.inf, math.inf])
-    assert diverged.reach(2.0).censored
-    assert diverged.reach(math.inf).censored  # a target that is no number is reached by nobody
+    assert reach([1.0, 0.5, 0.4, 0.3], 2.0) == (0, 1000)  # there at first sight
+    assert reach([4.0, 3.0, 3.0, 2.5], 2.0) == (8000, math.inf)  # never
+    assert reach([4.0, 1.0, 9.0, 9.0], 2.0)[1] < 2000  # the first crossing counts
+    assert reach([-1.0, -3.0, -5.0, -7.0], -2.0)[0] == pytest.approx(1500)
+    diverged = [4.0, math.inf, math.inf, math.inf]
+    assert reach(diverged, 2.0)[1] == math.inf
+    assert reach(diverged, math.inf)[1] == math.inf  # no number: nobody reaches it
 
 
 def test_ratios_keep_their_bounds():
-    seen, never, early = Known(100, 100), Known(200, math.inf), Known(0, 50)
-    assert seen / Known(50, 50) == Known(2, 2)
-    assert seen / never == Known(0, 0.5)
-    assert never / seen == Known(2, math.inf)
-    assert seen / early == Known(2, math.inf)
-    assert early / never == Known(0, 0.25)
-    assert early / early == never / never == Known(0, math.inf)
+    seen, never, early = (100, 100), (200, math.inf), (0, 50)
+    for a, b, expected in (
+        (seen, (50, 50), (2, 2)),
+        (seen, never, (0, 0.5)),
+        (never, seen, (2, math.inf)),
+        (seen, early, (2, math.inf)),
+        (early, never, (0, 0.25)),
+        (early, early, (0, math.inf)),
+        (never, never, (0, math.inf)),
+    ):
+        found = ratios(tuple(map(np.array, a)), tuple(map(np.array, b)))
+        assert tuple(end.item() for end in found) == expected
 
 
 def test_speed_up_is_paired_by_seed_and_censored_honestly():
@@ -275,8 +284,7 @@ def test_coverage_counts_states_and_skips():
 
 def test_intervals_of_thousands_of_seeds():
     for n in (1000, 1001, 3000):
-        values = [float(k) for k in range(n)]
-        low, high = interval(values)
+        _, low, high = Groups(np.zeros(n, int), 1).summary(np.arange(float(n)))
         assert confidence(n) == pytest.approx(0.952, abs=0.003)
         half = 0.98 * n**0.5  # 1.96 standard deviations of the binomial
         assert (n / 2 - low, high - n / 2) == pytest.approx((half, half), rel=0.05)
