@@ -124,7 +124,12 @@ def end_cell(row: dict[str, Any]) -> str:
 
 def trained_for(group: pd.DataFrame) -> str:
     """The training length to which a table applies."""
-    return f"trained for {int(group['images_last'].max()):,} images"
+    return trained(int(group["images_last"].max()))
+
+
+def trained(images: int) -> str:
+    """A training length in words."""
+    return f"trained for {images:,} images"
 
 
 def _signed(value: float) -> str:

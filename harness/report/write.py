@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
 
 from harness.core.sampler import Sampler
 from harness.errors import ConfigError, nearest
@@ -26,8 +28,9 @@ from harness.report.merge import (
     read_runs,
 )
 from harness.report.profile import profile_table
-from harness.report.render import STYLES, render
+from harness.report.render import Piece, pieces, render
 from harness.report.speed import speed_table
+from harness.report.styles import STYLES
 from harness.store.files import tidy, write_atomic, write_changed
 from harness.store.lease import held
 from harness.store.records import QUICK, State
@@ -63,6 +66,9 @@ class Report:
     _texts: dict[tuple[str, str, str | None], str] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _pieces: dict[tuple[str, str | None], list[Piece]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def unreadable(self) -> bool:
@@ -91,7 +97,10 @@ class Report:
             frame = frame[frame["metric"] == metric] if "metric" in frame else frame
         if extension == "csv":
             return _csv(frame)
-        return render(table, frame, self.baseline, self.notes, extension)
+        key = table, metric  # laid out once for all styles
+        if key not in self._pieces:
+            self._pieces[key] = pieces(table, frame, self.baseline, self.notes)
+        return render(self._pieces[key], extension)
 
 
 def build_report(
@@ -211,13 +220,31 @@ def _notes(
 
 
 def _csv(frame: pd.DataFrame) -> str:
-    """A frame as csv; text that a spreadsheet would read as a formula is prefixed by `'`."""
+    """A frame as csv; text that a spreadsheet would read as a formula is prefixed by `'`.
 
-    def told(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    As `DataFrame.to_csv` with ten digits, in a fraction of the time.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(frame.columns)
+    writer.writerows(zip(*(_told(frame[name]) for name in frame), strict=True))
+    return text.getvalue()
 
-    words = {name: frame[name].map(told) for name in frame if not is_numeric_dtype(frame[name])}
-    return str(frame.assign(**words).to_csv(index=False, float_format="%.10g"))
+
+def _told(column: pd.Series) -> list[str]:
+    """The cells of one column of a csv file."""
+    if column.dtype == float:
+        return ["" if math.isnan(value) else f"{value:.10g}" for value in column.tolist()]
+    values = column.astype(object).where(column.notna(), "").tolist()
+    if column.dtype == object:  # of several types, where 1 and True are not the same word
+        return list(map(_word, values))
+    words = {value: _word(value) for value in set(values)}
+    return [words[value] for value in values]
+
+
+def _word(value: Any) -> str:
+    word = str(value)
+    return f"'{word}" if isinstance(value, str) and word.startswith(FORMULA) else word
 
 
 def _untrained(rows: pd.DataFrame, matrix: dict[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from harness.report.profile import NEAR, PARTS, profile_table
-from harness.report.render import render
+from harness.report.render import pieces, render
 from harness.report.speed import LAST, speed_table
 from tests.unit.test_report import STEPS, cells, compared, rows
 
@@ -183,7 +183,7 @@ def test_a_second_name_of_the_baseline_is_neither_fast_nor_slow():
 
 
 def text(table, extension="txt"):
-    return render("profile", table, "ctm", (), extension)
+    return render(pieces("profile", table, "ctm", ()), extension)
 
 
 def test_the_text_has_a_few_levels_the_lead_and_the_end():
