@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from harness.home import told_without_home, without_home
 from harness.store.files import read_json, write_json
 from harness.store.records import PUBLISHED, Measure
 from harness.store.schema import read_versioned, write_versioned
+from harness.store.stamps import digests
 
 if TYPE_CHECKING:
     from harness.config.matrix import Matrix
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 #: names of the tables of a grid, each in several formats beside matrix.json
 TABLES = ("leaderboard", "speed", "profile", "area", "coverage")
-#: file with digests of the sources from which the tables beside it were made
+#: file with digests and stamps of the sources from which the tables beside it were made
 MADE_FROM = "sources.json"
 #: keys of matrix.json, and files of a run from which tables are made
 MATRIX = ("grid", "request", "wanted", "cells", "skips")  # keys of matrix.json
@@ -171,18 +173,24 @@ def _protocol(measure: Measure) -> tuple[str, str, int, int]:
 
 def sources(store: ResultStore, grid: str) -> dict[str, Any]:
     """Digests of all sources of a grid's tables: runs, matrix.json and the code of reports."""
+    known = _made_from(store, grid).get("files")
+    paths = [f"tables/{grid}/matrix.json"]
+    for cell in load_matrix(store, grid)["cells"]:
+        paths += [f"runs/{cell['run_id']}/{name}" for name in READ]
     return {
         "report": _code(),
-        "matrix": _digest(store.root / "tables" / grid / "matrix.json"),
-        "runs": {
-            cell["run_id"]: {
-                name: _digest(path)
-                for name in READ
-                if (path := store.run_at(cell["run_id"]).path / name).exists()
-            }
-            for cell in load_matrix(store, grid)["cells"]
-        },
+        "files": digests(store.root, paths, known if isinstance(known, dict) else {}),
     }
+
+
+def _made_from(store: ResultStore, grid: str) -> dict[str, Any]:
+    """The sources of the stored tables of a grid; empty if they are not known."""
+    path = store.root / "tables" / grid / MADE_FROM
+    try:
+        found = read_json(path) if path.exists() else {}
+    except ArtifactError:
+        found = {}
+    return found if isinstance(found, dict) else {}
 
 
 def save_sources(store: ResultStore, grid: str, found: dict[str, Any]) -> None:
@@ -197,20 +205,33 @@ def kept_tables(store: ResultStore, grid: str, extension: str) -> dict[str, str]
     """
     folder = store.root / "tables" / grid
     paths = {table: folder / f"{table}.{extension}" for table in TABLES}
-    made_from = folder / MADE_FROM
-    if not all(path.exists() for path in (made_from, *paths.values())):
+    if not all(path.exists() for path in paths.values()):
         return None
+    known = _made_from(store, grid)
     try:
-        current = read_json(made_from) == sources(store, grid)
+        now = sources(store, grid) if known else None
     except ArtifactError:
-        current = False  # a damaged file, which is written anew or told by whoever needs it
-    if not current:
+        return None  # a damaged file, which is written anew or told by whoever needs it
+    if now is None or not _same(known, now):
         return None
+    if now != known:
+        with contextlib.suppress(OSError):  # stamps only spare the next report the reading
+            save_sources(store, grid, now)
     return {table: path.read_text() for table, path in paths.items()}
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def _same(known: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether code and digests agree, whatever the stamps."""
+    files = known.get("files")
+    return (
+        known.get("report") == now["report"]
+        and isinstance(files, dict)
+        and files.keys() == now["files"].keys()
+        and all(
+            isinstance(files[each], list) and files[each][:1] == now["files"][each][:1]
+            for each in files
+        )
+    )
 
 
 @cache
