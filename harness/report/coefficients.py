@@ -57,20 +57,22 @@ def _are_numbers(values: Any) -> bool:
 
 
 def same_coefficients(
-    cells: pd.DataFrame, coefficients: Mapping[str, dict[str, Any] | None]
+    cells: pd.DataFrame, folders: Mapping[str, Path | None]
 ) -> dict[tuple[str, str], str]:
-    """(teacher, precond) -> the earlier strategy with equal coefficients, for those that have one.
+    """(teacher, precond) -> the earlier one with equal coefficients, for those that have one.
 
-    `coefficients`: what `read_coefficients` gave, by run id.
-    A strategy's are those of its first run that has them: on one teacher they are the same in all.
+    `folders`: run id -> a folder of the run with coefficients. Those of a preconditioning are taken
+    from its first run that has them: on one teacher they are the same in all.
     """
     first: dict[tuple[str, str], dict[str, Any]] = {}
     marks: dict[tuple[str, str], str] = {}
     seen = set()
     for cell in cells[["run_id", "teacher", "dataset", "precond"]].itertuples(index=False):
         run_id, teacher, dataset, precond = map(str, cell)
-        mine = coefficients[run_id]
-        if mine is None or (teacher, dataset, precond) in seen:
+        folder = folders[run_id]
+        if folder is None or (teacher, dataset, precond) in seen:
+            continue
+        if (mine := read_coefficients(folder)) is None:  # deleted meanwhile
             continue
         seen.add((teacher, dataset, precond))
         known = first.setdefault((teacher, dataset), {})

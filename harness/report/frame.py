@@ -9,15 +9,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.errors import ArtifactError
 from harness.report.merge import (
     FoundRun,
     Stores,
-    as_stores,
     conflict_note,
-    read_run,
     read_runs,
 )
 from harness.store.records import Measure, RunSpec, State
@@ -38,6 +37,9 @@ COLUMNS = {
     **dict.fromkeys(["value", "std"], "float64"),
     "lower_is_better": "bool",
 }
+#: those that are fields of a row of the same name
+MEASURED = ["step", "images", "seconds", "nfe", "sampler", "ema", "metric", "n", "reference_n"]
+MEASURED += ["value", "std", "lower_is_better"]
 CELL_COLUMNS = [
     "precond",
     *PROBLEM,
@@ -64,7 +66,7 @@ def load_rows(
     `stores` is one results folder or several; `matrix` the result of `read_grid` (or of
     `load_matrix`, for one folder); `runs` that of `read_runs`, to avoid reading them again.
     """
-    runs = read_runs(stores, matrix) if runs is None else runs
+    runs = read_runs(stores, run_ids(matrix)) if runs is None else runs
     return frame_of(runs, label_cells(_specs(matrix)), wanted_of_cells(matrix))
 
 
@@ -74,7 +76,7 @@ def read_rows(
     wanted: Mapping[str, set[Measure]] | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Rows of the given runs, all or those in `wanted`; and notes on their files."""
-    runs = {run_id: read_run(as_stores(stores), run_id) for run_id in specs}
+    runs = read_runs(stores, specs)
     notes = [note for run in runs.values() for note in run.notes]
     notes += [conflict_note(run.conflicts) for run in runs.values() if run.conflicts]
     return frame_of(runs, label_cells(specs), wanted), notes
@@ -86,21 +88,22 @@ def frame_of(
     wanted: Mapping[str, set[Measure]] | None = None,
 ) -> pd.DataFrame:
     """Rows of runs, all or those in `wanted`; columns `COLUMNS`."""
-    records = [
-        {
-            **vars(row),
-            **labels[run_id],
-            "run_id": run_id,
-            "metric": visible(row.metric),
-            "extractor": visible(row.extractor_id or row.extractor),
-            "ema": "" if row.ema is None else str(row.ema),
-            "eval_seed": row.seed,
-        }
+    found = [
+        (run_id, [row for row in run.rows if wanted is None or row.measure in wanted[run_id]])
         for run_id, run in runs.items()
-        for row in run.rows
-        if wanted is None or row.measure in wanted[run_id]
     ]
-    frame = pd.DataFrame(records, columns=list(COLUMNS)).astype(COLUMNS)
+    rows = [vars(row) for _, mine in found for row in mine]
+    cells = pd.DataFrame([{**labels[run_id], "run_id": run_id} for run_id, _ in found])
+    cells = cells.reindex(columns=["run_id", "precond", *PROBLEM, "seed"])
+    frame = cells.loc[np.repeat(cells.index, [len(mine) for _, mine in found])]
+    columns = {name: [row[name] for row in rows] for name in MEASURED}
+    columns["extractor"] = [row["extractor_id"] or row["extractor"] for row in rows]
+    for name in ("metric", "extractor"):
+        shown = {each: visible(each) for each in set(columns[name])}
+        columns[name] = [shown[each] for each in columns[name]]
+    columns["ema"] = ["" if rate is None else str(rate) for rate in columns["ema"]]
+    columns["eval_seed"] = [row["seed"] for row in rows]
+    frame = frame.reset_index(drop=True).assign(**columns)[list(COLUMNS)].astype(COLUMNS)
     _check_direction(frame)
     return frame
 
@@ -112,7 +115,7 @@ def load_cells(
 
     `hardware` is empty if it is unknown or mixed; times of such cells are not compared.
     """
-    runs = read_runs(stores, matrix) if runs is None else runs
+    runs = read_runs(stores, run_ids(matrix)) if runs is None else runs
     wanted = wanted_of_cells(matrix)
     labels = label_cells(_specs(matrix))
     records = []
@@ -141,6 +144,11 @@ def load_cells(
             }
         )
     return pd.DataFrame(records, columns=CELL_COLUMNS)
+
+
+def run_ids(matrix: dict[str, Any]) -> list[str]:
+    """The runs of a grid, in its order."""
+    return [cell["run_id"] for cell in matrix["cells"]]
 
 
 def wanted_of_cells(matrix: dict[str, Any]) -> dict[str, set[Measure]]:

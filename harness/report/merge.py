@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ArtifactError, ConfigError, nearest
-from harness.report.coefficients import read_coefficients
+from harness.report.readings import Reading, read_folder
 from harness.store.records import EvalRow, Measure, RunSpec, State
 from harness.store.run import Run
 from harness.store.store import ResultStore
@@ -43,8 +43,8 @@ class Conflict:
 class FoundRun:
     """A run merged from all folders; `folders` are those its rows come from.
 
-    `coefficients`: the first readable coefficients.json, or None; `plugins`: digests of plugins'
-    files, for rows that do not contain them.
+    `drawn`: the first of them with readable coefficients.json, or None; `plugins`: digests of
+    plugins' files, for rows that do not contain them.
     """
 
     run_id: str
@@ -52,7 +52,7 @@ class FoundRun:
     status: dict[str, Any] = field(default_factory=lambda: {"state": State.QUEUED})
     origins: list[dict[str, Any]] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
-    coefficients: dict[str, Any] | None = None
+    drawn: Path | None = None
     plugins: dict[str, str] = field(default_factory=dict)
     conflicts: list[Conflict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -63,10 +63,17 @@ def as_stores(stores: Stores) -> list[ResultStore]:
     return [stores] if isinstance(stores, ResultStore) else list(stores)
 
 
-def read_runs(stores: Stores, matrix: dict[str, Any]) -> dict[str, FoundRun]:
-    """Every run of a grid, by id, in the grid's order."""
-    found = as_stores(stores)
-    return {cell["run_id"]: read_run(found, cell["run_id"]) for cell in matrix["cells"]}
+def read_runs(stores: Stores, run_ids: Iterable[str]) -> dict[str, FoundRun]:
+    """Runs merged from all folders that have them, by id, in the order of `run_ids`."""
+    run_ids = list(run_ids)
+    folders = [(store, read_folder(store, run_ids)) for store in as_stores(stores)]
+    return {
+        run_id: _merged(
+            run_id,
+            [(store.run_at(run_id), found[run_id]) for store, found in folders if run_id in found],
+        )
+        for run_id in run_ids
+    }
 
 
 def read_specs(stores: Stores) -> tuple[dict[str, RunSpec], list[str]]:
@@ -82,36 +89,25 @@ def read_specs(stores: Stores) -> tuple[dict[str, RunSpec], list[str]]:
     return specs, notes
 
 
-def read_run(stores: Sequence[ResultStore], run_id: str) -> FoundRun:
+def _merged(run_id: str, found: list[tuple[Run, Reading | ArtifactError]]) -> FoundRun:
     """Merge one run from all folders that have it; in a conflict the first readable one is used."""
     merged = FoundRun(run_id)
-    for run in (store.run_at(run_id) for store in stores):
-        if not run.path.is_dir():
-            continue
-        try:
-            status, rows, origin = run.status(), _rows(run), run.origin()
-        except ArtifactError as error:
-            merged.notes.append(str(error))
+    lost = []
+    for run, mine in found:
+        if isinstance(mine, ArtifactError):
+            merged.notes.append(str(mine))
             if not merged.folders:
-                merged.status = {"state": UNREADABLE, "reason": str(error)}
+                merged.status = {"state": UNREADABLE, "reason": str(mine)}
             continue
-        if run.is_torn():
-            merged.notes.append(
-                f"{run.path / 'eval.jsonl'}: its last line was cut short by a crash and is not"
-                " counted; `run` cuts it off and computes what is missing"
-            )
-        try:
-            _ = run.spec
-            if origin.get("plugins") and not merged.plugins:
-                merged.plugins = run.plugins()
-        except ArtifactError as error:  # costs no number: matrix.json knows the run, too
-            merged.notes.append(str(error))
-        _add(merged, run, status, rows, origin)
-    for folder in merged.folders:
-        try:
-            merged.coefficients = merged.coefficients or read_coefficients(folder)
-        except ArtifactError as error:  # costs what it holds: the run's numbers are elsewhere
-            merged.notes.append(str(error))
+        merged.notes += mine.notes
+        merged.plugins = merged.plugins or mine.plugins
+        if not _add(merged, run, mine):
+            continue
+        if mine.drawn:
+            merged.drawn = merged.drawn or run.path
+        elif mine.lost and not merged.drawn:
+            lost.append(mine.lost)
+    merged.notes += lost
     return merged
 
 
@@ -119,36 +115,30 @@ def read_run(stores: Sequence[ResultStore], run_id: str) -> FoundRun:
 UNREADABLE = "unreadable"
 
 
-def _add(
-    merged: FoundRun,
-    run: Run,
-    status: dict[str, Any],
-    rows: dict[Key, EvalRow],
-    origin: dict[str, Any],
-) -> None:
-    """Add one folder's rows of a run to those of earlier folders, or record the conflicts."""
+def _add(merged: FoundRun, run: Run, reading: Reading) -> bool:
+    """Add one folder's rows of a run to those of earlier folders; if not, record the conflicts."""
     if not merged.folders:
-        merged.status, merged.rows = status, list(rows.values())
+        merged.status, merged.rows = reading.status, reading.rows
     else:
         folder, other = str(merged.folders[0]), str(run.path)
-        mine = {_key(row): row for row in merged.rows}
+        mine, rows = ({_key(row): row for row in each} for each in (merged.rows, reading.rows))
         clashes = [
             Conflict(run.run_id, _name(row), mine[key].value, folder, row.value, other)
             for key, row in rows.items()
             if key in mine and not _equal(mine[key].value, row.value)
         ]
-        ends = {str(merged.status["state"]), str(status["state"])}
-        if ends == {State.DONE, State.DIVERGED}:
-            states = (str(merged.status["state"]), str(status["state"]))
+        states = (str(merged.status["state"]), str(reading.status["state"]))
+        if set(states) == {State.DONE, State.DIVERGED}:
             clashes.append(Conflict(run.run_id, "state", states[0], folder, states[1], other))
         if clashes:
             merged.conflicts += clashes
-            return
+            return False
         merged.rows += [row for key, row in rows.items() if key not in mine]
-        if status["state"] in (State.DONE, State.DIVERGED):
-            merged.status = status
-    merged.origins.append(origin)
+        if reading.status["state"] in (State.DONE, State.DIVERGED):
+            merged.status = reading.status
+    merged.origins.append(reading.origin)
     merged.folders.append(run.path)
+    return True
 
 
 def conflict_note(conflicts: Sequence[Conflict]) -> str:
@@ -213,10 +203,6 @@ def _extend(items: list[Any], more: list[Any], key: Callable[[Any], str]) -> Non
 
 def _text(item: Any) -> str:
     return json.dumps(item, sort_keys=True)
-
-
-def _rows(run: Run) -> dict[Key, EvalRow]:
-    return {_key(row): row for row in run.rows().values()}  # one measure, one row: the last
 
 
 def _key(row: EvalRow) -> Key:

@@ -16,7 +16,7 @@ from harness.errors import ConfigError, nearest
 from harness.report.area import area_table
 from harness.report.coefficients import same_coefficients
 from harness.report.comparisons import comparisons
-from harness.report.frame import load_cells, load_rows, wanted_of_cells
+from harness.report.frame import load_cells, load_rows, run_ids, wanted_of_cells
 from harness.report.leaderboard import coverage, leaderboard
 from harness.report.merge import (
     UNREADABLE,
@@ -118,7 +118,7 @@ def build_report(
         ConfigError: no folder has such a grid, or no strategy or metric has such a name.
     """
     matrix, notes = read_grid(stores, grid)
-    runs = read_runs(stores, matrix)
+    runs = read_runs(stores, run_ids(matrix))
     rows, cells = load_rows(stores, matrix, runs), load_cells(stores, matrix, runs)
     settings: dict[str, Any] = matrix["grid"]["report"]
     asked = targets or {}
@@ -134,7 +134,7 @@ def build_report(
         metric: list(dict.fromkeys([*settings["targets"].get(metric, []), *asked.get(metric, [])]))
         for metric in [*settings["targets"], *asked]
     }
-    marks = same_coefficients(cells, {run_id: run.coefficients for run_id, run in runs.items()})
+    marks = same_coefficients(cells, {run_id: run.drawn for run_id, run in runs.items()})
     compared = comparisons(rows, cells, baseline, marks)
     conflicts = [conflict for run in runs.values() for conflict in run.conflicts]
     told = [
