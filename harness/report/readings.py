@@ -13,11 +13,12 @@ is wrong with them: what has to be told is read and told every time.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,19 @@ class Reading:
     notes: list[str] = field(default_factory=list)
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which looks at all rows again and again while none is garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_uncollected()
 def read_folder(store: ResultStore, run_ids: Iterable[str]) -> dict[str, Reading | ArtifactError]:
     """Read those of the runs that a results folder has; an error stands for one without numbers."""
     known, fresh = _load(store.root), {}

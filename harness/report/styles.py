@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from tabulate import tabulate
@@ -67,8 +68,11 @@ class Paragraph:
 
 def _words(text: Any, *, code: bool = False) -> Any:
     """Escape a label for Markdown; `code` keeps backticks."""
-    if not isinstance(text, str):
-        return text
+    return _markdown(text, code) if isinstance(text, str) else text
+
+
+@cache
+def _markdown(text: str, code: bool) -> str:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # a bracket is one, unless it ends the words of a link
     text = re.sub(r"[\\*$~|]|\](?=[(\[])" + ("" if code else "|`"), r"\\\g<0>", text)
