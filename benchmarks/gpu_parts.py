@@ -338,7 +338,7 @@ def tests(path: Path, tiny: bool) -> None:
 
 
 def matrix(path: Path, tiny: bool) -> None:
-    """A short grid of four strategies with its table."""
+    """A short grid of four preconditionings with its table."""
     with tempfile.TemporaryDirectory() as folder:
         chosen = ["axes.precond=[ctm,analytic,arc,{name: moment, params: {tangent: false}}]"]
         chosen += ["axes.seed=[0]", f"results={folder}", "launch.slots=4"]

@@ -144,7 +144,7 @@ def _parts(coeffs: Coeffs, precond: Preconditioning | None = None) -> Iterator[t
 
 
 def _by_band(coeffs: Coeffs, precond: Preconditioning) -> Coeffs:
-    """Expand coefficients of the implied denoiser to [N, bands] if the strategy has bands."""
+    """Expand coefficients of the implied denoiser to [N, bands] if there are bands."""
     if precond.basis is None:
         return coeffs
     count = precond.basis.count

@@ -45,7 +45,7 @@ class AnalyticParams(Params):
     - `tolerance`: sample until the standard error of every jump is below it, in standard deviations
       of the data at s, using at most `samples`;
     - `centre`: centre the jump at the teacher's mean m = E[D(x, sigma_max)]; otherwise E||g||^2
-      cannot fall below ||m||^2 at high noise, where the strategy then tends to `ctm`;
+      cannot fall below ||m||^2 at high noise, where the preconditioning then tends to `ctm`;
     - `form`: backward is the paper's; forward has alpha up to 1e7 on long jumps; `blend` mixes
       them, with the smallest share of the backward form, at least `share`, that keeps
       alpha <= `cap` (or all of it, where the backward form itself exceeds that);
@@ -104,7 +104,7 @@ class Analytic(DenoiserForm):
         return {"curves": 1, **told}
 
     def shown(self) -> dict[str, Tensor]:
-        """See `Preconditioning.shown`: l and log S as this strategy uses them, centred or not."""
+        """See `Preconditioning.shown`: l and log S as they are used, centred or not."""
         end = "_centred" if self.params.centre else ""
         keys = {"sigma": "sigma", "l": "l", "log_S": f"log_S{end}", "flat": f"flat{end}"}
         return {name: self.artifact[key] for name, key in keys.items()}
@@ -119,7 +119,7 @@ class Analytic(DenoiserForm):
         """The measured l, L, S and eta, interpolated.
 
         Raises:
-            RuntimeError: the strategy was used before it was calibrated.
+            RuntimeError: the preconditioning was used before it was calibrated.
         """
         from preconds.calibration.curves import Curves
 

@@ -1,7 +1,8 @@
 """Least squares with bounded targets: small error before training, little amplification.
 
-A jump should meet three requirements, of which other strategies give up one. In the notation of
-preconds/calibration/trajectories.py, with the network's target F* = (Y - e x^)/a and its error nu:
+A jump should meet three requirements, of which other preconditionings give up one. In the notation
+of preconds/calibration/trajectories.py, with the network's target F* = (Y - e x^)/a and its error
+nu:
 
 - the error before training, RMS(Y - e x^ - a F^), is smallest at a = c R/phi, e = b - a k (`lsq`);
 - the error nu is amplified to a nu, so that the best a is c R phi/(phi^2 + nu^2);
@@ -17,7 +18,7 @@ which is tangent: as s -> t the first tends to 1 and the second to phi/reach.
 
 Better at one to three steps and small budgets if b is large: few dimensions, or data whose coarse
 structure is determined by the noise. Little effect if b is small (many dimensions, fine detail),
-and worse at many steps than strategies that spend no capacity on long jumps.
+and worse at many steps than preconditionings that spend no capacity on long jumps.
 """
 
 from __future__ import annotations

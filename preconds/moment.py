@@ -12,9 +12,9 @@ tangency requires. `tangent: false` is the exact principle, a = R and e = b: uni
 everywhere, but the implied denoiser is not the teacher's, so that a student initialised from the
 teacher does not start close to its ODE.
 
-Better where targets of other strategies differ much in size between jumps, since one network must
-produce them all. Worse where the teacher's output has a small correlation c with the jump, because
-it is used with full weight all the same.
+Better where targets of other preconditionings differ much in size between jumps, since one network
+must produce them all. Worse where the teacher's output has a small correlation c with the jump,
+because it is used with full weight all the same.
 """
 
 from __future__ import annotations

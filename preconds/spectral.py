@@ -1,7 +1,7 @@
 """Coefficients per frequency: `arc` or `moment`, applied to each band of the data's spectrum.
 
-All other strategies have scalar coefficients of x and F. The variance of natural images falls by
-four orders of magnitude from the lowest frequency to the highest, and with it the noise level at
+All other preconditionings have scalar coefficients of x and F. The variance of natural images falls
+by four orders of magnitude from the lowest frequency to the highest, and with it the noise level at
 which a frequency appears, so that a scalar suits almost no frequency. Here x is expressed in
 principal directions (vectors), or in cosines and principal colours (images). A band of coordinates
 with variance of about lambda_k has an angle theta_k = arctan(t/sqrt(lambda_k)) and coefficients of
@@ -14,7 +14,7 @@ c_out, so that published weights remain usable. Exact before training for every 
 whatever its covariance.
 
 Better before and early in training if directions differ much in variance; otherwise it is the same
-as the scalar strategy. For the effect at the end of training see docs/findings.md.
+as the scalar preconditioning. For the effect at the end of training see docs/findings.md.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ if TYPE_CHECKING:
 class SpectralParams(RotationParams):
     """Parameters of the measurement, and of the bands.
 
-    - `rule`: the strategy applied in every band; `variance` is `moment` with `tangent: false`;
+    - `rule`: the preconditioning applied in every band; `variance` is `moment` with `tangent:
+      false`;
     - `bands`: their largest number; fewer if the measurement has too few values for as many (LEAST
-      in preconds/calibration/spectrum.py). With one band it is the scalar strategy of the rule;
+      in preconds/calibration/spectrum.py). With one band it is the scalar preconditioning of the
+      rule;
     - `directions`: number of separate clean samples for the principal directions. 0: they are
       estimated from the samples of the measurement, which makes variances along the last directions
       too small, by up to 1.7 squared in 192 dimensions.
@@ -77,7 +79,7 @@ class Spectral(Rotation):
 
     @property
     def measured(self) -> dict[str, Any]:
-        """See `Preconditioning.measured`; shared with scalar strategies unless `directions` > 0."""
+        """See `Preconditioning.measured`; shared with scalar ones unless `directions` > 0."""
         own = {"directions": self.params.directions} if self.params.directions else {}
         return {**super().measured, **own}
 
@@ -157,7 +159,7 @@ class Spectral(Rotation):
         return Coeffs(beta + alpha * c_skip, alpha * c_out, 1 - alpha - beta)
 
     def _scalar(self, sd: float, artifact: dict[str, Tensor]) -> Rotation:
-        """The scalar strategy of `rule` with sigma_data = sd and the given measurement."""
+        """The scalar preconditioning of `rule` with sigma_data = sd and the given measurement."""
         context = {"sigma_data": sd, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
         if self.params.rule == "arc":
             return Arc(**context).load(artifact)

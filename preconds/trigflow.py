@@ -7,11 +7,11 @@ velocity, dx^/dtheta = -F, and a jump turns by the angle Delta = theta_t - theta
     arc:       x^_s = x^_t + Delta F                     F is the mean velocity of the jump
 
 A step along any interpolant a x_0 + b eps with D held fixed is the same function as the rotation,
-including rectified flow (docs/mathematics.md), so that flow matching needs no strategy of its own.
-`arc` differs: it is the parametrisation of mean flows (Geng et al. 2025, arXiv 2505.13447) in the
-time theta. With F = 0 it is exact for Gaussian data: x^_s = x^_t, where `ctm` has cos(Delta) x^_t.
-`arc` is better if trajectories keep their direction from noise to data (few dimensions), and worse
-if x_s depends little on x_t.
+including rectified flow (docs/mathematics.md), so that flow matching needs no preconditioning of
+its own. `arc` differs: it is the parametrisation of mean flows (Geng et al. 2025, arXiv 2505.13447)
+in the time theta. With F = 0 it is exact for Gaussian data: x^_s = x^_t, where `ctm` has cos(Delta)
+x^_t. `arc` is better if trajectories keep their direction from noise to data (few dimensions), and
+worse if x_s depends little on x_t.
 """
 
 from __future__ import annotations

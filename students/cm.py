@@ -1,7 +1,7 @@
 """Consistency models from OpenAI's .pt files (Song et al. 2023): one jump, to sigma_min.
 
 f = c_skip x + c_out F with c_skip = sd^2/((t - smin)^2 + sd^2) and c_out = sd (t - smin)/sqrt(t^2 +
-sd^2): the strategy `edm` with its end at sigma_min. The network is told 250 log t and no s.
+sd^2): the preconditioning `edm` with its end at sigma_min. The network is told 250 log t and no s.
 """
 
 from __future__ import annotations

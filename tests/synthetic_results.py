@@ -30,7 +30,7 @@ def spec(
 
 
 def quality(spec, step, nfe, metric):
-    """A smooth value that falls with training; strategies and seeds differ by constant factors."""
+    """A smooth value that falls with training; runs differ by constant factors."""
     skill = 1 + sum(map(ord, spec.precond.name)) % 7 / 5
     noise = 1 + 0.01 * math.sin(7 * spec.seed + len(spec.precond.name))
     return noise * nfe**-0.5 * (len(metric) / 5) * step ** (-0.3 * skill)

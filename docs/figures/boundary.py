@@ -1,4 +1,4 @@
-"""The two properties of a strategy: identity at s = t, and the teacher's slope there."""
+"""The two properties of a preconditioning: identity at s = t, and the teacher's slope there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from style import LINES, PALE, save
 from harness.core.solver import solve
 
 ALT = (
-    "Left: skip and out of three strategies for jumps from t = 1, over s/t; all meet skip = 1 and"
-    " out = 0 at s = t. Right: error of the untrained jump over its length; for tangent strategies"
+    "Left: skip and out of three preconditionings for jumps from t = 1, over s/t; all meet skip = 1"
+    " and out = 0 at s = t. Right: error of the untrained jump over its length; for tangent"
+    " preconditionings"
     " it falls with the square of the length, for edm only linearly."
 )
 

@@ -1,4 +1,4 @@
-"""skip and out of three strategies over all jumps t -> s."""
+"""skip and out of three preconditionings over all jumps t -> s."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Draw the documentation's figures anew: `python docs/figures/draw.py [FOLDER]`.
 
-Every picture comes from the harness's own teachers, strategies and solver, or from published runs.
+Every picture comes from the harness's own teachers, preconditionings and solver, or from published
+runs.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ ALT = (
     " everywhere; arc and moment reach 7 in the finest bands; spectral is the lowest in every band,"
     " .6 to 1 from noise."
 )
-#: strategy -> what it is called in the picture, and its line
+#: preconditioning -> what it is called in the picture, and its line
 DRAWN = {
     "ctm": ({}, {"color": BLACK, "linestyle": "-"}),
     "arc": ({}, {"color": BLUE, "linestyle": (0, (1.5, 1.2))}),
@@ -40,7 +40,7 @@ class Exact:
 
 
 def draw(path) -> None:
-    """Two jumps, one line for each strategy over the deviation of clean data."""
+    """Two jumps, one line for each preconditioning over the deviation of clean data."""
     teacher = create_teacher("patches")
     spec, numbers = teacher.spec, torch.arange(SAMPLES)
     x0, _ = teacher.dataset().draw(0, "figure", numbers)

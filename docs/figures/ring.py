@@ -39,14 +39,14 @@ def teacher() -> Teacher:
 
 @functools.cache
 def preconds() -> dict[str, Preconditioning]:
-    """The strategies drawn, calibrated where they need it."""
+    """The preconditionings drawn, calibrated where they need it."""
     sigma_data = teacher().spec.sigma_data
     made = {name: create_precond(name, sigma_data=sigma_data) for name in NAMES}
     return {name: calibrate(precond, teacher()) for name, precond in made.items()}
 
 
 def untrained(name: str) -> Student:
-    """A student with the teacher's own network, seen through a strategy."""
+    """A student with the teacher's own network, seen through a preconditioning."""
     return Student(PerfectNetwork(teacher()), preconds()[name])
 
 

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 BLACK, ORANGE, BLUE, GREEN, SKY = "#000000", "#d55e00", "#0072b2", "#009e73", "#56b4e9"
 PALE = "#b8b8b8"
 
-#: a strategy keeps its line wherever it is drawn
+#: a preconditioning keeps its line wherever it is drawn
 LINES = {
     "ctm": {"color": BLACK, "linestyle": "-"},
     "edm": {"color": ORANGE, "linestyle": (0, (5, 2))},

@@ -1,4 +1,4 @@
-"""Where one jump lands before any training, for three strategies with the teacher's own network."""
+"""Where one jump lands before training, for three preconditionings of the teacher's own network."""
 
 from __future__ import annotations
 

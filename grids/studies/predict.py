@@ -1,11 +1,11 @@
-"""Do two numbers from before training predict how a strategy trains?
+"""Do two numbers from before training predict how a preconditioning trains?
 
     python grids/studies/predict.py OUT.csv STUDY RESULTS GRID [STUDY RESULTS GRID ...]
     python grids/studies/predict.py results/prediction.csv
 
-For every (teacher, strategy) of finished grids: the log-ratio to `ctm` of the untrained error and
-of the amplification (harness/evaluate/screen.py) over the jumps of a sampler of 1, 2 and 5
-steps, and of the error in `alignment` at the start (geometric mean over the first half of the
+For every (teacher, preconditioning) of finished grids: the log-ratio to `ctm` of the untrained
+error and of the amplification (harness/evaluate/screen.py) over the jumps of a sampler of 1, 2 and
+5 steps, and of the error in `alignment` at the start (geometric mean over the first half of the
 budgets that were evaluated, medians over seeds) and at the end (the last one), at the nodes of
 training where these were evaluated. Written to OUT.csv; printed are Spearman's rank correlations.
 Pairs on one teacher are not independent. With OUT.csv alone, what it holds is printed.
@@ -38,7 +38,7 @@ SAMPLES = 256  # in 256 dimensions with 32 modes a larger batch would not fit th
 
 
 def pairs(study: str, root: str, grid: str) -> Iterator[dict[str, Any]]:
-    """One row for each teacher, strategy but the baseline, and number of steps."""
+    """One row for each teacher, preconditioning but the baseline, and number of steps."""
     matrix = load_matrix(ResultStore(root).existing(), grid)
     specs = [RunSpec.from_json(cell) for cell in matrix["cells"]]
     rows = results(root)
@@ -67,7 +67,7 @@ def pairs(study: str, root: str, grid: str) -> Iterator[dict[str, Any]]:
 
 
 def before(specs: list[RunSpec], root: Path) -> dict[int, dict[str, tuple[float, float]]]:
-    """Untrained error and amplification by number of steps and strategy, of one teacher."""
+    """Untrained error and amplification by number of steps and preconditioning, of one teacher."""
     teacher = create("teacher", specs[0].teacher.name, specs[0].teacher.params)
     data, spec = teacher.dataset(), teacher.spec
     preconds = {

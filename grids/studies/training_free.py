@@ -1,4 +1,4 @@
-"""Strategies as samplers without training, beside ODE solvers at the same number of evaluations.
+"""Preconditionings as samplers without training, beside ODE solvers with equally many evaluations.
 
     python grids/studies/training_free.py TEACHER RESULTS PRECOND [PRECOND ...]
     python grids/studies/training_free.py patches results/patches ctm arc spectral

@@ -1,4 +1,4 @@
-"""An orthonormal basis of the data in which a strategy may have one coefficient per band.
+"""An orthonormal basis of the data in which a preconditioning may have one coefficient per band.
 
 It is a product of one matrix for each axis of a sample: principal directions for vectors, colours x
 rows x columns for images. A band is a set of coordinates that share a coefficient.

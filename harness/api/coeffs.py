@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class Coeffs(NamedTuple):
     """f = skip * x + out * F + shift * offset, each a float64 tensor of the broadcast (t, s).
 
-    `shift` is None for strategies without a constant term. With a `basis`, each may have one more
-    axis at the end, with a coefficient for each band.
+    `shift` is None for preconditionings without a constant term. With a `basis`, each may have one
+    more axis at the end, with a coefficient for each band.
     """
 
     skip: Tensor

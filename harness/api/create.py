@@ -133,11 +133,12 @@ def calibrate(
     """Measure `teacher` on its data and load the result into `precond`, which is returned.
 
     `levels` (default 120, uniform in -log sigma) and `samples` (default 4096 per level) override
-    the strategy's own parameters. A closed-form strategy is returned as it is. The processes of a
-    `group` share the work: each must call this, and each gets the same result. The cost is added to
-    the artifact: `evaluations`, the number of teacher evaluations (batch size 1), and `seconds`.
-    With a tolerance, so is the `standard_error` that was reached; it is above the tolerance if all
-    samples were too few. `parts`: where an interrupted calibration is continued from.
+    the preconditioning's own parameters. A closed-form preconditioning is returned as it is. The
+    processes of a `group` share the work: each must call this, and each gets the same result. The
+    cost is added to the artifact: `evaluations`, the number of teacher evaluations (batch size 1),
+    and `seconds`. With a tolerance, so is the `standard_error` that was reached; it is above the
+    tolerance if all samples were too few. `parts`: where an interrupted calibration is continued
+    from.
 
     Raises:
         ConfigError: the plugin's `calibrate` did not return {name: tensor}.

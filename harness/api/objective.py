@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.api.basis import Basis
     from harness.api.preconditioning import Preconditioning
 
-#: attribute of a strategy that an objective may require -> message if it is false
+#: attribute of a preconditioning that an objective may require -> message if it is false
 NEEDS = {
     "tangent": "is not tangent: at s = t its network does not give the teacher's velocity",
     "upward": "is not defined for s > t (`Preconditioning.upward`)",
@@ -30,7 +30,7 @@ class StudentInTraining(StudentLike, Protocol):
 
     @property
     def basis(self) -> Basis | None:
-        """The strategy's basis, or None; see `Preconditioning.basis`."""
+        """The preconditioning's basis, or None; see `Preconditioning.basis`."""
 
     def jump_tangent(
         self, x: Tensor, t: Tensor, s: Tensor, dx: Tensor, dt: Tensor, labels: Tensor | None = None
@@ -97,7 +97,7 @@ class Objective(Plugin):
     #: kinds of sampler (harness.core.sampler) whose jumps it trains, the default first; others are
     #: evaluated only if a grid names them, and marked in the tables
     samplers: ClassVar[tuple[str, ...]] = ("exact", "gamma", "stochastic")
-    #: required properties of the strategy (keys of `NEEDS`); cells without them are skipped
+    #: required properties of the preconditioning (keys of `NEEDS`); cells without them are skipped
     needs: tuple[str, ...] = ()
     #: whether it differentiates the student (`jump_tangent`), which rules out
     #: `train.compile`
@@ -135,7 +135,7 @@ class Objective(Plugin):
         return None
 
     def unsuited(self, spec: TeacherSpec, precond: Preconditioning) -> str:
-        """Reason why it cannot train a student with this teacher and strategy; empty if it can.
+        """Why it cannot train a student with this teacher and preconditioning; empty if it can.
 
         Such cells are skipped, and the reason is shown. `precond` is not calibrated yet.
         """

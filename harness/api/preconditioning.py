@@ -1,4 +1,4 @@
-"""`Preconditioning`, the base class of strategies: the coefficients of a jump from t to s."""
+"""`Preconditioning`, the base class of preconditionings: the coefficients of a jump from t to s."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def carried_inner(t: Tensor, s: Tensor, sigma_data: float) -> tuple[Tensor, Tens
     """(c_skip, c_out) of EDM's denoiser at level s, written on x_t rescaled to level s.
 
     D(y, s) = c_skip x_t + c_out F with y = x_t sqrt((s^2 + sd^2)/(t^2 + sd^2)), the solution of the
-    ODE at s if data are Gaussian. For strategies with `conditioning_sigma` s, whose network input
-    is c_in(s) y.
+    ODE at s if data are Gaussian. For preconditionings with `conditioning_sigma` s, whose network
+    input is c_in(s) y.
     """
     c_skip, c_out = edm_inner(s, sigma_data)
     var = sigma_data**2
@@ -82,7 +82,7 @@ class Preconditioning(Plugin):
     def denoiser_coeffs(self, t: Tensor) -> Coeffs:
         """Coefficients of the implied denoiser D(x, t) = x - t d f/ds at s = t.
 
-        The default differentiates `coeffs`; a strategy with a closed form overrides it.
+        The default differentiates `coeffs`; a preconditioning with a closed form overrides it.
         """
         import torch
         from torch.autograd import forward_ad
@@ -137,7 +137,7 @@ class Preconditioning(Plugin):
 
     @classmethod
     def needs_calibration(cls) -> bool:
-        """Whether this strategy must be calibrated on the teacher before `coeffs` can be called."""
+        """Whether it must be calibrated on the teacher before `coeffs` can be called."""
         return cls.calibrate is not Preconditioning.calibrate
 
     def calibrate(self, probe: Probe) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ class Preconditioning(Plugin):
 
     @property
     def measured(self) -> dict[str, Any]:
-        """Key of the stored calibration: strategies with equal `measured` share one calibration."""
+        """Key of the stored calibration, which all with equal `measured` share."""
         return {
             "precond": self.name,
             "revision": self.revision,

@@ -29,7 +29,7 @@ class Forecast:
 
     `once` is what is shared by cells: the teacher's own solution, features of the data,
     calibrations. `measured` names the machines the figures come from, `unknown` the problems nobody
-    has measured, `left_out` strategies whose calibration is not known.
+    has measured, `left_out` preconditionings whose calibration is not known.
     """
 
     training: float
@@ -61,7 +61,7 @@ class Forecast:
 
 
 def problem_of(spec: RunSpec, request: Request) -> dict[str, Any]:
-    """The settings that determine the cost of a cell's steps; not strategy, seed or data."""
+    """The settings that determine the cost of a cell's steps; not preconditioning, seed or data."""
     return {
         "teacher": spec.digests["teacher"],
         "objective": spec.objective.identity,
@@ -81,7 +81,7 @@ def label_of(spec: RunSpec) -> str:
 
 
 def problems(matrix: Matrix) -> list[RunSpec]:
-    """One cell for every problem of a grid, with a strategy that needs no calibration if any."""
+    """One cell for every problem of a grid, if possible one that needs no calibration."""
     from harness.registry import registry
 
     found: dict[str, RunSpec] = {}
@@ -179,11 +179,11 @@ def forecast(matrix: Matrix, store: ResultStore, gpu: bool = False) -> Forecast:
 
 
 def _calibration(spec: RunSpec) -> tuple[str, float] | None:
-    """What a cell's strategy measures of its teacher, and in how many evaluations; None: nothing.
+    """What a cell measures of its teacher, and in how many evaluations; None: nothing.
 
-    nan evaluations: the strategy does not say.
+    nan evaluations: the preconditioning does not say.
 
-    Strategies and seeds that share a measurement have the same first part.
+    Preconditionings and seeds that share a measurement have the same first part.
     """
     precond = create_precond(spec.precond.name, sigma_data=1.0, **spec.precond.params)
     if not precond.needs_calibration():

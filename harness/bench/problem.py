@@ -64,7 +64,8 @@ def measure(
 def bench_cell(spec: RunSpec, request: Request, results: Path, device: torch.device) -> Cell:
     """A cell's objects for one process's share of the batch; a network to be fitted is not fitted.
 
-    What a step costs does not depend on weights. A strategy that needs a calibration gets one.
+    What a step costs does not depend on weights. A preconditioning that needs a calibration gets
+    one.
     """
     share = spec.train["batch"] // request.processes
     spec = replace(spec, train={**spec.train, "batch": share})

@@ -32,13 +32,13 @@ VERBS = {
     "list": ("harness.cli.listing", "list plugins: preconds, teachers, objectives, metrics, ..."),
     "check": (
         "harness.cli.check",
-        "run the contract tests on strategies, or try one plugin of any kind",
+        "run the contract tests on preconditionings, or try one plugin of any kind",
     ),
     "new-precond": ("harness.cli.new_precond", "write a package for a preconditioning of your own"),
     "calibrate": ("harness.cli.calibrate", "measure a teacher for a preconditioning, timed"),
     "bench": ("harness.cli.bench", "what steps, samples and metrics cost on this machine"),
-    "gap": ("harness.cli.gap", "consistency gap and untrained error of every strategy"),
-    "screen": ("harness.cli.screen", "rank a grid's strategies without training anything"),
+    "gap": ("harness.cli.gap", "consistency gap and untrained error of every preconditioning"),
+    "screen": ("harness.cli.screen", "rank a grid's preconditionings without training anything"),
     "teacher": ("harness.cli.teacher", "convert a published checkpoint, or train a teacher"),
     "eval": ("harness.cli.evaluate", "evaluate finished runs further, without training"),
     "sample": ("harness.cli.sample", "samples of a run or a published student, as files"),
@@ -59,9 +59,9 @@ VERBS = {
 EPILOG = """\
 exit codes: 0 all done, 1 some cell failed, 2 bad input (nothing was started), 130 interrupted
 
-the main job:      python -m harness run --matrix grids/quickstart.yaml
-what would it do:  python -m harness plan --matrix grids/quickstart.yaml
-a new strategy:    python -m harness new-precond NAME; python -m harness check NAME
+the main job:           python -m harness run --matrix grids/quickstart.yaml
+what would it do:       python -m harness plan --matrix grids/quickstart.yaml
+a new preconditioning:  python -m harness new-precond NAME; python -m harness check NAME
 """
 
 

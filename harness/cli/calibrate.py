@@ -1,4 +1,4 @@
-"""`calibrate`: measure a teacher for a strategy, once; later runs find the artifact."""
+"""`calibrate`: measure a teacher for a preconditioning, once; later runs find the artifact."""
 
 from __future__ import annotations
 

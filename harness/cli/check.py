@@ -1,4 +1,4 @@
-"""`check`: test the contract of plugins, and find strategies that are the same function."""
+"""`check`: test the contract of plugins, and find preconditionings that are the same function."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names",
         nargs="*",
         metavar="[KIND] NAME",
-        help="strategies, e.g. ctm or 'ctm: {outer: mixed}' (default: all, one row each); with"
+        help="preconditionings, e.g. ctm or 'ctm: {outer: mixed}' (default: all, a row each); with"
         f" another kind before them ({', '.join(KINDS)}) plugins of that kind",
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
-        "--equivalence", action="store_true", help="group strategies with equal coefficients"
+        "--equivalence", action="store_true", help="group preconditionings with equal coefficients"
     )
     instead.add_argument(
         "--coefficients", action="store_true", help="print skip and out at the sampler's own jumps"
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
         args.names = names
     teacher = make_teacher(args.teacher)
     for name in args.names:
-        precond_spec(name)  # a name that is none is bad input, not a strategy that fails
+        precond_spec(name)  # a name that is none is bad input, not a preconditioning that fails
     results = Path(args.results)
     if args.equivalence:
         return _equivalence(args.names, teacher, results)
@@ -77,9 +77,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check_all(teacher: Teacher, results: Path, coefficients: bool) -> int:
-    """A row per registered strategy and a column per check; what is wrong is said below.
+    """A row per registered preconditioning and a column per check; what is wrong is said below.
 
-    A strategy that cannot be imported, made or calibrated fails by itself: the others are checked.
+    A preconditioning that cannot be imported, made or calibrated fails by itself: the others are
+    checked.
     """
     from harness.contract import check_precond
 
@@ -91,7 +92,7 @@ def _check_all(teacher: Teacher, results: Path, coefficients: bool) -> int:
         wrong += [(f"{name}: {f.check}", f.detail) for f in findings if not f.ok]
     rows += [{"precond": name, "made": "FAILED"} for name in unmade]
     print(tabulate(rows, headers="keys", missingval="-"))
-    print(f"\n{len(rows)} strategies on teacher {teacher.name}, {len(wrong)} failures")
+    print(f"\n{len(rows)} preconditionings on teacher {teacher.name}, {len(wrong)} failures")
     for what, why in wrong:
         print(f"{what}: {why}")
     if coefficients:
@@ -102,7 +103,7 @@ def _check_all(teacher: Teacher, results: Path, coefficients: bool) -> int:
 
 
 def _make_all(teacher: Teacher, results: Path) -> tuple[dict[str, Preconditioning], dict[str, str]]:
-    """Every registered strategy with its default parameters; and why others could not be made."""
+    """Every registered preconditioning by default parameters; why others could not be made."""
     from harness.api import list_preconds
     from harness.registry import registry
 
@@ -116,7 +117,7 @@ def _make_all(teacher: Teacher, results: Path) -> tuple[dict[str, Preconditionin
 def _make(
     names: Sequence[str], teacher: Teacher, results: Path
 ) -> tuple[dict[str, Preconditioning], dict[str, str]]:
-    """Strategies by what they were asked for as; and why others could not be made."""
+    """Preconditionings by what they were asked for as; and why others could not be made."""
     made, unmade = {}, {}
     for name in names:
         try:
@@ -127,7 +128,7 @@ def _make(
 
 
 def _equivalence(names: list[str], teacher: Teacher, results: Path) -> int:
-    """A line per function; exit code 1 if a strategy has no coefficients to compare."""
+    """A line per function; exit code 1 if a preconditioning has no coefficients to compare."""
     from harness.contract import refuse_broken
     from harness.report.coefficients import same_function
     from harness.train.coefficients import fingerprint

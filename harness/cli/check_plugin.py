@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.contract import Finding
     from harness.train.trial import TrialSetup
 
-#: kinds that are checked so; strategies have a contract of their own
+#: kinds that are checked so; preconditionings have a contract of their own
 KINDS = ("backbone", "objective", "teacher", "dataset", "extractor", "metric")
 #: the default of --teacher; of what shape are samples of a backbone that does not take its vectors
 DEFAULT, IMAGES = "gmm", (3, 16, 16)

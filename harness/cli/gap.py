@@ -1,4 +1,4 @@
-"""`gap`: diagnostics of strategies before training on a (t, s) grid, as table and heat maps."""
+"""`gap`: preconditionings before training on a (t, s) grid, as a table and heat maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from harness.errors import EXIT_DONE
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `gap`."""
-    parser.add_argument("names", nargs="*", metavar="PRECOND", help="strategies (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="PRECOND", help="preconditionings (default: all)"
+    )
     parser.add_argument(
         "--levels", type=int, default=12, help="noise levels of the heat map (default: 12)"
     )
@@ -87,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def label(text: str) -> str:
-    """A strategy as tables call it: `analytic: {centre: true}` is analytic(centre=true)."""
+    """A preconditioning as tables call it: `analytic: {centre: true}` is analytic(centre=true)."""
     from harness.store.records import PluginSpec
 
     name, given = parse_plugin(text)

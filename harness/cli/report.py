@@ -56,7 +56,9 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--grid", metavar="NAME", help="one grid only (default: all)")
     parser.add_argument(
-        "--baseline", metavar="PRECOND", help="compare with this strategy, not the grid's baseline"
+        "--baseline",
+        metavar="PRECOND",
+        help="compare with this preconditioning, not the grid's baseline",
     )
     parser.add_argument(
         "--target",
@@ -134,7 +136,8 @@ def build(args: argparse.Namespace) -> list[Report]:
     """The report of every grid asked for.
 
     Raises:
-        ConfigError: a folder holds no results, or no grid, strategy or metric has such a name.
+        ConfigError: a folder holds no results, or no grid, preconditioning or metric has such a
+        name.
     """
     from harness.report.write import build_report
 

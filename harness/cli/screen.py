@@ -1,4 +1,4 @@
-"""`screen`: ranks the strategies of a grid on its teachers without training anything."""
+"""`screen`: ranks the preconditionings of a grid on its teachers without training anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS = (1, 2, 5)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `screen`."""
     parser.epilog = (
-        "Nothing is trained. Strategies that measure their teacher are calibrated first, and the\n"
+        "Nothing is trained. Those that measure their teacher are calibrated first, and the\n"
         "calibration is kept for `run`. A ranking before training is a guess at one after it: how\n"
         "good a guess is printed below the tables."
     )
@@ -66,7 +66,7 @@ def _print_problem(teacher: str, specs: dict, baseline: str, results: Path, samp
     from harness.train.cell import calibrated
 
     if baseline not in specs:
-        raise ConfigError(f"screen: the baseline {baseline!r} is not among the strategies")
+        raise ConfigError(f"screen: the baseline {baseline!r} is not among the preconditionings")
     spec = next(iter(specs.values()))
     made = create("teacher", spec.teacher.name, spec.teacher.params)
     data = resolve_dataset(spec.dataset, made)

@@ -1,4 +1,4 @@
-"""`--teacher NAME` and strategies by name, for the verbs that work without a grid."""
+"""`--teacher NAME` and preconditionings by name, for the verbs that work without a grid."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def make_teacher(text: str) -> Teacher:
 
 
 def precond_spec(text: str) -> PluginSpec:
-    """A strategy by `NAME` or `NAME: {params}`, its parameters checked.
+    """A preconditioning by `NAME` or `NAME: {params}`, its parameters checked.
 
     Raises:
-        ConfigError: there is no strategy, or no parameter, of that name.
+        ConfigError: there is no preconditioning, or no parameter, of that name.
     """
     from harness.api import make_params
     from harness.registry import registry
@@ -66,7 +66,7 @@ def precond_spec(text: str) -> PluginSpec:
 
 
 def make_precond(text: str, teacher: Teacher, results: Path) -> Preconditioning:
-    """The strategy of that name, calibrated if it needs it.
+    """The preconditioning of that name, calibrated if it needs it.
 
     Raises:
         ConfigError: there is none, or its own code raises.

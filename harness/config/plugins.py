@@ -32,7 +32,7 @@ from harness.store.records import Measure, PluginSpec, Request, RunSpec, revised
 AXES = ("precond", "teacher", "objective", "dataset")
 
 log = logging.getLogger(__name__)
-#: what a strategy is told of the teacher it is made for
+#: what a preconditioning is told of the teacher it is made for
 SIGMA = ("sigma_data", "sigma_min", "sigma_max")
 
 
@@ -94,9 +94,10 @@ class GridPlugins:
         return self._teachers[key]
 
     def suited(self, objective: PluginSpec, precond: PluginSpec, teacher: Teacher) -> str:
-        """Why an objective cannot train a strategy for a teacher; empty if it can.
+        """Why an objective cannot train a preconditioning for a teacher; empty if it can.
 
-        A strategy that cannot be made for the teacher, whose noise range it works in, is noted.
+        A preconditioning that cannot be made for the teacher, whose noise range it works in, is
+        noted.
         """
         sigma = {name: getattr(teacher.spec, name) for name in SIGMA}
         key = f"{precond.name} {precond.params} for {sigma}"
@@ -252,13 +253,14 @@ def is_untried(kind: str, name: str, params: Mapping[str, Any] | None = None) ->
     """Whether a plugin is to be tried before cells start.
 
     One from outside is, and a shipped one with `params` that differ from its defaults; what is
-    shipped is tried by its own tests, strategies and extractors with every choice that they have.
+    shipped is tried by its own tests, preconditionings and extractors with every choice that they
+    have.
     """
     return bool(params) or not is_built_in(registry.get(kind, name))
 
 
 def check_command(spec: RunSpec) -> str:
-    """What to type to see how the strategy of a cell keeps its contract."""
+    """What to type to see how the preconditioning of a cell keeps its contract."""
     words = ["python", "-m", "harness", "check", written(spec.precond)]
     kinds = [("precond", spec.precond)]
     if spec.dataset.name == "teacher":  # else it would be measured on other data

@@ -46,7 +46,7 @@ def quick(grid: Grid) -> Grid:
 
 
 def _small(ref: PluginRef) -> PluginRef:
-    """A strategy that measures less of the teacher, if it has such parameters."""
+    """A preconditioning that measures less of the teacher, if it has such parameters."""
     fields = registry.get("precond", ref.name).Params.model_fields
     less = {
         key: min(most, ref.params.get(key, fields[key].default))

@@ -217,7 +217,7 @@ class Launch(Section):
 
 
 class Report(Section):
-    """How cells are compared: against which strategy, and at which further quality targets."""
+    """How cells are compared: with which preconditioning, and at which further quality targets."""
 
     baseline: str = "ctm"
     targets: dict[str, list[float]] = Field(

@@ -1,4 +1,4 @@
-"""Protocols of teachers, data, strategies, networks and students, so that core imports none."""
+"""Protocols of teachers, data, preconditionings, networks, students: core imports none of them."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ class Coefficients(Protocol):
 
     @property
     def shift(self) -> Tensor | None:
-        """Coefficient of the strategy's offset b, or None."""
+        """Coefficient of the preconditioning's offset b, or None."""
 
     def __iter__(self) -> Iterator[Tensor | None]:
         """Iterate over (skip, out, shift)."""
 
 
-class Strategy(Protocol):
+class PreconditioningLike(Protocol):
     """The part of a `Preconditioning` that a student uses."""
 
     sigma_data: float

@@ -2,7 +2,8 @@
 
 Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), vectorised over
 indices. No state is kept, so neither the number of processes, nor a resume, nor the order in which
-things are drawn can change a draw; and a comparison of two strategies is paired by construction.
+things are drawn can change a draw; and a comparison of two preconditionings is paired by
+construction.
 """
 
 from __future__ import annotations

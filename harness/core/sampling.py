@@ -27,7 +27,7 @@ Fresh = Callable[[int], Tensor]
 def initial_noise(
     seed: int, indices: Tensor, shape: tuple[int, ...], sigma_max: float, dtype: torch.dtype
 ) -> Tensor:
-    """x [B, *shape] at sigma_max for sample indices [B]; the same for all strategies and NFE."""
+    """x [B, *shape] at sigma_max for sample indices [B]; the same for every student and NFE."""
     return sigma_max * normal(seed, "evaluation noise", 0, indices, shape, dtype)
 
 

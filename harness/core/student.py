@@ -11,7 +11,7 @@ from harness.core.tangent import JumpTangent
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.core.protocols import Network, Strategy
+    from harness.core.protocols import Network, PreconditioningLike
 
 #: a coefficient, [B] or [B, bands], and what it multiplies, [B, *shape] or [*shape]
 Term = tuple["Tensor | None", "Tensor | None"]
@@ -20,12 +20,14 @@ Term = tuple["Tensor | None", "Tensor | None"]
 class Student:
     """f(x, t, s) = skip x + out F(x, t, s) [+ shift b]: coefficients in float64, cast last.
 
-    Coefficients per band multiply the coordinates in the strategy's basis.
+    Coefficients per band multiply the coordinates in the preconditioning's basis.
 
     `tells_s`: whether the network is conditioned on s; published consistency models are not.
     """
 
-    def __init__(self, backbone: Network, precond: Strategy, *, tells_s: bool = True) -> None:
+    def __init__(
+        self, backbone: Network, precond: PreconditioningLike, *, tells_s: bool = True
+    ) -> None:
         self.backbone = backbone
         self.precond = precond
         self.tells_s = tells_s
@@ -109,7 +111,7 @@ def rescaled(
     """x [B, *shape] at noise level t rescaled to the magnitude it has at noise level `level`.
 
     (x - m) sqrt((level^2 + sd^2)/(t^2 + sd^2)) + m, the solution of the ODE for Gaussian data with
-    mean m; m is 0, or the `offset` of a strategy.
+    mean m; m is 0, or the `offset` of a preconditioning.
     """
     var = sigma_data**2
     scale = per_sample(((level * level + var) / (t * t + var)).sqrt(), x)

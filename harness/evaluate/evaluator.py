@@ -41,9 +41,9 @@ class Evaluator:
     """Draws the samples of an evaluation, divided over processes, and computes metrics on them.
 
     The initial noise of sample k depends on (evaluation seed, k) only, and that of stochastic
-    samplers on (evaluation seed, jump, k): both are the same for every strategy, budget, number of
-    processes and batch size. Each block goes through every extractor as soon as it is drawn, on the
-    device where it was computed; images are quantised to uint8 first.
+    samplers on (evaluation seed, jump, k): both are the same for every preconditioning, budget,
+    number of processes and batch size. Each block goes through every extractor as soon as it is
+    drawn, on the device where it was computed; images are quantised to uint8 first.
 
     Args:
         accelerator: an `Accelerator`, or a `Machine` (harness/train) for a single process.

@@ -1,4 +1,4 @@
-"""Diagnostics of a strategy before training: consistency gaps and error of the untrained student.
+"""A preconditioning before training: consistency gaps and error of the untrained student.
 
 For a jump t -> s of the teacher's ODE, x_t -> x_s, let D* be the denoiser output that makes the
 student exact: x_s = skip x_t + out F* [+ shift b] and D* = c_skip x_t + c_out F*. Reported are the
@@ -46,7 +46,7 @@ def measure_gaps(
     substeps: int = 32,
     seed: int = 0,
 ) -> dict[tuple[str, float, float], Gap]:
-    """Gaps of every strategy for every pair t > s of `levels` (float64, decreasing).
+    """Gaps of every preconditioning for every pair t > s of `levels` (float64, decreasing).
 
     x_t is data plus noise; x_s follows by a fine Heun solution of the teacher's ODE.
     """

@@ -1,4 +1,4 @@
-"""Sample grids as PNG: the first samples of an evaluation, the same noise for every strategy."""
+"""Sample grids as PNG: the first samples of an evaluation, from the same noise in every run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def save_pictures(walks: Walks, spec: TeacherSpec, seed: int, device: Any) -> No
     """Write PATH.png for every entry of `walks`, unless the file exists.
 
     It shows samples 0..63 of the evaluation with this `seed`: noise and labels are the same for
-    every strategy and budget. Nothing is written for samples that are not grey or RGB images.
+    every preconditioning and budget. Nothing is written for samples that are not grey or RGB
+    images.
     """
     if len(spec.shape) != 3 or spec.shape[0] not in (1, 3):
         return

@@ -1,4 +1,4 @@
-"""Rank the strategies of a grid by two quantities that need no training.
+"""Rank the preconditionings of a grid by two quantities that need no training.
 
 Both are relative to the RMS of x_s, averaged (RMS) over the jumps of an exact sampler of n steps,
 and given as ratios to the grid's baseline:
@@ -24,7 +24,7 @@ from harness.evaluate.gap import Gap, measure_gaps
 
 
 class Screened(NamedTuple):
-    """Both ratios to the baseline for one strategy and number of steps; below 1 is better."""
+    """Both ratios to the baseline for one number of steps; below 1 is better."""
 
     precond: str
     nfe: int
@@ -56,10 +56,10 @@ def screen(
     steps: Sequence[int],
     samples: int,
 ) -> list[Screened]:
-    """Both ratios for every strategy and number of steps, sorted by the error before training.
+    """Both ratios of all preconditionings and numbers of steps, by the error before training.
 
     Args:
-        preconds: calibrated strategies by label, including the baseline.
+        preconds: calibrated preconditionings by label, including the baseline.
         steps: numbers of steps of the sampler, on Karras noise levels.
         samples: number of data samples.
     """

@@ -21,8 +21,8 @@ LEVELS, SUBSTEPS = (
 def save_trajectories(walks: Walks, teacher: Teacher, seed: int, device: Any) -> None:
     """Write PATH.json for every entry of `walks`, unless the file exists.
 
-    Starts from noise 0..11 of the evaluation with this `seed`, the same for every strategy. The
-    file holds `sigma_data`; the student's `nodes` [N + 1] and `student` [12, N + 1, 2]; and the
+    Starts from noise 0..11 of the evaluation with this `seed`, the same for every preconditioning.
+    The file holds `sigma_data`; the student's `nodes` [N + 1] and `student` [12, N + 1, 2]; and the
     teacher's `levels` [61] and `teacher` [12, 61, 2], a fine Heun solution from the same noise.
     Nothing is written unless samples have shape [2].
     """

@@ -49,7 +49,7 @@ def results(run: Run, step: int) -> list[dict[str, Any]]:
 
 
 def standing(run: Run) -> Iterator[dict[str, str]]:
-    """The run's strategy in the leaderboards of its results folder."""
+    """The run's preconditioning in the leaderboards of its results folder."""
     store, spec = ResultStore(run.results), run.spec
     for grid in grids(store):
         path = store.root / "tables" / grid / "leaderboard.csv"

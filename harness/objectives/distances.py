@@ -32,9 +32,9 @@ class DistanceParams(Params):
     factor w(t) of each sample as in consistency models, 1/t^2 for `snr`, and so on, see
     harness/objectives/consistency.py.
 
-    `bands: whitened` weights errors by frequency: both samples are transformed to the strategy's
-    basis, and each coordinate is multiplied by sigma_data over the standard deviation of clean data
-    in its band.
+    `bands: whitened` weights errors by frequency: both samples are transformed to the
+    preconditioning's basis, and each coordinate is multiplied by sigma_data over the standard
+    deviation of clean data in its band.
     """
 
     distance: Literal["l2", "l1", "pseudo-huber", "lpips"] = "l2"
@@ -99,11 +99,11 @@ class Distance:
         """Weighted mean over the batch, a scalar, for a and b [B, *shape] and their levels t [B].
 
         Args:
-            student: needed for `bands: whitened`, which uses the basis of its strategy.
+            student: needed for `bands: whitened`, which uses the basis of its preconditioning.
 
         Raises:
             ConfigError: LPIPS of samples that are not images, or with unreadable weights;
-                `bands: whitened` for a strategy without bands.
+                `bands: whitened` for a preconditioning without bands.
         """
         from harness.objectives.consistency import weights
 
@@ -139,7 +139,7 @@ def _whitened(x: Tensor, sigma_data: float, basis: Basis | None) -> Tensor:
     """Coordinates of x scaled such that clean data have deviation sigma_data in every band."""
     if basis is None or basis.deviations is None:
         raise ConfigError(
-            "bands: whitened weighs the bands of a strategy that has some, and this one has none;"
+            "bands: whitened weighs the bands of a preconditioning, and this one has none;"
             " give this objective to spectral alone, or leave out bands"
         )
     return basis.coordinates(x) * (sigma_data / basis.spread(basis.deviations))

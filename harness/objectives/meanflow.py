@@ -48,7 +48,8 @@ class MeanFlow(Objective):
 
     On the straight path z = (1 - tau) y + tau e = x_t/(1 + t), tau = t/(1 + t), a jump from t to s
     has the average velocity u = (z_t - z_s)/(tau - rho), rho = s/(1 + s), and along the ODE
-    v - (tau - rho) du/dtau = u + (df/dtau)/(1 + s). So for any strategy's jump f what is squared is
+    v - (tau - rho) du/dtau = u + (df/dtau)/(1 + s). So for any preconditioning's jump f what is
+    squared is
 
         u - sg(...) = -(1 + t) [ (f - sg f)/(t - s) + (1 + t)/(1 + s) df/dt ],
 

@@ -56,10 +56,10 @@ class ContinuousConsistency(Objective):
 
         g = -cos^2 (sd F - dx^/dtheta) - r cos sin (x^ + sd dF/dtheta),    r = min(1, step/warmup).
 
-    Here f = a(t) x^ + out(t) F is any strategy's jump to sigma_min, and both parts follow from its
-    skip and out: g = (R_t/t) [a dx^ + d(out) F + r (d(a) x^ + out dF)] along d(log t), with R_t =
-    sqrt(t^2 + sd^2). The squared error is that of (f - sg f)/c_out + g/(|g| + c), c_out = sd t/R_t,
-    for all strategies; for TrigFlow (`trigflow`, or `ctm`) it is the loss above.
+    Here f = a(t) x^ + out(t) F is any preconditioning's jump to sigma_min, and both parts follow
+    from its skip and out: g = (R_t/t) [a dx^ + d(out) F + r (d(a) x^ + out dF)] along d(log t),
+    with R_t = sqrt(t^2 + sd^2). The squared error is that of (f - sg f)/c_out + g/(|g| + c), c_out
+    = sd t/R_t, for all preconditionings; for TrigFlow (`trigflow`, or `ctm`) it is the loss above.
     """
 
     Params = SCMParams

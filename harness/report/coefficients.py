@@ -1,4 +1,4 @@
-"""Read the coefficients that runs stored, and find strategies that are the same function."""
+"""Read the coefficients that runs stored, and find preconditionings that are the same function."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from harness.report.frame import PROBLEM, settled
 
 
 def curve_points(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """One row per (problem, protocol, NFE, strategy, step), in the order of training.
+    """One row per (problem, protocol, NFE, preconditioning, step), in the order of training.
 
     Further columns: images, seconds, median, low, high, seeds, lower_is_better. A diverged seed
     counts as infinitely bad. `seconds` is the median over seeds of training time plus calibration

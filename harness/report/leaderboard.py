@@ -206,7 +206,7 @@ def _covered(mine: dict[int, float], states: dict[int, str]) -> str:
 
 
 def coverage(cells: pd.DataFrame, skips: list[dict[str, str]]) -> pd.DataFrame:
-    """One row per strategy and problem: cells by state, numbers present, reasons for the rest."""
+    """One row per preconditioning and problem: cells by state, numbers, reasons for the rest."""
     records = []
     for key, group in cells.groupby([*PROBLEM, "precond"], sort=False):
         reasons = sorted({reason for reason in group["reason"] if reason})

@@ -86,7 +86,7 @@ def _speed(speed: pd.DataFrame, baseline: str) -> Iterable[Piece]:
         told = {name: f"{seconds:.1f} s" if seconds else "none" for name, seconds in cost.items()}
         yield _pivot(title, group, speed_cell, {"calibration": told})
     yield Paragraph(
-        f"Speed-up = images {baseline} needs / images the strategy needs, paired by seed:"
+        f"Speed-up = images {baseline} needs / images the preconditioning needs, paired by seed:"
         f" median [bootstrap interval]{worth(speed)}.\n{bounds(baseline)}"
     )
 
@@ -102,11 +102,11 @@ def _profile(profile: pd.DataFrame, baseline: str) -> Iterable[Piece]:
         yield Table(title, _by_level(group, baseline), ("precond", "leads"))
     yield Paragraph(
         "Levels of quality, from easy to hard. 1/4, 1/2, 3/4, best: so far on the way (in log) from"
-        f" {baseline}'s first value to the best that any strategy reaches, medians over seeds."
+        f" {baseline}'s first value to the best that any reaches, medians over seeds."
         f" {baseline}'s last: what {baseline} of that seed ends with; 10 %: that much worse than"
         " its best."
-        f"\nSpeed-up = images {baseline} needs / images the strategy needs until its curve first"
-        f" reaches the level, paired by seed: median [bootstrap interval]{worth(profile)}."
+        f"\nSpeed-up = images {baseline} needs / images the preconditioning needs until its curve"
+        f" first reaches the level, paired by seed: median [bootstrap interval]{worth(profile)}."
         f" The row of {baseline} has its images. {bounds(baseline)}"
         f"\n{leads(baseline)} End: quality at the end of training, median over seeds [bootstrap"
         " interval]."
@@ -150,8 +150,8 @@ def _area(areas: pd.DataFrame, baseline: str) -> Iterable[Piece]:
         title = _title(f"Area to {baseline}'s curve", key, f"{first:,} to {last:,} images")
         yield _pivot(title, group, area_cell, {})
     yield Paragraph(
-        f"Mean of log({baseline}'s value / the strategy's) over log images, signed so that above 0"
-        f" is better, paired by seed: median [bootstrap interval]{worth(areas)}."
+        f"Mean of log({baseline}'s value / the preconditioning's) over log images, signed so that"
+        f" above 0 is better, paired by seed: median [bootstrap interval]{worth(areas)}."
     )
 
 

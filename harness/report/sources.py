@@ -27,7 +27,7 @@ def problems(report: Report) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
 
 
 def twins(report: Report) -> dict[str, str]:
-    """strategy -> the earlier one that it equals on every teacher of the grid."""
+    """preconditioning -> the earlier one that it equals on every teacher of the grid."""
     pairs = report.leaderboard.groupby("precond")["same_as"].agg(set)
     return {
         str(name): found.pop() for name, found in pairs.items() if len(found) == 1 and found != {""}
@@ -35,7 +35,7 @@ def twins(report: Report) -> dict[str, str]:
 
 
 def fingerprints(cells: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """strategy -> coefficients of its first run that has them, for the cells of one problem."""
+    """precond -> coefficients of its first run that has them, for the cells of one problem."""
     found: dict[str, dict[str, Any]] = {}
     for precond, folder in cells[["precond", "folder"]].itertuples(index=False):
         if not folder or precond in found:
@@ -47,7 +47,7 @@ def fingerprints(cells: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def samples(cells: pd.DataFrame, extension: str) -> tuple[str, dict[tuple[str, int], Path]]:
-    """(strategy, NFE) -> samples/step-*-nfe*.extension of one seed and sampler, at its last budget.
+    """(precond, NFE) -> samples/step-*-nfe*.extension of one seed and sampler, at its last budget.
 
     The seed is the first one with files; the sampler is `exact` if it was used. The first value
     returned describes both.

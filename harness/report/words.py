@@ -11,14 +11,14 @@ from harness.report.statistics import confidence
 
 #: legend of ranks; `chance` states their reliability
 RANK = (
-    "A rank is 1 + the number of strategies that beat this one; one strategy beats another if it is"
+    "A rank is 1 + the number of preconditionings that beat this one; one beats another if it is"
     " better beyond the noise between seeds (up to six seeds: with every seed). = marks a tie."
 )
 OVERALL = "Overall: order of the mean rank over NFEs."
 
 
 def chance(board: pd.DataFrame) -> str:
-    """Legend: probability that two equal strategies get different ranks; empty for one seed."""
+    """Legend: probability that two that are equal get different ranks; empty for one seed."""
     ranked = board[board["rank"].notna()]
     told = [
         f"{1 - confidence(seeds):.0%} with {seeds} seeds"
@@ -26,28 +26,30 @@ def chance(board: pd.DataFrame) -> str:
     ]
     if not told:
         return ""
-    return f"Two strategies that are equally good are ranked apart by chance: {', '.join(told)}."
+    return (
+        f"Two preconditionings that are equally good are ranked apart by chance: {', '.join(told)}."
+    )
 
 
 def bounds(baseline: str) -> str:
     """Legend of the marks `<`, `>` and `?` before a speed-up."""
     return (
-        "<2 means at most 2: training ended before the strategy got there"
+        "<2 means at most 2: training ended before the preconditioning got there"
         f" (or {baseline} was there at its first evaluation)."
         f" >2 means at least 2: training ended before {baseline} got there"
-        " (or the strategy was there at its first evaluation)."
+        " (or the preconditioning was there at its first evaluation)."
         " ? means that neither limit is known: both were there at their first evaluation, or"
-        " neither got there."
+        " neither got there. An interval from 0 or to inf has no limit on that side."
     )
 
 
 def leads(baseline: str) -> str:
     """Legend of the column of leads."""
     return (
-        "Leads: from which quality to which the strategy needs fewer images than"
-        f" {baseline} (the last such stretch), and what follows: the best (no strategy gets"
+        "Leads: from which quality to which the preconditioning needs fewer images than"
+        f" {baseline} (the last such stretch), and what follows: the best (no preconditioning gets"
         " further), then slower (it needs as many images or more), then"
-        f" {baseline} alone ({baseline} gets further, the strategy does not), then unknown (neither"
+        f" {baseline} alone ({baseline} gets further, this one does not), then unknown (neither"
         " gets further, or the limits do not tell)."
     )
 
@@ -62,7 +64,7 @@ def worth(table: pd.DataFrame) -> str:
 
 
 def named_cell(row: dict[str, Any]) -> str:
-    """Name of a strategy, with the earlier one that it equals."""
+    """Name of a preconditioning, with the earlier one that it equals."""
     name, twin = row["precond"], row["same_as"]
     return f"{name} (= {twin})" if twin else str(name)
 
@@ -99,7 +101,7 @@ def images_cell(row: dict[str, Any]) -> str:
 
 
 def lead_cell(row: dict[str, Any], baseline: str) -> str:
-    """The range of a strategy's lead, and what follows: `0.47 to 0.0818, then slower`."""
+    """The range of a preconditioning's lead, and what follows: `0.47 to 0.0818, then slower`."""
     if math.isnan(row["lead_to"]):
         return "—"
     then = {"": "the best", "never": f"then {baseline} alone"}.get(

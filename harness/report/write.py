@@ -39,7 +39,9 @@ from harness.store.tables import MADE_FROM, TABLES, save_sources
 from harness.visible import visible
 
 EXTENSIONS = (*STYLES, "csv")
-QUICK_NOTE = "made with --quick: this shows that everything works, not which strategy is ahead"
+QUICK_NOTE = (
+    "made with --quick: this shows that everything works, not which preconditioning is ahead"
+)
 FORMULA = ("=", "+", "-", "@")
 
 
@@ -115,7 +117,7 @@ def build_report(
     of the grid.
 
     Raises:
-        ConfigError: no folder has such a grid, or no strategy or metric has such a name.
+        ConfigError: no folder has such a grid, or no preconditioning or metric has such a name.
     """
     matrix, notes = read_grid(stores, grid)
     runs = read_runs(stores, run_ids(matrix))
@@ -128,7 +130,9 @@ def build_report(
             raise ConfigError(f"grid {grid} has no metric {metric!r}{nearest(metric, known)}")
     if baseline is not None and baseline not in set(cells["precond"]):
         known = list(cells["precond"])
-        raise ConfigError(f"grid {grid} has no strategy {baseline!r}{nearest(baseline, known)}")
+        raise ConfigError(
+            f"grid {grid} has no preconditioning {baseline!r}{nearest(baseline, known)}"
+        )
     baseline = baseline or settings["baseline"]
     goals = {
         metric: list(dict.fromkeys([*settings["targets"].get(metric, []), *asked.get(metric, [])]))

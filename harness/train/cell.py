@@ -149,7 +149,7 @@ def calibrated(
     """A calibrated preconditioning, and the artifact of its calibration (None for a closed form).
 
     The artifact's key is `Preconditioning.measured`, teacher, dataset and noise range. Seeds,
-    budgets, objectives, and strategies with the same `measured`, share one calibration. In a
+    budgets, objectives, and preconditionings with the same `measured`, share one calibration. In a
     process group every process must call this: the calibration is collective.
     """
     sigma = {

@@ -1,4 +1,4 @@
-"""The coefficients and calibration curves of a strategy, stored with a run for reports."""
+"""The coefficients and calibration curves of a preconditioning, stored with a run for reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def fingerprint(precond: Preconditioning) -> dict[str, Any]:
     """Coefficients on all pairs t > s of a 12-node Karras grid, as lists for JSON.
 
     `skip`, `out`, `shift` (times the root mean square of the offset), and `told`, the conditioning
-    sigma. Strategies for which these agree are the same function (marked by
+    sigma. Preconditionings for which these agree are the same function (marked by
     harness/report/frame.py). With a basis they are means over coordinates, and `bands` holds the
     number of coordinates, skip and out of each band. `curves`: see `Preconditioning.shown`.
     """

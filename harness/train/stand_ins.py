@@ -15,7 +15,7 @@ from harness.core.student import Student
 
 
 class Banded(Student):
-    """A student whose basis has a single band, for any strategy: for losses that weight bands."""
+    """A student whose basis has a single band: for losses that weight bands."""
 
     shape: tuple[int, ...]
 

@@ -136,7 +136,7 @@ class TrialSetup:
         return make_backbone(self.own, UNET if is_image(shape) else MLP)
 
     def student(self, precond: Preconditioning | None = None) -> Student:
-        """The tiny network with a strategy, by default `ctm` with a basis of one band."""
+        """The tiny network with a preconditioning, by default `ctm` with a basis of one band."""
         if precond is not None:
             return Student(self.network, precond)
         student = Banded(self.network, create_precond("ctm", **self.range))
@@ -145,7 +145,7 @@ class TrialSetup:
 
     @property
     def range(self) -> dict[str, float]:
-        """sigma_data, sigma_min and sigma_max of the teacher, as arguments of a strategy."""
+        """sigma_data, sigma_min and sigma_max of the teacher, as arguments of a preconditioning."""
         spec = self.own.spec
         return {key: getattr(spec, key) for key in ("sigma_data", "sigma_min", "sigma_max")}
 

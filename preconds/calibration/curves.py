@@ -27,9 +27,9 @@ class Curves:
 
     l and log S are refined by a monotone cubic (no overshoot, so that l stays in [0, 1]) and are
     then linear in each sub-interval; log L is the exact integral of that l, so that
-    d log L/dlambda = l everywhere and the strategy is exactly tangent. eta = int exp(log L - log S)
-    by three-point Gauss quadrature, tabulated at the ends of sub-intervals. Outside the measured
-    range l and S keep their end values.
+    d log L/dlambda = l everywhere and the preconditioning is exactly tangent. eta = int exp(log L -
+    log S) by three-point Gauss quadrature, tabulated at the ends of sub-intervals. Outside the
+    measured range l and S keep their end values.
     """
 
     def __init__(self, sigma: Tensor, l: Tensor, log_S: Tensor) -> None:

@@ -1,8 +1,8 @@
-"""Base of strategies with two measured tables a(t, s), e(t, s), which generalise `ctm`.
+"""Base of preconditionings with two measured tables a(t, s), e(t, s), which generalise `ctm`.
 
 In the notation of preconds/calibration/trajectories.py, f = m + r_s [(cos + e sin) x^ + a sin F^].
-a = 1, e = 0 is `ctm`. A strategy with this limit as s -> t is tangent; the factor sin makes the
-boundary condition exact for any a and e.
+a = 1, e = 0 is `ctm`. A preconditioning with this limit as s -> t is tangent; the factor sin makes
+the boundary condition exact for any a and e.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RotationParams(Params):
 
 
 class ScalarParams(RotationParams):
-    """Parameters of the measurement for strategies with scalar coefficients.
+    """Parameters of the measurement for preconditionings with scalar coefficients.
 
     `tolerance`: sample until the standard error of every jump is below it, in standard deviations
     of the data at s, using at most `samples`.
@@ -38,7 +38,7 @@ class ScalarParams(RotationParams):
 
 
 class Rotation(DenoiserForm):
-    """Base of strategies that compute a and e from moments of the teacher's trajectories.
+    """Base of preconditionings that compute a and e from moments of the teacher's trajectories.
 
     The measurement is the same for all of them and is shared. Jumps are centred at the teacher's
     mean.
@@ -88,7 +88,7 @@ class Rotation(DenoiserForm):
         interpolation reproduces the values on the diagonal and the slope there.
 
         Raises:
-            RuntimeError: the strategy was used before it was calibrated.
+            RuntimeError: the preconditioning was used before it was calibrated.
         """
         import torch
 
@@ -119,7 +119,7 @@ class Rotation(DenoiserForm):
         return way * a, 1 - way * (1 - (1 - a) * c_skip - e * c_out / radius)
 
     def denoiser_coeffs(self, t: Tensor) -> Coeffs:
-        """EDM's denoiser if the strategy is tangent, else see `Preconditioning`."""
+        """EDM's denoiser if the preconditioning is tangent, else see `Preconditioning`."""
         if not self.tangent:
             return super().denoiser_coeffs(t)
         return Coeffs(*edm_inner(t, self.sigma_data))

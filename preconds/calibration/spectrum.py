@@ -7,8 +7,9 @@ teacher's D - m in the same coordinates, and
     G(t, s) = (z_s - (s/t) z_t) / (1 - s/t),
 
 the mean of D along the trajectory from t to s, the moments of (G, D, z) determine the error before
-training of any strategy that is linear in each coordinate. None of them is a difference of large
-numbers, and groups are merged by summation (docs/mathematics.md, "Coefficients per frequency").
+training of any preconditioning that is linear in each coordinate. None of them is a difference of
+large numbers, and groups are merged by summation (docs/mathematics.md, "Coefficients per
+frequency").
 """
 
 from __future__ import annotations

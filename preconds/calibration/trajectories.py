@@ -7,7 +7,7 @@ x^_s = cos(theta_t - theta_s) x^_t + sin(theta_t - theta_s) F. So
     Y(t, s) = (x^_s - cos x^_t) / sin
 
 is the network output for which `ctm`'s jump is exact; Y -> F^ as s -> t. The error before training
-of any strategy linear in x and F is determined by the second moments of (Y, F^, x^).
+of any preconditioning linear in x and F is determined by the second moments of (Y, F^, x^).
 """
 
 from __future__ import annotations

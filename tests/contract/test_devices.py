@@ -55,7 +55,7 @@ def test_teachers_denoise(name, tmp_path, monkeypatch):
     ("name", "params"),
     [*((name, {}) for name in list_preconds()), ("analytic", {"statistics": "jvp"})],
 )
-def test_strategies_are_measured_there_and_give_coefficients_there(name, params):
+def test_preconditionings_are_measured_there_and_give_coefficients_there(name, params):
     """Calibrated on the device, or on the host and sent there: the same coefficients."""
     teacher, samples = create_teacher("gmm"), 1024 if name == "spectral" else 32
     t = torch.linspace(0.01, 79, 9, dtype=torch.float64)

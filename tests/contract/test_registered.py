@@ -1,4 +1,4 @@
-"""Every registered strategy keeps the contract, with every value of its choices."""
+"""Every registered preconditioning keeps the contract, with every value of its choices."""
 
 import typing
 
@@ -19,7 +19,7 @@ from harness.registry import registry
 
 
 def variants():
-    """Each strategy by default, and once for every other value of every closed choice."""
+    """Each preconditioning by default, and once for every other value of every closed choice."""
     for name in names():
         yield name, {}
         for key, field in registry.get("precond", name).Params.model_fields.items():
@@ -84,7 +84,7 @@ def test_the_contract_catches(fault):
     assert fault in {finding.check for finding in check_precond(precond) if not finding.ok}
 
 
-def test_a_strategy_without_derivatives_is_refused_where_they_are_asked_for():
+def test_a_preconditioning_without_derivatives_is_refused_where_they_are_asked_for():
     precond = Faulty(sigma_data=0.5)
     precond.fault = "differentiable"
     refuse_broken(precond)
@@ -92,7 +92,7 @@ def test_a_strategy_without_derivatives_is_refused_where_they_are_asked_for():
         refuse_broken(precond, differentiates=True)
 
 
-def test_what_a_strategy_lacks_is_said_once():
+def test_what_a_preconditioning_lacks_is_said_once():
     class Typo(DenoiserForm):
         def oter(self, t, s):
             return 1 - s / t, s / t

@@ -56,7 +56,7 @@ def test_figures_draw(tmp_path, monkeypatch):
         assert title in (FIGURES / name).read_text(), f"{name} is older than its script"
 
 
-def test_shown_strategies_keep_the_contract_and_the_teacher_is_one(tmp_path):
+def test_shown_preconditionings_keep_the_contract_and_the_teacher_is_one(tmp_path):
     files = titled_blocks("write-precond.md") | titled_blocks("write-teacher.md")
     for name, text in files.items():
         (tmp_path / name).write_text(text)

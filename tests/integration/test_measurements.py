@@ -24,7 +24,7 @@ def ask(harness, grid, *settings, verb="run", code=0):
 
 @pytest.fixture
 def small(grid):
-    """The tiny grid with one closed-form strategy, so that a run takes a second."""
+    """The tiny grid with one closed-form preconditioning, so that a run takes a second."""
     text = grid.read_text().splitlines()
     text = ["  precond: [ctm]" if line.startswith("  precond:") else line for line in text]
     grid.write_text("\n".join([*text, ""]))

@@ -114,7 +114,7 @@ class NotMeasurable(DenoiserForm):
 """
 
 
-def test_check_without_a_name_checks_every_strategy(harness, tmp_path):
+def test_check_without_a_name_checks_every_preconditioning(harness, tmp_path):
     code, out, _ = harness("check", "--results", tmp_path)
     assert code == 0
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
@@ -123,7 +123,7 @@ def test_check_without_a_name_checks_every_strategy(harness, tmp_path):
     assert " 0 failures" in out
 
 
-def test_broken_strategies_fail_and_hide_no_other(tmp_path):
+def test_broken_preconditionings_fail_and_hide_no_other(tmp_path):
     (tmp_path / "mine.py").write_text(BROKEN)
     info = tmp_path / "broken_one-1.dist-info"
     info.mkdir()

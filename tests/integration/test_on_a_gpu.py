@@ -19,7 +19,7 @@ SHARED = {
 
 
 def vectors():
-    """Nothing to load; a strategy that measures the data too, a fitted backbone."""
+    """Nothing to load; a preconditioning that measures the data too, a fitted backbone."""
     return {
         "axes": {
             "precond": [

@@ -314,7 +314,7 @@ def test_trackers_show_what_the_files_say(grid):
     assert shown["ctm", logged[-1]["step"]] == pytest.approx(logged[-1]["ctm"], rel=1e-6)
 
 
-def test_plugin_file_runs_as_a_strategy(grid, tmp_path):
+def test_plugin_file_runs_as_a_preconditioning(grid, tmp_path):
     plugin = tmp_path / "mine.py"
     plugin.write_text(
         "from harness.api import Coeffs, Preconditioning, edm_inner, register_precond\n"

@@ -124,7 +124,7 @@ def test_a_plugin_cannot_take_a_built_in_name(done):
         assert (code, "two precond plugins are called 'ctm'" in err) == (2, True), err
 
 
-def test_a_strategy_without_its_boundary_is_not_trained(done):
+def test_a_preconditioning_without_its_boundary_is_not_trained(done):
     folder, words = done
     text = MINE.replace("1 - s / t, s / t", "1 - s / t, s / t + 0.5").replace("mine", "skewed")
     (folder / "mine.py").write_text(text)

@@ -376,7 +376,7 @@ def test_a_teacher_or_dataset_that_cannot_be_made_is_named(grid, harness, kind, 
     assert told in err
 
 
-def test_check_refuses_what_is_no_strategy(harness):
+def test_check_refuses_what_is_no_preconditioning(harness):
     code, _, err = harness("check", "nosuch")
     assert (code, "no precond is called 'nosuch'" in err) == (2, True)
 

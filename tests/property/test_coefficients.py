@@ -1,4 +1,4 @@
-"""The mathematics of every strategy, over random noise levels and random curves."""
+"""The mathematics of every preconditioning, over random noise levels and random curves."""
 
 import math
 
@@ -59,7 +59,7 @@ def test_ctm_and_bcm_are_one_function(pair, sd):
 
 
 @given(levels, sigma_data)
-def test_the_table_of_hand_made_strategies(pair, sd):
+def test_the_table_of_hand_made_preconditionings(pair, sd):
     """Each row of the table, written out independently with plain floats."""
     t, s = float(pair[0]), float(pair[1])
     smin = 0.002

@@ -94,7 +94,7 @@ def test_the_generalised_ode_is_the_teachers_ode():
 
 @pytest.mark.parametrize("form", ["forward", "backward"])
 def test_alpha_and_beta_follow_from_one_euler_step(form):
-    """Solve the step for x_s with symbols; compare with the strategy on a random curve."""
+    """Solve the step for x_s with symbols; compare with the preconditioning on a random curve."""
     L_t, L_s, S, l, eta, x, y, D = sp.symbols("L_t L_s S l eta x y D")
     step = sp.Eq(L_s * y, L_t * x + S * (D - (1 - l) * (x if form == "forward" else y)) * eta)
     (found,) = sp.solve(step, y)

@@ -206,7 +206,7 @@ def undisturbed(tmp_path_factory):
     return matrix.values()
 
 
-def test_an_array_with_a_limit_and_a_failing_strategy(conf, tmp_path):
+def test_an_array_with_a_limit_and_a_failing_preconditioning(conf, tmp_path):
     matrix = Matrix(
         tmp_path,
         axes={"precond": ["ctm", "edm", "broken"], "seed": [0, 1]},

@@ -12,7 +12,7 @@ from harness.registry import registry
 from harness.store.records import PluginSpec
 from harness.train.cell import calibrated
 
-STRATEGIES = {
+PRECONDITIONINGS = {
     "moments": ("analytic", {"samples": 600, "levels": 24}),
     "jvp": ("analytic", {"samples": 600, "levels": 24, "statistics": "jvp"}),
     "trajectories": ("balanced", {"samples": 600, "levels": 12}),
@@ -21,7 +21,7 @@ STRATEGIES = {
 
 
 def work(out):
-    """Calibrate each strategy with the group; every process writes what it got and what it did."""
+    """Calibrate each one with the group; every process writes what it got and what it did."""
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     world, rank = accelerator.num_processes, accelerator.process_index
@@ -35,7 +35,7 @@ def work(out):
     teacher.denoise = denoise
     results = Path(out) / str(world)
     found = {}
-    for label, (name, given) in STRATEGIES.items():
+    for label, (name, given) in PRECONDITIONINGS.items():
         mine.clear()
         params = make_params("precond", name, given).model_dump(mode="json")
         spec = PluginSpec(name, registry.get("precond", name).revision, params, given)

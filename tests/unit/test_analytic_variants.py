@@ -141,7 +141,7 @@ def test_parameters_that_nothing_would_read_are_refused():
 
 
 def test_what_the_network_is_told_is_part_of_the_function(ring, artifact):
-    """Equal coefficients, another level told: not the same strategy. Older files say nothing."""
+    """Equal coefficients, another level told: not the same thing. Older files say nothing."""
     plain, other = (fingerprint(make(ring, artifact, told=told)) for told in ("t", "s"))
     assert plain["out"] == other["out"]
     assert not same_function(plain, other)

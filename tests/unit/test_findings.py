@@ -25,9 +25,9 @@ PRECONDS = {"`moment: {tangent: false}`": "moment(tangent=false)"}
 
 
 def verdicts():
-    """(question, strategy, column) -> what the page says."""
+    """(question, preconditioning, column) -> what the page says."""
     text = (ROOT / "docs/findings.md").read_text()
-    lines = text[text.index("| question | strategy |") :].split("\n\n")[0].splitlines()
+    lines = text[text.index("| question | preconditioning |") :].split("\n\n")[0].splitlines()
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     question = ""
     for row in rows:

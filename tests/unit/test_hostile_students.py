@@ -180,9 +180,9 @@ RUNS = {
     "a spec that is a list": lambda run: (run / "spec.json").write_text("[]"),
     "a spec without its teacher": edited(teacher=None),
     "a newer spec": edited(schema=99),
-    "an unknown strategy": edited(precond={"name": "nobody", **PLUGIN}),
+    "an unknown preconditioning": edited(precond={"name": "nobody", **PLUGIN}),
     "another teacher": edited(digests={"teacher": "x", "dataset": "x"}),
-    "a strategy outside the registry": edited(precond={"name": "../../evil", **PLUGIN}),
+    "a preconditioning outside the registry": edited(precond={"name": "../../evil", **PLUGIN}),
 }
 
 

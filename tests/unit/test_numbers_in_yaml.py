@@ -147,7 +147,10 @@ BAD = {
     "huge std": ("axes.teacher=[{gmm: {std: 1.0e+200}}]", "its parameters do not go together"),
     "huge radius": ("axes.teacher=[{gmm: {radius: 1.0e+200}}]", "do not go together"),
     "no deviation": ("axes.teacher=[{gmm: {std: 1.0e-200, radius: 1.0e-200}}]", "sigma_data) is 0"),
-    "strategy's range": ("axes.precond=[ctm, narrow]", "narrow: reach 1 is below sigma_min 0.002"),
+    "preconditioning's range": (
+        "axes.precond=[ctm, narrow]",
+        "narrow: reach 1 is below sigma_min 0.002",
+    ),
     "long name": (f"axes.precond=[ctm, {'x' * 300}]", "letters long, more than 240; give its"),
 }
 

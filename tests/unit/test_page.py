@@ -134,7 +134,7 @@ def test_sentences_under_tables_say_what_intervals_and_ranks_are_worth(tmp_path)
     told = " ".join(" ".join(page(store, tmp_path).words).split())
     assert told.count("holds the true median with probability 75% with 3 seeds") == 3
     assert "ranked apart by chance: 25% with 3 seeds" in told
-    assert "<2 means at most 2: training ended before the strategy got there" in told
+    assert "<2 means at most 2: training ended before the preconditioning got there" in told
 
 
 def test_a_page_of_several_folders_says_where_and_names_conflicts(tmp_path, harness):

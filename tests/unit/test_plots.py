@@ -26,7 +26,7 @@ def cells(*names, seeds=(0, 1), **more):
     return [spec(name, seed, **more) for name in names or NAMES for seed in seeds]
 
 
-def test_strategies_are_told_apart_without_colour_and_twins_are_rings():
+def test_preconditionings_are_told_apart_without_colour_and_twins_are_rings():
     names = [f"s{k}" for k in range(28)]
     found = plot_styles(["bcm", *names, "ctm"], "ctm", {"bcm": "ctm"})
     assert next(iter(found)) == "ctm"
@@ -146,7 +146,7 @@ def test_a_report_shows_the_gaps_that_were_measured_of_its_own_teacher(tmp_path)
     assert image.get_array().compressed().tolist() == [1.0]
 
 
-def test_gap_maps_show_every_strategy_on_one_scale():
+def test_gap_maps_show_every_preconditioning_on_one_scale():
     records = [
         {"precond": name, "t": t, "s": s, "to_t": value, "to_s": 0.0, "untrained": value}
         for name, value in (("ctm", 0.1), ("a$b$", 10.0))

@@ -17,12 +17,12 @@ def profile(values, lower=True, **marks):
 
 
 def levels(table, precond="new"):
-    """The common levels of a strategy, from easy to hard."""
+    """The common levels of a preconditioning, from easy to hard."""
     mine = table[table["precond"] == precond]
     return mine[~mine["level"].isin((LAST, NEAR))].reset_index(drop=True)
 
 
-def test_a_strategy_twice_as_fast_is_so_at_every_level_that_both_reach():
+def test_a_preconditioning_twice_as_fast_is_so_at_every_level_that_both_reach():
     # halving per 1,000 images against per 500: log-linear in images, as curves are read
     base = [2.0 ** (-step / 100) for step in STEPS]
     fast = [2.0 ** (-step / 50) for step in STEPS]
@@ -83,7 +83,7 @@ def test_a_lead_that_training_cuts_off_says_what_follows(new, then):
     assert (last["bound"], last["target_value"]) == ("?", 0.1)
 
 
-def test_a_strategy_that_is_never_ahead_has_no_lead_and_its_bounds_stay_bounds():
+def test_a_preconditioning_that_is_never_ahead_has_no_lead_and_its_bounds_stay_bounds():
     table = profile({("ctm", 0): [16.0, 8.0, 4.0, 1.0], ("new", 0): [20.0, 18.0, 12.0, 9.0]})
     mine = levels(table)
     assert mine["lead_to"].isna().all()

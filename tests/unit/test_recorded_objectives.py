@@ -160,7 +160,7 @@ def test_meanflow(case, network, monkeypatch):
 
 @pytest.mark.parametrize("precond", ["ctm", "trigflow", "bcm"])
 def test_the_exact_flow_has_no_meanflow_loss(precond, monkeypatch):
-    """Of Gaussian data, where F = 0 is the flow in TrigFlow's arc and is not in the strategy."""
+    """Of Gaussian data, where F = 0 is the flow in TrigFlow's arc and is in no coefficient."""
     teacher = create_teacher("gmm", means=[[0.0, 0.0]], stds=[0.5])
     arc = create_precond("trigflow", sigma_data=0.5, step="arc")
     network = MLP(2, sigma_data=0.5, width=8, depth=1)
@@ -309,7 +309,7 @@ def test_what_cannot_be_trained_is_said_before(objective, told):
     assert told in refused(objective)
 
 
-def test_a_strategy_that_is_not_tangent_is_skipped():
+def test_a_preconditioning_that_is_not_tangent_is_skipped():
     assert refused("meanflow", "edm") == (
         "precond 'edm' is not tangent: at s = t its network does not give the teacher's velocity,"
         " which 'meanflow' needs"
@@ -317,7 +317,7 @@ def test_a_strategy_that_is_not_tangent_is_skipped():
 
 
 @pytest.mark.parametrize("precond", ["analytic", "arc", {"ctm": {"outer": "mixed"}}])
-def test_a_strategy_without_jumps_towards_noise_is_skipped(precond):
+def test_a_preconditioning_without_jumps_towards_noise_is_skipped(precond):
     assert "is not defined for s > t (`Preconditioning.upward`), which 'bcm' needs" in refused(
         "bcm", precond
     )

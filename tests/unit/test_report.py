@@ -232,7 +232,7 @@ def test_partial_seeds_are_shown_without_rank_and_left_out_of_speed():
     assert new["coverage"] == "0 of 1 (1 interrupted)"
 
 
-def test_equal_strategies_share_a_rank_and_higher_can_be_better():
+def test_equal_preconditionings_share_a_rank_and_higher_can_be_better():
     frame = rows(
         {("ctm", 0): [1, 1, 1, 1.0], ("bcm", 0): [1, 1, 1, 1.1], ("edm", 0): [1, 1, 1, 3.0]}
     )

@@ -47,7 +47,7 @@ def test_numbers_are_those_of_one_jump_over_the_end_of_it():
     assert gap.amplification == pytest.approx(out, rel=1e-9)
 
 
-def test_ranks_the_strategies_of_a_grid(harness, grid):
+def test_ranks_the_preconditionings_of_a_grid(harness, grid):
     code, out, err = harness("screen", "--matrix", grid, "--samples", "64")
     assert (code, err) == (0, "")
     for nfe in (1, 2, 5):

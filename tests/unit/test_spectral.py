@@ -25,7 +25,7 @@ from preconds.calibration.spectrum import LEAST, cosines, merged, of_band
 LEVELS = torch.tensor([80.0, 5.84, 0.965, 0.04], dtype=torch.float64)
 
 
-def strategy(name, teacher, like=None, **params):
+def preconditioning(name, teacher, like=None, **params):
     made = create_precond(name, sigma_data=teacher.spec.sigma_data, **params)
     return made.load(like.artifact) if like else calibrate(made, teacher, samples=LEAST)
 
@@ -36,14 +36,14 @@ def patches(request):
     teacher = create_teacher(
         "patches", form=request.param, side=4, components=4, channels=3, crops=1000
     )
-    return teacher, strategy("spectral", teacher)
+    return teacher, preconditioning("spectral", teacher)
 
 
 @pytest.mark.parametrize("rule", ["arc", "moment", "variance"])
 def test_exact_before_training_for_a_gaussian_of_any_covariance(rule):
     teacher = create_teacher("patches", side=3, components=1, crops=500)
-    spectral = strategy("spectral", teacher, rule=rule, bands=64)  # one for each direction
-    arc = strategy("arc", teacher, like=spectral)
+    spectral = preconditioning("spectral", teacher, rule=rule, bands=64)  # one for each direction
+    arc = preconditioning("arc", teacher, like=spectral)
     assert max(spectral.deviations) > 3 * min(spectral.deviations)
     both = {"spectral": spectral, "arc": arc}
     gaps = measure_gaps(both, teacher, teacher.dataset(), LEVELS, samples=256)
@@ -64,10 +64,10 @@ def test_moments_of_all_groups_are_those_that_arc_and_moment_read(patches):
 
 
 @pytest.mark.parametrize(("rule", "name"), [("arc", "arc"), ("moment", "moment")])
-def test_one_band_is_the_strategy_of_its_rule(patches, rule, name):
+def test_one_band_is_the_preconditioning_of_its_rule(patches, rule, name):
     teacher, spectral = patches
-    one = strategy("spectral", teacher, like=spectral, rule=rule, bands=1)
-    scalar = strategy(name, teacher, like=spectral)
+    one = preconditioning("spectral", teacher, like=spectral, rule=rule, bands=1)
+    scalar = preconditioning(name, teacher, like=spectral)
     assert one.basis is None
     t, s = LEVELS[:-1], LEVELS[1:]
     for a, b in zip(one.coeffs(t, s), scalar.coeffs(t, s), strict=True):
@@ -81,7 +81,7 @@ def test_the_error_before_training_is_half_of_the_best_scalar_one_on_natural_ima
     named = {
         "spectral": spectral,
         "ctm": create_precond("ctm", sigma_data=teacher.spec.sigma_data),
-        "arc": strategy("arc", teacher, like=spectral),
+        "arc": preconditioning("arc", teacher, like=spectral),
     }
     levels = torch.tensor([80.0, 0.002], dtype=torch.float64)
     gaps = measure_gaps(named, teacher, teacher.dataset(), levels, samples=500)
@@ -108,7 +108,7 @@ def test_jumps_denoiser_and_derivatives_of_a_student(patches):
     t = torch.tensor([3.0, 1.0, 0.5, 20.0, 0.1], dtype=torch.float64)
     # the boundary, to rounding of the basis
     assert torch.allclose(student.jump(x, t, t), x, atol=1e-12)
-    # the implied denoiser is the slope of the jump; a tangent strategy has EDM's
+    # the implied denoiser is the slope of the jump; a tangent preconditioning has EDM's
     h = 1e-6
     slope = (x - student.jump(x, t, t * (1 - h))) / h  # = s df/ds
     assert torch.allclose(student.denoise(x, t), x - slope, atol=2e-5)

@@ -69,8 +69,8 @@ def test_jump_to_t_is_the_identity():
     assert torch.equal(cell.student.jump(x, t, t), x)
 
 
-def test_draws_do_not_depend_on_the_strategy(accelerator):
-    """Two strategies see the same data, noise and times: the teacher is asked the same."""
+def test_draws_do_not_depend_on_the_preconditioning(accelerator):
+    """Two preconditionings see the same data, noise and times: the teacher is asked the same."""
     asked = []
     for name in ("edm", "ctm"):
         cell = make_cell(name)

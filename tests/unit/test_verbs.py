@@ -61,7 +61,7 @@ def test_list_takes_either_number_and_names_the_kinds(harness):
     assert "no plugin kind 'networks'" in err
 
 
-def test_a_grid_without_ctm_compares_with_its_first_strategy_and_says_so(harness, grid):
+def test_a_grid_without_ctm_compares_with_its_first_preconditioning_and_says_so(harness, grid):
     words = ["plan", "--matrix", grid, "--set", "axes.precond=[edm, analytic]"]
     code, _, err = harness(*words)
     assert code == 0

@@ -1,4 +1,4 @@
-"""Figures of strategies: skip and out over (t, s), and calibrated curves."""
+"""Figures of preconditionings: skip and out over (t, s), and calibrated curves."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def coefficient_maps(
 ) -> Plot:
     """Maps of skip and out for all jumps t -> s of fingerprints (harness/train/coefficients.py).
 
-    A row for each coefficient (shift included, if a strategy has it; more for many strategies), a
-    tile per strategy, and one colour scale per coefficient. The caller leaves out strategies that
-    equal an earlier one.
+    A row for each coefficient (shift included, if a preconditioning has it; more for many
+    preconditionings), a tile per preconditioning, and one colour scale per coefficient. The caller
+    leaves out preconditionings that equal an earlier one.
     """
     keys = [key for key in ("skip", "out", "shift") if _differs_from_zero(fingerprints, key)]
     names = list(fingerprints)
@@ -48,14 +48,14 @@ def coefficient_maps(
         bar.ax.yaxis.set_major_formatter(plain_numbers())
         bar.ax.minorticks_off()
     axes[-1].set_xlabel("to s")
-    alt = f"{', '.join(keys)} of every jump from t to s, one tile per strategy."
+    alt = f"{', '.join(keys)} of every jump from t to s, one tile per preconditioning."
     return Plot(name, title, alt, figure)
 
 
 def coefficient_slices(
     fingerprints: Fingerprints, styles: dict[str, PlotStyle], title: str, name: str
 ) -> Plot:
-    """skip and out as lines against s, for a few starts t, all strategies in one panel."""
+    """skip and out as lines against s, for a few starts t, all preconditionings in one panel."""
     starts = sorted(set(next(iter(fingerprints.values()))["t"]), reverse=True)
     chosen = [starts[k] for k in (0, 3, 6) if k < len(starts)]
     figure, axes = panels(2 * len(chosen), 2.3, 1.9, columns=len(chosen), sharex="col")
@@ -73,14 +73,16 @@ def coefficient_slices(
         line[0].set_ylabel(key)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
-    alt = "skip and out against the end s of a jump, for three starts t; a line per strategy."
+    alt = (
+        "skip and out against the end s of a jump, for three starts t; a line per preconditioning."
+    )
     return Plot(name, title, alt, figure)
 
 
 def coefficient_bands(
     found: dict[str, Any], bands: list[dict[str, Any]], title: str, name: str
 ) -> Plot:
-    """skip and out of a strategy with a basis against s, for a few starts t: a line per band.
+    """skip and out with a basis against s, for a few starts t: a line per band.
 
     Lines are dark for the band of largest variance and lighter for smaller ones; dashed grey is the
     mean over coordinates, which other plots show.
@@ -121,8 +123,9 @@ def calibration_curves(
 ) -> Plot:
     """Calibrated curves against the noise level; in grey `ctm`, for which l = S = 1.
 
-    Every name in `curves` (strategy -> name -> values at `sigma`, see `Preconditioning.shown`) has
-    a panel. Levels where g vanishes and S is only continued are crossed out.
+    Every name in `curves` (preconditioning -> name -> values at `sigma`, see
+    `Preconditioning.shown`) has a panel. Levels where g vanishes and S is only continued are
+    crossed out.
     """
     keys = list(dict.fromkeys(k for found in curves.values() for k in found if k not in NOT_DRAWN))
     figure, axes = panels(len(keys), 3.3, 2.4)

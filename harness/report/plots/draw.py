@@ -45,7 +45,7 @@ GAPS = {
 
 
 def styles_of(report: Report) -> dict[str, PlotStyle]:
-    """The styles of every strategy of a grid."""
+    """The styles of every preconditioning of a grid."""
     return plot_styles(report.cells["precond"], report.baseline, twins(report))
 
 
@@ -85,8 +85,8 @@ def explained(
 ) -> Iterator[tuple[int, Plot]]:
     """Figures that explain results: coefficients, calibrations, gaps, samples, trajectories.
 
-    Each with the index of its problem. Strategies that equal an earlier one are named in its panel
-    and have none of their own. `sheets`: whether to include sheets of image samples.
+    Each with the index of its problem. Preconditionings that equal an earlier one are named in its
+    panel and have none of their own. `sheets`: whether to include sheets of image samples.
     """
     seen = set()
     alike = twins(report)

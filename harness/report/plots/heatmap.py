@@ -1,4 +1,4 @@
-"""Heat maps of a quantity over (t, s), one tile per strategy."""
+"""Heat maps of a quantity over (t, s), one tile per preconditioning."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def heat_maps(maps: Mapping[str, Pairs], title: str, name: str) -> Plot:
         for label, pairs in maps.items()
     }
     values = [value for pairs in positive.values() for value in pairs.values()]
-    # one bad strategy must not flatten the differences between the others: extremes are clipped
+    # one bad preconditioning must not flatten the differences between the others: extremes are
+    # clipped
     low, high = np.quantile(values, [0.1, 0.9])
     norm = LogNorm(max(float(low), 1e-6), max(float(high), 2e-6), clip=True)
     rows = math.ceil(len(maps) / COLUMNS)
@@ -41,7 +42,7 @@ def heat_maps(maps: Mapping[str, Pairs], title: str, name: str) -> Plot:
     axis.set_xlabel("to s")
     bar = figure.colorbar(image, ax=axes, extend="both", pad=0.02)
     log_ticks(bar.ax, bar.ax.yaxis)
-    alt = f"One tile per strategy, over jumps from t to s: {', '.join(labels)}."
+    alt = f"One tile per preconditioning, over jumps from t to s: {', '.join(labels)}."
     return Plot(name, title, alt, figure)
 
 

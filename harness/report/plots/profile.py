@@ -59,7 +59,7 @@ def speed_profile(
 
 
 def _line(axis: Any, rows: list[dict[str, Any]], style: PlotStyle, low: float, high: float) -> None:
-    """Draw one strategy: solid where the value is known, triangles and a thin line for bounds."""
+    """Draw one of them: solid where the value is known, triangles and a thin line for bounds."""
     line = style.line()
     label = plain(style.legend)
     axis.plot([], [], label=label, **line)

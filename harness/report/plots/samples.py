@@ -1,4 +1,4 @@
-"""Samples side by side: image sheets by strategy and NFE, and trajectories in the plane."""
+"""Samples side by side: image sheets by preconditioning and NFE, and trajectories in the plane."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.report.plots.style import Plot, PlotStyle, panels, plain
 def sample_sheets(
     sheets: dict[tuple[str, int], Path], styles: dict[str, PlotStyle], title: str, name: str
 ) -> Plot:
-    """Sheets from `samples/*.png` of runs: strategies as rows, NFE as columns, the same noise."""
+    """Sheets from `samples/*.png`: preconditionings as rows, NFE as columns, the same noise."""
     names = [precond for precond in styles if any(key[0] == precond for key in sheets)]
     steps = sorted({nfe for _, nfe in sheets})
     figure, axes = panels(len(names) * len(steps), 2.2, 2.2, columns=len(steps))
@@ -24,7 +24,8 @@ def sample_sheets(
             sheet = np.asarray(Image.open(sheets[precond, nfe]))
             axis.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="none")
         axis.set_title(plain(f"{styles[precond].title}, NFE {nfe}"))
-    alt = f"Samples from the same noises, strategies down, NFE {', '.join(map(str, steps))} across."
+    across = ", ".join(map(str, steps))
+    alt = f"Samples from the same noises, preconditionings down, NFE {across} across."
     return Plot(name, title, alt, figure)
 
 
@@ -34,7 +35,7 @@ def trajectories(
     title: str,
     name: str,
 ) -> Plot:
-    """The teacher's ODE in grey and the student's jumps; strategies as rows, NFE as columns.
+    """The teacher's ODE in grey and the student's jumps; preconditionings as rows, NFE as columns.
 
     Points are drawn as x / sqrt(t^2 + sigma_data^2), which has the same scale at all noise levels.
     A cross marks the end of the teacher's trajectory, a large mark that of the student.

@@ -1,4 +1,4 @@
-"""Common style of figures: a strategy has the same colour, marker and dash in all of them."""
+"""Common style of figures: a preconditioning has one colour, marker and dash in all of them."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ RC: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class PlotStyle:
-    """How one strategy is drawn; `filled` is false for one that equals an earlier one.
+    """How one preconditioning is drawn; `filled` is false for one that equals an earlier one.
 
     `legend` is its label in a legend; `title` is that of a panel of its own, with the names of
-    strategies that equal it.
+    preconditionings that equal it.
     """
 
     colour: str
@@ -67,10 +67,10 @@ class PlotStyle:
 
 
 def plot_styles(names: Iterable[str], baseline: str, twins: dict[str, str]) -> dict[str, PlotStyle]:
-    """A style for every strategy in the grid's order, the baseline first and in black.
+    """A style for every preconditioning in the grid's order, the baseline first and in black.
 
-    A strategy with the coefficients of an earlier one (`twins`: it -> the earlier one) has the same
-    colour, a dotted line, and rings around the other's markers, so that both are visible.
+    A preconditioning with the coefficients of an earlier one (`twins`: it -> the earlier one) has
+    the same colour, a dotted line, and rings around the other's markers, so that both are visible.
     """
     order = sorted(dict.fromkeys(names), key=lambda name: name != baseline)
     found = {}

@@ -23,7 +23,7 @@ MEASURED = {}
 
 
 def make(name, teacher, **params):
-    """A calibrated strategy; the measurement, which is the same for all, is made once."""
+    """A calibrated preconditioning; the measurement, which is the same for all, is made once."""
     made = create_precond(name, sigma_data=teacher.spec.sigma_data, **params)
     if not made.needs_calibration():
         return made
