@@ -21,7 +21,6 @@ KEPT = (
     "spec.json",
     "provenance.json",
     "status.json",
-    "coefficients.json",
     "eval.jsonl",
     "train.jsonl",
 )
@@ -30,8 +29,9 @@ KEPT = (
 def copy_grid(store: ResultStore, grid: str, target: ResultStore) -> tuple[int, int]:
     """Copy a grid's matrix.json and its runs, diverged and failed ones included.
 
-    For the first seed also the last pictures for each NFE. Existing files are replaced; other grids
-    in `target` are unchanged.
+    For the first seed also the last pictures for each NFE, and for the first seed that has them the
+    coefficients, which depend on no seed. Existing files are replaced; other grids in `target` are
+    unchanged.
 
     Returns:
         The numbers of runs copied and of runs in the grid.
@@ -42,7 +42,7 @@ def copy_grid(store: ResultStore, grid: str, target: ResultStore) -> tuple[int, 
     """
     cells = load_matrix(store, grid)["cells"]
     seeds = [cell["seed"] for cell in cells]
-    copied = 0
+    copied, drawn = 0, set()
     for cell in cells:
         source, goal = (each.run_at(cell["run_id"]).path for each in (store, target))
         if not (source / "spec.json").exists():
@@ -53,7 +53,12 @@ def copy_grid(store: ResultStore, grid: str, target: ResultStore) -> tuple[int, 
         for name in KEPT:
             if (source / name).exists():
                 shutil.copyfile(source / name, goal / name)
-        shorten(goal / "coefficients.json")
+        of_all_seeds = json.dumps([cell[key] for key in sorted(cell.keys() - {"seed", "run_id"})])
+        coefficients = source / "coefficients.json"
+        if coefficients.exists() and of_all_seeds not in drawn:
+            drawn.add(of_all_seeds)
+            shutil.copyfile(coefficients, goal / coefficients.name)
+            shorten(goal / coefficients.name)
         for path in _last_pictures(source / "samples") if cell["seed"] == seeds[0] else ():
             (goal / "samples").mkdir(exist_ok=True)
             shutil.copyfile(path, goal / "samples" / path.name)

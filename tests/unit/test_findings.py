@@ -14,6 +14,7 @@ STUDIES = {
     "64 modes": ("modes-long", "modes-long"),
     "patches": ("patches", "patches"),
     "patches, 512 units": ("patches", "patches-wide"),
+    "digits": ("digits-study", "digits-long"),
 }
 #: beginning of a question -> level of the speed-up, or the end
 LEVELS = {

@@ -88,11 +88,15 @@ def test_refusals(store, tmp_path, harness, words, told):
 
 def test_published_coefficients_are_shorter_and_the_same_function(store, tmp_path, harness):
     precond = create_precond("ctm", sigma_data=0.5)
+    for cell in CELLS:
+        write_json(store.run_at(cell.run_id).path / "coefficients.json", fingerprint(precond))
     run = store.run_at(CELLS[0].run_id).path
-    write_json(run / "coefficients.json", fingerprint(precond))
     harness("publish", store.root, "--out", tmp_path / "out")
     copy = ResultStore(tmp_path / "out").run_at(CELLS[0].run_id).path
     mine, published = (read_coefficients(each) for each in (run, copy))
     assert same_function(mine, published)
     sizes = [(each / "coefficients.json").stat().st_size for each in (run, copy)]
     assert sizes[1] < 0.8 * sizes[0]
+    kept = {path.parent.name for path in (tmp_path / "out").rglob("coefficients.json")}
+    assert kept == {cell.run_id for cell in CELLS if cell.seed == 0}  # they depend on no seed
+    assert harness("report", tmp_path / "out")[1] == harness("report", store.root)[1]
