@@ -88,14 +88,14 @@ def relative(gaps: Sequence[Gap], name: str) -> float:
 ACCURACY = (
     Accuracy("error before training", "start", "short", 48, (0.99, 1.00, 0.85)),
     Accuracy("error before training", "start", "long", 11, (0.92, 0.90, 0.56)),
-    Accuracy("error before training", "start", "held-out", 8, (0.85, 0.81, 0.67)),
+    Accuracy("error before training", "start", "held-out", 11, (0.82, 0.85, 0.76)),
     Accuracy("error before training", "end", "short", 48, (0.91, 0.93, 0.83)),
     Accuracy("error before training", "end", "long", 11, (-0.41, -0.11, 0.45)),
-    Accuracy("error before training", "end", "held-out", 8, (-0.46, -0.36, -0.29)),
+    Accuracy("error before training", "end", "held-out", 11, (-0.37, -0.29, -0.12)),
     Accuracy("amplification", "start", "short", 48, (0.15, -0.12, -0.40)),
     Accuracy("amplification", "start", "long", 11, (-0.09, -0.15, -0.45)),
-    Accuracy("amplification", "start", "held-out", 8, (-0.13, -0.38, -0.62)),
+    Accuracy("amplification", "start", "held-out", 11, (-0.15, -0.35, -0.69)),
     Accuracy("amplification", "end", "short", 48, (-0.03, -0.16, -0.19)),
     Accuracy("amplification", "end", "long", 11, (0.58, 0.89, 0.16)),
-    Accuracy("amplification", "end", "held-out", 8, (0.22, 0.67, 0.36)),
+    Accuracy("amplification", "end", "held-out", 11, (0.32, 0.68, 0.24)),
 )
