@@ -17,12 +17,12 @@ def lines(path):
 
 @pytest.mark.slow
 def test_two_runners_over_a_slow_file_system_do_no_cell_twice(grid, tmp_path):
-    """Files are opened, renamed and removed up to 0.3 s late, as over NFS."""
+    """Files are opened, renamed and removed up to 0.15 s late, as over NFS."""
     text = yaml.safe_load(grid.read_text())
     text["axes"]["precond"] = ["ctm", "bcm"]
     text["budgets"], text["launch"]["slots"] = [10], 1
     grid.write_text(yaml.safe_dump(text))
-    environment = plan.write(tmp_path / "faults", tmp_path / "results", [], delay=0.3)
+    environment = plan.write(tmp_path / "faults", tmp_path / "results", [], delay=0.15)
     runners = [command("run", "--matrix", grid, environment=environment) for _ in range(2)]
     for process in runners:
         out, err = process.communicate(timeout=240)
