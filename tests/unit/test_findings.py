@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-#: column of the table -> results folder and grid
+#: problem of the table -> results folder and grid
 STUDIES = {
     "ring": ("ring-long", "ring-long"),
     "ring off centre": ("off-centre-long", "off-centre-long"),
@@ -26,15 +26,15 @@ PRECONDS = {"`moment: {tangent: false}`": "moment(tangent=false)"}
 
 
 def verdicts():
-    """(question, preconditioning, column) -> what the page says."""
+    """(question, preconditioning, problem) -> what the page says."""
     text = (ROOT / "docs/findings.md").read_text()
-    lines = text[text.index("| question | preconditioning |") :].split("\n\n")[0].splitlines()
+    lines = text[text.index("| question | problem |") :].split("\n\n")[0].splitlines()
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     question = ""
     for row in rows:
         question = row[0] or question
-        name = PRECONDS.get(row[1], row[1].strip("`"))
-        yield from ((question, name, *pair) for pair in zip(head[2:], row[2:], strict=True))
+        for name, said in zip(head[2:], row[2:], strict=True):
+            yield question, PRECONDS.get(name, name.strip("`")), row[1], said
 
 
 def number(value, bound=""):
@@ -67,12 +67,12 @@ def found(folder, grid, precond, level):
     return " / ".join(told)
 
 
-@pytest.mark.parametrize(("question", "precond", "column", "said"), list(verdicts()), ids=str)
-def test_the_verdict_is_that_of_the_tables(question, precond, column, said):
+@pytest.mark.parametrize(("question", "precond", "problem", "said"), list(verdicts()), ids=str)
+def test_the_verdict_is_that_of_the_tables(question, precond, problem, said):
     if not said:
         return
     level = next(level for begins, level in LEVELS.items() if question.startswith(begins))
-    assert said == found(*STUDIES[column], precond, level)
+    assert said == found(*STUDIES[problem], precond, level)
 
 
 def test_the_table_was_read():
