@@ -29,6 +29,8 @@ PARTS = 64
 #: with a tolerance, rounds of samples double the total until the standard error is small enough;
 #: it is estimated from the scatter of equal groups of samples
 FIRST_ROUND, GROUPS = 256, 8
+#: name, beside kept sums, of the number of evaluations that they took
+EVALUATIONS = ":evaluations"
 #: step of difference quotients in lambda = -log t, a compromise for float32 and float64
 STEP = 5e-3
 
@@ -196,9 +198,8 @@ class Probe:
             tell("calibrating", self.group.size * (seen + done), batches)
         total = {name: value.cpu() for name, value in total.items()}
         if self.parts is not None:
-            spent = {"evaluations": np.array(self.evaluations - before)}
-            arrays = {name: value.numpy() for name, value in total.items()}
-            self.parts.write(self._name(spans), arrays | spent, time.perf_counter() - started)
+            spent = {EVALUATIONS: np.array(self.evaluations - before)}
+            self.parts.write(self._name(spans), total | spent, time.perf_counter() - started)
         return total
 
     def _kept(self, spans: list[tuple[int, int]]) -> dict[str, Tensor] | None:
@@ -206,7 +207,7 @@ class Probe:
         arrays = None if self.parts is None else self.parts.read(self._name(spans))
         if arrays is None:
             return None
-        self.evaluations += int(arrays.pop("evaluations"))
+        self.evaluations += int(arrays.pop(EVALUATIONS))
         return {name: torch.from_numpy(value) for name, value in arrays.items()}
 
     def _name(self, spans: list[tuple[int, int]]) -> str:

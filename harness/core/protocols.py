@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Parts(Protocol):
     def read(self, name: str) -> dict[str, NDArray[Any]] | None:
         """The sums of a part, if they were kept."""
 
-    def write(self, name: str, arrays: dict[str, NDArray[Any]], seconds: float) -> None:
+    def write(self, name: str, arrays: Mapping[str, Any], seconds: float) -> None:
         """Keep the sums of a part that took `seconds`."""
 
 

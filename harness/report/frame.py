@@ -53,6 +53,7 @@ CELL_COLUMNS = [
     "commit",
     "date",
     "folder",
+    "drawn",
     "calibration_seconds",
     "calibration_evaluations",
 ]
@@ -113,7 +114,8 @@ def load_cells(
 ) -> pd.DataFrame:
     """One row per cell, run or not: labels, state, reason, numbers present and wanted, costs.
 
-    `hardware` is empty if it is unknown or mixed; times of such cells are not compared.
+    `hardware` is empty if it is unknown or mixed; times of such cells are not compared. `folder` is
+    the first one that has the run, `drawn` the first that has its coefficients.
     """
     runs = read_runs(stores, run_ids(matrix)) if runs is None else runs
     wanted = wanted_of_cells(matrix)
@@ -139,6 +141,7 @@ def load_cells(
                 "commit": _joined(origin.get("commit") for origin in run.origins),
                 "date": _joined(origin.get("date") for origin in run.origins),
                 "folder": str(run.folders[0]) if run.folders else "",
+                "drawn": str(run.drawn or ""),
                 "calibration_seconds": costs.get("calibration_seconds", 0.0),
                 "calibration_evaluations": costs.get("calibration_evaluations", 0.0),
             }

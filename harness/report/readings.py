@@ -179,9 +179,8 @@ def _save(root: Path, fresh: dict[str, tuple[str, str]], known: Iterable[str]) -
                     index.execute("DELETE FROM about")
                     index.execute("INSERT INTO about VALUES (?)", (_version(),))
                     index.execute("DROP TABLE IF EXISTS runs")
-                    index.execute(
-                        "CREATE TABLE runs (run_id PRIMARY KEY, stamps, content, checksum)"
-                    )
+                columns = "run_id PRIMARY KEY, stamps, content, checksum"
+                index.execute(f"CREATE TABLE IF NOT EXISTS runs ({columns})")
                 index.executemany("DELETE FROM runs WHERE run_id = ?", gone)
                 index.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)", rows)
             return
@@ -201,6 +200,7 @@ def _checksum(*texts: Any) -> int:
 def _version() -> str:
     """Digest of the code that reads runs, which a kept reading is as good as."""
     found = hashlib.sha256(Path(__file__).read_bytes())
-    for path in sorted((Path(__file__).parents[1] / "store").glob("*.py")):
+    package = Path(__file__).parents[1]
+    for path in (package / "report" / "coefficients.py", *sorted((package / "store").glob("*.py"))):
         found.update(path.read_bytes())
     return found.hexdigest()

@@ -37,7 +37,7 @@ def twins(report: Report) -> dict[str, str]:
 def fingerprints(cells: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """precond -> coefficients of its first run that has them, for the cells of one problem."""
     found: dict[str, dict[str, Any]] = {}
-    for precond, folder in cells[["precond", "folder"]].itertuples(index=False):
+    for precond, folder in cells[["precond", "drawn"]].itertuples(index=False):
         if not folder or precond in found:
             continue
         with contextlib.suppress(ArtifactError):  # which the report's notes tell

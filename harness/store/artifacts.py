@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,10 @@ from harness.store.lease import held
 Arrays = dict[str, np.ndarray[Any, Any]]
 #: seconds below which a part of a computation is not worth a file
 CHEAP = 1.0
+#: name, beside the arrays of a part, of what it took
+SECONDS = ":seconds"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,15 +42,17 @@ class Artifact:
 class Parts:
     """Parts of a long computation, kept on disk until its artifact is stored, to resume from.
 
-    A part that was computed within `CHEAP` seconds is not kept. One that is damaged is ignored, and
-    thus computed again.
+    A part that was computed within `CHEAP` seconds is not kept, nor one that cannot be written. One
+    that is damaged is ignored, and thus computed again.
 
     Attributes:
+        code: digest of the code that computes them; parts of other code are not read.
         seconds: what it took to compute the parts that were read.
     """
 
-    def __init__(self, root: Path, kind: str, key: dict[str, Any]) -> None:
-        self.folder = _path(root, kind, key).with_suffix(".parts")
+    def __init__(self, root: Path, kind: str, key: dict[str, Any], code: str) -> None:
+        self.artifact = _path(root, kind, key)
+        self.folder = self.artifact.with_name(f"{self.artifact.stem}.{code}.parts")
         self.key = key
         self.seconds = 0.0
 
@@ -54,23 +62,29 @@ class Parts:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest()[:16] == path.suffixes[-2][1:]:
                 arrays = load(content)
-                self.seconds += float(arrays.pop("seconds"))
+                self.seconds += float(arrays.pop(SECONDS))
                 return arrays
         return None
 
-    def write(self, name: str, arrays: Arrays, seconds: float) -> None:
-        """Keep a part that took `seconds`; `name` has no dot."""
+    def write(self, name: str, arrays: Mapping[str, Any], seconds: float) -> None:
+        """Keep a part that took `seconds`; `name` has no dot, `arrays` are tensors or arrays."""
         if seconds < CHEAP:
             return
-        if not (about := self.folder / "key.json").exists():
-            write_json(about, {"key": self.key})
-        content = packed({**arrays, "seconds": np.array(seconds)}, str(self.folder / name))
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        write_atomic(self.folder / f"{name}.{digest}.safetensors", content)
+        try:
+            plain = {key: np.asarray(value) for key, value in arrays.items()}
+            content = packed({**plain, SECONDS: np.array(seconds)}, str(self.folder / name))
+            with contextlib.suppress(FileExistsError):
+                self.folder.mkdir(parents=True)
+                write_json(self.folder / "key.json", {"key": self.key})  # by one process alone
+            digest = hashlib.sha256(content).hexdigest()[:16]
+            write_atomic(self.folder / f"{name}.{digest}.safetensors", content)
+        except (OSError, ArtifactError, RuntimeError, TypeError):
+            log.debug("part %s of %s is not kept", name, self.folder, exc_info=True)
 
     def remove(self) -> None:
-        """Delete all parts."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete all parts of the artifact, those of other code too."""
+        for folder in self.artifact.parent.glob(f"{self.artifact.stem}.*.parts"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _path(root: Path, kind: str, key: dict[str, Any]) -> Path:
@@ -112,8 +126,8 @@ def get_or_make(
             write_json(
                 path.with_suffix(".json"), {"key": key, "sha256": digest, "seconds": seconds}
             )
-            if parts:
-                parts.remove()
+        if parts:
+            parts.remove()
         return read(path)
 
 

@@ -56,9 +56,9 @@ def copy_grid(store: ResultStore, grid: str, target: ResultStore) -> tuple[int, 
         of_all_seeds = json.dumps([cell[key] for key in sorted(cell.keys() - {"seed", "run_id"})])
         coefficients = source / "coefficients.json"
         if coefficients.exists() and of_all_seeds not in drawn:
-            drawn.add(of_all_seeds)
             shutil.copyfile(coefficients, goal / coefficients.name)
-            shorten(goal / coefficients.name)
+            if shorten(goal / coefficients.name):
+                drawn.add(of_all_seeds)
         for path in _last_pictures(source / "samples") if cell["seed"] == seeds[0] else ():
             (goal / "samples").mkdir(exist_ok=True)
             shutil.copyfile(path, goal / "samples" / path.name)
@@ -69,17 +69,18 @@ def copy_grid(store: ResultStore, grid: str, target: ResultStore) -> tuple[int, 
     return copied, len(cells)
 
 
-def shorten(path: Path) -> None:
-    """Rewrite a JSON file with `DIGITS` digits and no indentation; ignore other files.
+def shorten(path: Path) -> bool:
+    """Rewrite a JSON file with `DIGITS` digits and no indentation; False if it is damaged.
 
     Coefficients with all digits would be a quarter of what is published; comparisons use 1e-9.
     """
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
-        return
+        return False
     text = json.dumps(_rounded(content), separators=(",", ":"), sort_keys=True)
     write_atomic(path, text + "\n")
+    return True
 
 
 def _rounded(value: Any) -> Any:

@@ -17,7 +17,7 @@ def stamp(path: str | Path) -> list[int] | None:
     """Size in bytes, times of change in ns, and inode of a file; None if there is none."""
     try:
         found = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 

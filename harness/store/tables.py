@@ -236,9 +236,10 @@ def _same(known: dict[str, Any], now: dict[str, Any]) -> bool:
 
 @cache
 def _code() -> str:
-    """Digest of the code of harness/report, whose changes make stored tables out of date."""
+    """Digest of the code that reads rows and makes tables, whose changes make them out of date."""
     found = hashlib.sha256()
-    for path in sorted((Path(__file__).parents[1] / "report").glob("*.py")):
+    package = Path(__file__).parents[1]
+    for path in (*sorted(package.glob("report/*.py")), *sorted(package.glob("store/*.py"))):
         found.update(path.read_bytes())
     return found.hexdigest()[:16]
 

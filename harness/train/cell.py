@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,11 +16,12 @@ from harness.api import Dataset, Objective, Preconditioning, Teacher
 from harness.backbones.base import Backbone
 from harness.config.plugins import check_command, resolve_dataset
 from harness.contract import refuse_broken
+from harness.core import probe
 from harness.core.group import Group
 from harness.core.random import derive_seed
 from harness.core.student import Student
 from harness.errors import ConfigError
-from harness.registry import own_source
+from harness.registry import is_built_in, own_source
 from harness.store.artifacts import Artifact, Parts, get_or_make
 from harness.store.records import PluginSpec, RunSpec
 from harness.train.fit import fitted_backbone, make_backbone
@@ -170,7 +173,8 @@ def calibrated(
     if source := own_source(definer):  # what was measured before an edit is not used
         key["source"] = source
     group = Group.current()
-    parts = None if results is None else Parts(results, "calibration", key)
+    code = _code(type(precond))
+    parts = Parts(results, "calibration", key, code) if results and code else None
 
     def measure() -> dict:
         api.calibrate(precond, teacher, dataset=dataset, device=device, group=group, parts=parts)
@@ -181,6 +185,24 @@ def calibrated(
     )
     loaded = {name: torch.from_numpy(value) for name, value in artifact.arrays.items()}
     return precond.load(loaded), artifact
+
+
+def _code(cls: type) -> str:
+    """Digest of the code that a calibration runs; empty if it cannot be read, as in a notebook."""
+    files = set(Path(probe.__file__).parent.glob("*.py"))
+    for base in cls.__mro__[:-1]:
+        if not (name := getattr(sys.modules[base.__module__], "__file__", None)):
+            return ""
+        file = Path(name)
+        whole = is_built_in(base) or (file.parent / "__init__.py").exists()
+        files |= set(file.parent.rglob("*.py")) if whole else {file}
+    found = hashlib.sha256(torch.__version__.encode())
+    try:
+        for file in sorted(files):
+            found.update(file.read_bytes())
+    except OSError:
+        return ""
+    return found.hexdigest()[:8]
 
 
 def _array(precond: Preconditioning, name: str, value: torch.Tensor) -> np.ndarray:

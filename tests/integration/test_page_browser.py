@@ -231,6 +231,14 @@ def test_a_packed_problem_chosen_last_is_the_one_that_is_shown(opened, many):
     assert page.locator(".table[data-problem='5']:visible").count() == 4
 
 
+def test_a_browser_that_cannot_unpack_says_so_and_shows_no_other_problem(opened, many):
+    page = opened(many[0])
+    page.evaluate("delete window.DecompressionStream")
+    page.select_option("#problem", label="t9")
+    page.get_by_text("This browser cannot unpack the rest of the page").first.wait_for()
+    assert page.locator(".table[data-problem]:visible").count() == 0
+
+
 def test_a_small_page_shows_its_tables_without_javascript(opened):
     page = opened(java_script_enabled=False)
     tables = page.locator(".table")

@@ -132,3 +132,21 @@ def test_an_interrupted_calibration_goes_on_with_equal_numbers(monkeypatch, tmp_
         if key != "seconds":
             assert np.array_equal(value, artifact.arrays[key]), key
     assert not list((tmp_path / "parts").rglob("*.parts"))
+    calibrate("other", 0.9 * evaluations)
+    monkeypatch.setattr("harness.train.cell._code", lambda cls: "changed")
+    assert calibrate("other")[1] == evaluations  # parts of other code are not read
+    assert not list((tmp_path / "other").rglob("*.parts"))
+
+
+def test_a_part_that_cannot_be_written_is_not_kept_and_no_name_is_lost(monkeypatch, tmp_path):
+    monkeypatch.setattr(artifacts, "CHEAP", 0.0)
+    parts = artifacts.Parts(tmp_path, "calibration", {"of": "this"}, "code")
+    sums = {"seconds": torch.ones(2), "evaluations": torch.zeros(3)}
+    parts.write("whole", sums, 1.5)
+    parts.write("strange", {"low": torch.ones(2, dtype=torch.bfloat16)}, 1.5)
+    assert parts.read("strange") is None
+    kept = parts.read("whole")
+    assert {name: value.tolist() for name, value in kept.items()} == {
+        name: value.tolist() for name, value in sums.items()
+    }
+    assert parts.seconds == 1.5

@@ -4,7 +4,11 @@
 
 const unpacked = new Map();
 
-// A promise of a block's contents; undefined if there is no such block, since all of it is plain.
+// Said where a block cannot be unpacked.
+const TOO_OLD = "This browser cannot unpack the rest of the page; one of 2023 or later can. The tables are beside the page as text.";
+
+// A promise of a block's contents, refused by browsers that cannot unpack it; undefined if there is no such
+// block, since all of it is plain.
 function unpack(name, take) {
   const packed = document.getElementById(name);
   if (packed && !unpacked.has(name)) unpacked.set(name, contents(packed.textContent).then((block) => {
@@ -15,7 +19,7 @@ function unpack(name, take) {
   return unpacked.get(name);
 }
 
-function contents(packed) {
+async function contents(packed) {
   const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).json();

@@ -17,7 +17,7 @@
     paint();
   };
   for (const fold of all("details[data-block]")) {
-    const fill = () => { if (fold.open) unpack(fold.dataset.block, take); };
+    const fill = () => { if (fold.open) unpack(fold.dataset.block, take)?.catch(() => fold.append(TOO_OLD)); };
     fold.addEventListener("toggle", fill);
     fill();
   }
@@ -93,7 +93,12 @@
 
   async function open() {
     const problem = byId("problem").value;
-    await unpack(`problem-${problem}`, take);
+    try { await unpack(`problem-${problem}`, take); } catch {
+      filter();
+      byId("absent").hidden = false;
+      byId("absent").textContent = TOO_OLD;
+      return;
+    }
     if (byId("problem").value === problem) filter();
     else for (const part of all(`[data-problem="${problem}"]`)) part.hidden = true;  // another was chosen meanwhile
   }

@@ -147,7 +147,7 @@ def legend_below(figure: Figure, axes: Iterable[Any], styles: Mapping[str, PlotS
         for axis in axes
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    order = [label for styles in styles.values() if (label := plain(styles.legend)) in known]
+    order = [label for style in styles.values() if (label := plain(style.legend)) in known]
     if not order:
         return
     room = int(15 * figure.get_figwidth() / (8 + max(map(len, order))))
