@@ -60,6 +60,7 @@ def cells(frame, **more):
         "commit": "abc",
         "date": "",
         "folder": "",
+        "drawn": "",
         "calibration_seconds": 0.0,
         "calibration_evaluations": 0.0,
     }
