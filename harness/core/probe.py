@@ -87,7 +87,7 @@ class Probe:
         evaluations: number of teacher evaluations (one sample each) so far, over all processes,
             those of kept parts included.
         parts: where sums over part of the samples are kept while it works; None: nowhere.
-        sums: number of calls of `add_up` so far.
+        passes: number of calls of `add_up` so far.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Probe:
         self.batch = 2 * -(-samples // (2 * batches))
         self.group = group or Group()
         self.parts = parts
-        self.sums = 0
+        self.passes = 0
         self.error: float | None = None
         self.evaluations = 0
 
@@ -144,7 +144,7 @@ class Probe:
                 are given, summation ends after the first round in which all do.
         """
         pairs, half = self.samples // 2, self.batch // 2
-        self.sums += 1
+        self.passes += 1
         if known is None or self.tolerance is None:
             spans = _spans(0, pairs, half)
             parts = min(len(spans), PARTS)
@@ -213,7 +213,7 @@ class Probe:
     def _name(self, spans: list[tuple[int, int]]) -> str:
         """What tells the sums over some spans from all other sums of this calibration."""
         first, last = spans[0][0], spans[-1][1]
-        return f"{self.sums}-{first}-{last}-{self.batch}-{self.device.type}"
+        return f"{self.passes}-{first}-{last}-{self.batch}-{self.device.type}"
 
     def denoise(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The teacher's D(x, t), float64 [B, *shape].

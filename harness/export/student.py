@@ -42,6 +42,7 @@ class Conv(nn.Module):
         self.register_buffer("resample_filter", taps)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolution and resampling of x [B, in, H, W]."""
         up, pad, more = self.d["resample"] == "up", self.pad, self.filter_pad
         if self.d["resample"] and self.d["fused"]:  # one padding for both
             if up:
@@ -85,6 +86,7 @@ class Block(nn.Module):
             self.proj = Conv(plain | {"out": channels, "kernel": 1})
 
     def forward(self, x: Tensor, embedding: Tensor, embedding_s: Tensor | None) -> Tensor:
+        """x [B, C, H, W], modulated by the embeddings [B, E] of t and of s."""
         h = self.conv0(silu(self.norm0(x)))
         modulation = self.affine(embedding)[:, :, None, None]
         if embedding_s is not None:
@@ -121,6 +123,7 @@ class Noise(nn.Module):
             self.register_buffer("freqs", torch.empty(d["width"] // 2))
 
     def forward(self, noise: Tensor) -> Tensor:
+        """Features [B, width] of noise levels c_noise [B]."""
         if self.d["kind"] == "fourier":
             angle = noise[:, None] * (2 * math.pi * self.freqs)
         else:
@@ -163,6 +166,7 @@ class UNet(nn.Module):
     def forward(
         self, x: Tensor, noise: Tensor, noise_s: Tensor | None, labels: Tensor | None
     ) -> Tensor:
+        """Raw output F [B, C, H, W] for scaled x, c_noise of t and of s [B], and labels."""
         if self.d["classes"] and labels is None:
             labels = noise.new_zeros(1, self.d["classes"])
         emb = self._embed(noise, labels, self.map_layer0, self.map_layer1, True), None
@@ -248,6 +252,7 @@ class MLP(nn.Module):
     def forward(
         self, x: Tensor, noise: Tensor, noise_s: Tensor | None, labels: Tensor | None
     ) -> Tensor:
+        """Raw output F [B, d] for scaled x, c_noise of t and of s [B], and labels."""
         embedding = self.embed_t(self._waves(noise))
         if noise_s is not None:
             embedding = embedding + self.embed_s(self._waves(noise_s))
@@ -397,6 +402,7 @@ class Student:
 
 
 def main() -> None:
+    """Sample from the command line."""
     parser = argparse.ArgumentParser(description="Sample; images are written as uint8.")
     parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--nfe", type=int, default=1)

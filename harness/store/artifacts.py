@@ -45,8 +45,11 @@ class Parts:
     A part that was computed within `CHEAP` seconds is not kept, nor one that cannot be written. One
     that is damaged is ignored, and thus computed again.
 
+    Args:
+        root, kind, key: the artifact, see `get_or_make`.
+        code: digest of the code that computes the parts; those of other code are not read.
+
     Attributes:
-        code: digest of the code that computes them; parts of other code are not read.
         seconds: what it took to compute the parts that were read.
     """
 
