@@ -20,6 +20,8 @@ TICKS = {
     40.0: (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16),
     math.inf: (1 / 32, 1 / 8, 1, 8, 32),
 }
+#: characters of a quality beyond which four of them do not fit under a panel
+LONG = 6
 #: a speed-up further from 1 than this is drawn there
 FURTHEST = 64.0
 
@@ -101,6 +103,8 @@ def _axes(axis: Any, levels: list[float], low: float, high: float) -> None:
     else:
         axis.set_xlim(first + 0.04 * (first - last), last + 0.04 * (last - first))
     shown = levels[:: (len(levels) - 1) // 3]
+    if max(len(level(value)) for value in shown) > LONG:
+        shown = levels[:: (len(levels) - 1) // 2]
     axis.set_xticks(shown, [level(value) for value in shown])
     axis.xaxis.set_minor_locator(NullLocator())
 
